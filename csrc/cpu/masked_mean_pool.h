@@ -1,0 +1,64 @@
+// One pooled row, written once for all vector widths. Included by one .cpp per ISA, each of which defines
+// `Vec` first. Everything is in an unnamed namespace: a function shared between files that are compiled with
+// different ISA flags would be merged by the linker, perhaps into one that the running CPU lacks.
+#pragma once
+
+#include <cstdint>
+
+namespace {
+
+// sums[d] += the group's tree sum, for the eight tokens at `rows`.
+template <class Vec, class T>
+void add_group(const T* const* rows, int64_t dim, float* sums) {
+  int64_t d = 0;
+  for (; d + Vec::kWidth <= dim; d += Vec::kWidth) {
+    const auto s01 = Vec::add(Vec::load(rows[0] + d), Vec::load(rows[1] + d));
+    const auto s23 = Vec::add(Vec::load(rows[2] + d), Vec::load(rows[3] + d));
+    const auto s45 = Vec::add(Vec::load(rows[4] + d), Vec::load(rows[5] + d));
+    const auto s67 = Vec::add(Vec::load(rows[6] + d), Vec::load(rows[7] + d));
+    const auto group = Vec::add(Vec::add(s01, s23), Vec::add(s45, s67));
+    Vec::store(sums + d, Vec::add(Vec::load(sums + d), group));
+  }
+  for (; d < dim; ++d) {
+    const float s01 = to_float(rows[0][d]) + to_float(rows[1][d]);
+    const float s23 = to_float(rows[2][d]) + to_float(rows[3][d]);
+    const float s45 = to_float(rows[4][d]) + to_float(rows[5][d]);
+    const float s67 = to_float(rows[6][d]) + to_float(rows[7][d]);
+    sums[d] = sums[d] + ((s01 + s23) + (s45 + s67));
+  }
+}
+
+template <class Vec, class T>
+void add_one(const T* row, int64_t dim, float* sums) {
+  int64_t d = 0;
+  for (; d + Vec::kWidth <= dim; d += Vec::kWidth) {
+    Vec::store(sums + d, Vec::add(Vec::load(sums + d), Vec::load(row + d)));
+  }
+  for (; d < dim; ++d) sums[d] = sums[d] + to_float(row[d]);
+}
+
+template <class Vec>
+void divide(float* sums, int64_t dim, float count) {
+  int64_t d = 0;
+  for (; d + Vec::kWidth <= dim; d += Vec::kWidth) {
+    Vec::store(sums + d, Vec::div(Vec::load(sums + d), count));
+  }
+  for (; d < dim; ++d) sums[d] = sums[d] / count;
+}
+
+// hidden: the row's [tokens, dim]; kept: the `count` >= 1 unmasked token numbers, ascending; out: [dim].
+template <class Vec, class T>
+void pool_row(const T* hidden, int64_t stride_token, const int64_t* kept, int64_t count, int64_t dim,
+              float* out) {
+  for (int64_t d = 0; d < dim; ++d) out[d] = 0.0F;
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const T* rows[8];
+    for (int j = 0; j < 8; ++j) rows[j] = hidden + kept[i + j] * stride_token;
+    add_group<Vec>(rows, dim, out);
+  }
+  for (; i < count; ++i) add_one<Vec>(hidden + kept[i] * stride_token, dim, out);
+  divide<Vec>(out, dim, static_cast<float>(count));
+}
+
+}  // namespace

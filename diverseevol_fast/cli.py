@@ -1,0 +1,176 @@
+"""The command line: diverseevol run | select | embed | env. Parses, calls, turns failures into one sentence."""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from pathlib import Path
+
+import yaml
+
+from .errors import InputError, RunError
+
+log = logging.getLogger("diverseevol_fast")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--quiet", action="store_true", help="no progress, warnings and results only")
+    common.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+
+    parser = argparse.ArgumentParser(prog="diverseevol", description="Exact, fast diverse data selection.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run", parents=[common], help="a whole DiverseEvol run; continues an unfinished one",
+        description="Fine-tune, embed, select, repeat. Every key of the config may be given as --key value and wins "
+        "over the file; --train_args.learning_rate 1e-4 reaches inside.",
+    )  # fmt: skip
+    run.add_argument("config", type=Path, metavar="CONFIG.yml")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument(
+        "--data", help="data set: JSON list, JSON lines, .gz, parquet, a datasets folder, builtin:quickstart"
+    )
+    model.add_argument("--model", help="a local Hugging Face causal or encoder model, or a hub name")
+    model.add_argument(
+        "--model-max-length", type=int, default=512, metavar="T", help="cut rows to T tokens (512)"
+    )
+    model.add_argument(
+        "--max-tokens-per-batch", type=int, default=8192, metavar="T", help="padding included (8192)"
+    )
+    model.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16", "auto"))
+    model.add_argument("--attn-implementation", metavar="NAME")
+    model.add_argument(
+        "--columns", type=yaml.safe_load, metavar="MAP", help="other names: '{instruction: question}'"
+    )
+    model.add_argument("--trust-remote-code", action="store_true")
+
+    select = commands.add_parser(
+        "select", parents=[common, model], help="a diverse subset of a data set",
+        description="Pick the N rows that K-Center greedy picks, and write them in the input's own schema.",
+    )  # fmt: skip
+    select.add_argument(
+        "--embeddings", type=Path, metavar="X.npy", help="instead of --model: [N, D] float32 or float16"
+    )
+    select.add_argument("-n", type=int, required=True, metavar="N", help="how many rows to pick")
+    select.add_argument(
+        "--selected", type=Path, metavar="FILE", help="rows already selected: JSON list, picks.json or .npy"
+    )
+    select.add_argument(
+        "--output", type=Path, metavar="FILE", help="the picked rows (subset.jsonl); needs --data"
+    )
+    select.add_argument(
+        "--picks", type=Path, metavar="FILE", help="the record (picks.json beside the output)"
+    )
+    select.add_argument(
+        "--seed", type=int, default=0, help="draws the first row when nothing is selected yet (0)"
+    )
+
+    embed = commands.add_parser("embed", parents=[common, model], help="embeddings of a data set as .npy")
+    embed.add_argument("--output", type=Path, required=True, metavar="X.npy")
+
+    commands.add_parser("env", parents=[common], help="versions, CPU, GPU, and which backends can be used")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 2 for a mistake in what was given, 1 for a failure on the way."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    _set_up_logging(args.quiet)
+    try:
+        if args.command == "run":
+            return _run(args, _overrides(rest))
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        return {"select": _select, "embed": _embed, "env": _env}[args.command](args)
+    except KeyboardInterrupt:
+        print(
+            "diverseevol: stopped; what is finished is kept, the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"diverseevol: {_sentence(error)}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+
+
+def _run(args: argparse.Namespace, overrides: dict) -> int:
+    from .config import load_config
+
+    config = load_config(args.config, overrides)
+    from .loop import run
+    from .table import rounds_table
+
+    state = run(config)
+    print(rounds_table(state, config.n_round))
+    print(
+        f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, figures)"
+    )
+    return 0
+
+
+def _select(args: argparse.Namespace) -> int:
+    from .oneshot import select_subset
+
+    print(select_subset(args))
+    return 0
+
+
+def _embed(args: argparse.Namespace) -> int:
+    from .oneshot import embed_data
+
+    print(embed_data(args))
+    return 0
+
+
+def _env(_args: argparse.Namespace) -> int:
+    from .environment import describe
+
+    print(describe())
+    return 0
+
+
+def _overrides(rest: list[str]) -> dict:
+    """--key value and --key=value pairs; values are read as YAML."""
+    overrides, words = {}, list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise InputError(f"expected --key value, got '{word}'")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise InputError(f"--{key}: expected a value after it")
+            value = words.pop(0)
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--{key}: not a YAML value: {value!r}") from error
+    return overrides
+
+
+def _set_up_logging(quiet: bool) -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def _sentence(error: BaseException) -> str:
+    """One line that says what went wrong and what to do."""
+    if isinstance(error, InputError | RunError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        name = f" while writing {error.filename}" if error.filename else ""
+        return f"{error.strerror}{name}: what is finished is kept; make room and give the same command again"
+    detail = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {detail} (--debug shows where; finished stages are kept)"

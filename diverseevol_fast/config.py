@@ -1,0 +1,158 @@
+"""A run's settings: the public implementation's YAML keys as they are, and ours, checked before any work."""
+
+import difflib
+import re
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import InputError
+
+SCHEDULES = ("KCenterSampling",)
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 2e-5 as text
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Keys of the public implementation first, then ours; every one may be given as --key value."""
+
+    full_data_path: str
+    model_name_or_path: str
+    result_dir_name: str | None = (
+        None  # output goes to evol_res/<result_dir_name> unless output_dir says otherwise
+    )
+    cache_dir: str | None = None
+    model_max_length: int = 512
+    val_set_size: int = 0  # rows held out for a loss per round, never in the pool
+    evol_schedule_name: str = "KCenterSampling"
+    init_label_num: int = 100
+    n_round: int = 10
+    n_query: int = 100
+    whiten_n_components: int | None = None
+    max_random_times: int | None = None  # of VendiSampling, which is not among SCHEDULES: read, not used
+    vendi_argmax_rank: int | None = None  # likewise
+    train_args: dict[str, Any] = field(default_factory=dict)  # transformers.TrainingArguments
+
+    output_dir: str | None = None
+    seed: int = 0
+    dtype: str = "float32"  # of the weights
+    attn_implementation: str | None = None
+    max_tokens_per_batch: int = 8192  # of an embedding or evaluation batch, padding included
+    peft: dict[str, Any] | None = None  # peft.LoraConfig
+    report_to: str = "none"
+    columns: dict[str, str] | None = None
+    skip_empty: bool = False  # leave rows with an empty instruction or output aside instead of refusing them
+    keep_embeddings: bool = False
+    trust_remote_code: bool = False
+
+    @property
+    def output_path(self) -> Path:
+        """The run's folder."""
+        return Path(self.output_dir or Path("evol_res") / str(self.result_dir_name))
+
+
+# Settings that may differ when a run is continued: they cannot change a pick.
+FREE_KEYS = ("output_dir", "result_dir_name", "report_to", "keep_embeddings", "cache_dir", "full_data_path",
+             "model_name_or_path", "max_random_times", "vendi_argmax_rank")  # fmt: skip
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a YAML file, apply overrides ("a.b" reaches into a mapping), check everything.
+
+    Raises:
+        InputError: no such file, not YAML (with the line), an unknown key (with the nearest known name), a bad value.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such config file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}")
+    for key, value in (overrides or {}).items():
+        _apply(values, key, value)
+    return make_config(values)
+
+
+def make_config(values: dict[str, Any]) -> Config:
+    """A checked Config out of plain values.
+
+    Raises:
+        InputError: an unknown key, a missing one, a bad value.
+    """
+    known = {f.name: f for f in fields(Config)}
+    for key in values:
+        if key not in known:
+            raise InputError(f"config: unknown key '{key}'{nearest(key, known)}")
+    for name, f in known.items():
+        required = f.default is MISSING and f.default_factory is MISSING
+        if required and values.get(name) in (None, ""):
+            raise InputError(f"config: key '{name}' is missing")
+    values = {key: value for key, value in values.items() if value is not None}
+    for name, value in values.items():
+        _check_type(name, value, known[name].type)
+    config = Config(**_numbers(values))
+    _check_values(config)
+    return config
+
+
+def nearest(name: str, known) -> str:
+    """ "; did you mean 'x'?" when a known name is close, else the empty string."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _apply(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise InputError(f"--{key}: '{parent}' is not a mapping")
+    values[last] = value
+
+
+def _numbers(value: Any) -> Any:
+    """Texts like 2e-5 as the numbers they were meant to be, at any depth."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, str) and EXPONENT_NUMBER.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _check_type(name: str, value: Any, annotation: Any) -> None:
+    expected = str(annotation if not isinstance(annotation, type) else annotation.__name__)
+    kinds = {"int": int, "str": str, "bool": bool, "dict": dict}
+    kind = kinds[re.split(r"[ \[]", expected)[0]]
+    if not isinstance(value, kind) or (
+        kind is int and isinstance(value, bool) and name != "whiten_n_components"
+    ):
+        raise InputError(f"config: {name}: expected {kind.__name__}, got {value!r}")
+
+
+def _check_values(config: Config) -> None:
+    lowest = {"model_max_length": 8, "val_set_size": 0, "init_label_num": 1, "n_round": 0, "n_query": 1,
+              "max_tokens_per_batch": 1, "seed": 0}  # fmt: skip
+    for name, low in lowest.items():
+        if getattr(config, name) < low:
+            raise InputError(f"config: {name}: expected at least {low}, got {getattr(config, name)}")
+    if not (config.output_dir or config.result_dir_name):
+        raise InputError("config: key 'result_dir_name' (or 'output_dir') is missing: where does the run go?")
+    if config.evol_schedule_name not in SCHEDULES:
+        raise InputError(
+            f"config: evol_schedule_name: expected {' or '.join(SCHEDULES)}, got '{config.evol_schedule_name}'"
+        )
+    if config.whiten_n_components:
+        raise InputError("config: whiten_n_components: whitening is not available; remove the key")
+    if config.dtype not in DTYPES:
+        raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, got '{config.dtype}'")
+    if config.max_tokens_per_batch < config.model_max_length:
+        raise InputError(
+            f"config: max_tokens_per_batch: expected at least model_max_length = {config.model_max_length}, "
+            f"got {config.max_tokens_per_batch}"
+        )

@@ -1,0 +1,224 @@
+"""Instruction data: rows in, rows out, in the format and schema they came in.
+
+Formats: a JSON list, JSON lines, both gzipped; parquet and a saved Hugging Face `datasets` folder (with the
+`data` extra). Schemas: alpaca (`instruction`, `input`, `output`), `messages`, ShareGPT `conversations`.
+"""
+
+import gzip
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import InputError
+from .files import atomic_path
+
+log = logging.getLogger("diverseevol_fast")
+
+QUICKSTART = "builtin:quickstart"
+COLUMNS = ("instruction", "input", "output", "messages", "conversations")
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
+                  "system": "system", "tool": "tool"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Data:
+    """All rows of a data set, and how to read them."""
+
+    rows: list[dict]
+    schema: str  # "alpaca", "messages" or "sharegpt"
+    columns: dict[str, str]  # our name -> the row's key
+    source: str
+
+    def sha256(self) -> str:
+        """Digest of the rows' content and order, whatever file format they came in."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
+            digest.update(b"\n")
+        return digest.hexdigest()
+
+    def conversation(self, index: int) -> list[dict[str, str]]:
+        """Row `index` of a messages or ShareGPT data set as [{"role": ..., "content": ...}, ...]."""
+        turns = self.rows[index][self.columns["messages" if self.schema == "messages" else "conversations"]]
+        if self.schema == "messages":
+            return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+        return [{"role": SHAREGPT_ROLES[turn["from"]], "content": turn["value"]} for turn in turns]
+
+    def field(self, index: int, name: str) -> str:
+        """`instruction`, `input` or `output` of row `index` of an alpaca data set; a missing input is empty."""
+        return self.rows[index].get(self.columns[name]) or ""
+
+
+def load_data(path: str, columns: dict[str, str] | None = None) -> tuple[Data, list[int]]:
+    """Read a data set and check every row. Returns it and the rows with an empty instruction or output.
+
+    Args:
+        path: a file, a saved `datasets` folder, or "builtin:quickstart".
+        columns: other names for our columns, {"instruction": "question", ...}.
+
+    Raises:
+        InputError: no such file, a broken line (file, line, what), a missing key, an unknown schema, no rows.
+    """
+    unknown = set(columns or {}) - set(COLUMNS)
+    if unknown:
+        raise InputError(
+            f"columns: expected names out of {', '.join(COLUMNS)}, got {', '.join(sorted(unknown))}"
+        )
+    names = {name: name for name in COLUMNS} | (columns or {})
+    if path == QUICKSTART:
+        from .quickstart import generate_rows
+
+        rows, kind = generate_rows(), "generated rows"
+    else:
+        rows, kind = _read(Path(path))
+    if not rows:
+        raise InputError(f"{path}: no rows; expected at least one")
+    schema = _schema(rows[0], names, path)
+    data = Data(rows, schema, names, str(path))
+    empty = [index for index in range(len(rows)) if _check_row(data, index)]
+    log.info("data: %s, %s, %s schema, %d rows", path, kind, schema, len(rows))
+    return data, empty
+
+
+def _read(path: Path) -> tuple[list[dict], str]:
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.is_dir() or path.suffix == ".parquet":
+        return _read_datasets(path)
+    zipped = path.suffix == ".gz"
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if zipped else open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise InputError(
+            f"{path}: not readable as {'gzipped ' if zipped else ''}UTF-8 text: {error}"
+        ) from error
+    suffix = " (gzip)" if zipped else ""
+    if text.lstrip()[:1] == "[":
+        return _parse_list(path, text), "JSON list" + suffix
+    return _parse_lines(path, text), "JSON lines" + suffix
+
+
+def _parse_list(path: Path, text: str) -> list[dict]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, row {number}: expected an object, got {type(row).__name__}")
+    return rows
+
+
+def _parse_lines(path: Path, text: str) -> list[dict]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}"
+            ) from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
+        rows.append(row)
+    return rows
+
+
+def _read_datasets(path: Path) -> tuple[list[dict], str]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            f"{path}: needs the datasets package; pip install 'diverseevol_fast[data]'"
+        ) from error
+    try:
+        if path.is_dir():
+            loaded, kind = datasets.load_from_disk(str(path)), "datasets folder"
+        else:
+            loaded, kind = datasets.Dataset.from_parquet(str(path), keep_in_memory=True), "parquet"
+    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise InputError(f"{path}: not a parquet file or a saved datasets folder: {error}") from error
+    if not isinstance(loaded, datasets.Dataset):
+        raise InputError(
+            f"{path}: expected one split, got {', '.join(loaded)}; name one: {path}/{next(iter(loaded))}"
+        )
+    return loaded.to_list(), kind
+
+
+def _schema(row: dict, names: dict[str, str], path: str) -> str:
+    for schema, key in (("messages", "messages"), ("sharegpt", "conversations"), ("alpaca", "instruction")):
+        if names[key] in row:
+            return schema
+    raise InputError(
+        f"{path}, row 0: expected '{names['instruction']}', '{names['messages']}' or '{names['conversations']}', "
+        f"got keys {', '.join(map(repr, row))}; other names: columns: {{instruction: NAME, output: NAME}}"
+    )
+
+
+def _check_row(data: Data, index: int) -> bool:
+    """Raises on a malformed row; True when its instruction or its output is empty."""
+    where = f"{data.source}, row {index}"
+    row = data.rows[index]
+    if data.schema == "alpaca":
+        for name in ("instruction", "input", "output"):
+            key = data.columns[name]
+            if name != "input" and key not in row:
+                raise InputError(f"{where}: key '{key}' is missing; got {', '.join(map(repr, row))}")
+            if not isinstance(row.get(key) or "", str):
+                raise InputError(f"{where}: '{key}' expected text, got {type(row[key]).__name__}")
+        return not (data.field(index, "instruction").strip() and data.field(index, "output").strip())
+    try:
+        turns = data.conversation(index)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{where}: not a {data.schema} conversation: {error!r}") from error
+    for turn in turns:
+        if not isinstance(turn["content"], str):
+            raise InputError(f"{where}: expected text turns, got {type(turn['content']).__name__}")
+    said = {
+        role: "".join(t["content"] for t in turns if t["role"] == role).strip()
+        for role in ("user", "assistant")
+    }
+    return not (said["user"] and said["assistant"])
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Write rows whole or not at all; the name decides: .json (list), .jsonl, either with .gz, or .parquet.
+
+    Raises:
+        InputError: another ending.
+    """
+    suffixes = path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:]
+    kind = suffixes[0] if suffixes else ""
+    if kind not in (".json", ".jsonl", ".parquet"):
+        raise InputError(f"{path}: expected a name ending in .json, .jsonl, .json.gz, .jsonl.gz or .parquet")
+    with atomic_path(path) as partial:
+        if kind == ".parquet":
+            _write_parquet(partial, rows)
+            return
+        with (
+            gzip.open(partial, "wt", encoding="utf-8")
+            if path.suffix == ".gz"
+            else open(partial, "w", encoding="utf-8") as file
+        ):
+            if kind == ".json":
+                json.dump(list(rows), file, ensure_ascii=False, indent=1)
+            else:
+                for row in rows:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_parquet(path: Path, rows: Iterable[dict]) -> None:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            "parquet output needs the datasets package; pip install 'diverseevol_fast[data]'"
+        ) from error
+    datasets.Dataset.from_list(list(rows)).to_parquet(os.fspath(path))

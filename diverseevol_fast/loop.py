@@ -1,0 +1,89 @@
+"""DiverseEvol (arXiv 2311.08182): train on the pool, embed every candidate with the model, add the farthest."""
+
+import logging
+import time
+from pathlib import Path
+
+from . import preparation
+from .config import Config
+from .embedding import EmbeddingStore, embed_rows
+from .models import backbone, folder_sha256, load_causal_lm
+from .selection.traversal import kcenter
+from .state import RunState, build_folder, open_run
+from .training import held_out_loss, train
+
+log = logging.getLogger("diverseevol_fast")
+
+
+def run(config: Config) -> RunState:
+    """Run every round that is not finished yet; returns the run's records.
+
+    Raises:
+        InputError: something the user gave is wrong; nothing was changed.
+        RunError: numbers that are not finite on the way; every finished stage stands.
+    """
+    with open_run(config.output_path) as state:
+        given = preparation.prepare(config, state)
+        model, pool = None, []
+        for r in range(config.n_round + 1):
+            if state.selected(r) is None:
+                if r == 0:
+                    state.record_selected(0, given.initial_pool, None)
+                else:
+                    model = model or _load(state.model_folder(r - 1), config)
+                    select_round(r, model, pool, given, config, state)
+            pool += state.selected(r)
+            preparation.write_pool_files(state, r, given, pool)
+            if not state.is_trained(r):
+                model = None  # its memory is needed for the next one
+                model = train_round(r, pool, given, config, state)
+            else:
+                model = None
+        return state
+
+
+def select_round(
+    r: int, model, pool: list[int], given: preparation.Given, config: Config, state: RunState
+) -> None:
+    """Embed all candidates with the model of round r - 1; add the n_query that K-Center greedy picks."""
+    log.info("round %d: embedding %d rows", r, len(given.candidates))
+    store = EmbeddingStore(
+        state.round_folder(r) / "embeddings.npy",
+        rows=len(given.candidates),
+        dim=backbone(model).config.hidden_size,
+        fingerprint=given.identity | {"model": folder_sha256(state.model_folder(r - 1))},
+    )
+    embedded = embed_rows(model, given.tokens, given.candidates, store, config.max_tokens_per_batch)
+    log.info("round %d: selecting %d rows against %d", r, config.n_query, len(pool))
+    result = kcenter(store.array(), config.n_query, given.positions(pool))
+    state.record_metrics(r, embed=embedded, select={
+        "seconds": result.seconds, "passes": result.passes, "backend": result.backend,
+        "radius": float(result.sqdist[-1]) ** 0.5,
+    })  # fmt: skip
+    state.record_selected(r, given.candidates[result.indices].tolist(), result.sqdist.tolist())
+    if not config.keep_embeddings:
+        store.remove()
+
+
+def train_round(r: int, pool: list[int], given: preparation.Given, config: Config, state: RunState):
+    """Fine-tune a fresh copy of the base model on the pool and record it; returns the model."""
+    log.info("round %d: training on %d rows", r, len(pool))
+    preparation.record_manifest(state, r, given, config)
+
+    def build(folder: Path):
+        model, trained = train(given.base, given.tokens, pool, given.tokenizer, config, folder)
+        if len(given.held_out):
+            began = time.perf_counter()
+            loss = held_out_loss(model, given.tokens, given.held_out, config.max_tokens_per_batch)
+            trained |= {"held_out_loss": loss, "held_out_seconds": time.perf_counter() - began}
+        state.record_metrics(r, pool=len(pool), train=trained)
+        return model
+
+    return build_folder(state.model_folder(r), build)
+
+
+def _load(folder: Path, config: Config):
+    return load_causal_lm(
+        folder, dtype=config.dtype, attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip

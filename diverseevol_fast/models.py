@@ -1,0 +1,166 @@
+"""Models and tokenizers: from a local folder, a hub name, or the one built here; always safetensors."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .data import Data
+from .errors import InputError
+from .quickstart import build_small_llama
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger("diverseevol_fast")
+
+SMALL_LLAMA = "builtin:small-llama"
+WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+def resolve_model(name: str, cache_dir: str | None = None, trust_remote_code: bool = False) -> Path:
+    """The local folder of a model; a hub name is downloaded first.
+
+    Raises:
+        InputError: no such folder, and no such model on the hub or no way to reach it.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+            raise InputError(
+                f"model '{name}': the folder has no config.json; expected a saved transformers model"
+            )
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        patterns = WANTED_FILES + (["*.py"] if trust_remote_code else [])
+        return Path(snapshot_download(name, cache_dir=cache_dir, allow_patterns=patterns))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"model '{name}': no such local folder, and not to be had from the hub ({type(error).__name__})"
+        ) from error
+
+
+def build_base_model(data: Data, folder: Path, seed: int) -> None:
+    """Save "builtin:small-llama" for this data set: its tokenizer is trained on the rows' texts."""
+    log.info("model: building a small Llama, its tokenizer trained on %d rows", len(data.rows))
+    build_small_llama([json.dumps(row, ensure_ascii=False) if data.schema != "alpaca" else "\n".join(
+        data.field(index, name) for name in ("instruction", "input", "output")
+    ) for index, row in enumerate(data.rows)], folder, seed)  # fmt: skip
+
+
+def folder_sha256(folder: Path) -> str:
+    """Digest of a model folder: every weight and settings file, by name and content."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja", ".py"):
+            digest.update(path.name.encode() + b"\0")
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """Raises InputError when the folder holds no usable tokenizer."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"{folder}: no usable tokenizer: {_first_line(error)}") from error
+
+
+def load_causal_lm(
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> "PreTrainedModel":
+    """A causal language model, or a LoRA adapter on its base model, on the GPU when there is one.
+
+    Raises:
+        InputError: not a causal language model, or no safetensors weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return _load(AutoModelForCausalLM, folder, dtype, attn_implementation, trust_remote_code)
+
+
+def load_encoder(
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> "PreTrainedModel":
+    """The part of a causal or encoder model that makes hidden states, on the GPU when there is one.
+
+    Raises:
+        InputError: an encoder-decoder model, or no safetensors weights.
+    """
+    from transformers import AutoModel
+
+    model = _load(AutoModel, folder, dtype, attn_implementation, trust_remote_code)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise InputError(f"{folder}: an encoder-decoder model; expected a causal or an encoder model")
+    return model
+
+
+def _load(
+    auto, folder: Path, dtype: str, attn_implementation: str | None, trust_remote_code: bool
+) -> "PreTrainedModel":
+    from safetensors import SafetensorError
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # an unused lm_head or pooler is expected here
+    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    try:
+        model = auto.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, **options
+        )
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+        raise InputError(f"{folder}: not loadable as a model: {_first_line(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    return model.to(device())
+
+
+def backbone(model: "PreTrainedModel") -> torch.nn.Module:
+    """The model without its head: what turns token ids into last hidden states (after the final norm)."""
+    if hasattr(model, "get_base_model"):  # a peft model
+        model = model.get_base_model()
+    return getattr(model, model.base_model_prefix, model)
+
+
+def usable_length(model_max_length: int, config) -> int:
+    """model_max_length, or the model's own limit when that is lower, which is said."""
+    limit = getattr(config, "max_position_embeddings", None) or model_max_length
+    if limit < model_max_length:
+        log.warning("model_max_length %d is more than the model takes; using %d", model_max_length, limit)
+    return min(limit, model_max_length)
+
+
+def check_vocabulary(model: "PreTrainedModel", highest_id: int) -> None:
+    """Raises InputError when the tokenizer made an id for which the model has no embedding."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if highest_id >= rows:
+        raise InputError(
+            f"the tokenizer makes token id {highest_id}, the model has embeddings for 0 to {rows - 1}: "
+            "expected the model's own tokenizer"
+        )
+
+
+def device() -> torch.device:
+    """The current CUDA device, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,175 @@
+"""One-shot commands: embed a data set, select a diverse subset of it."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from .data import Data, load_data, write_rows
+from .embedding import EmbeddingStore, embed_rows
+from .errors import InputError
+from .files import read_json, write_json
+from .models import backbone, folder_sha256, load_encoder, load_tokenizer, resolve_model, usable_length
+from .preparation import versions
+from .selection.traversal import KCenterResult, kcenter
+from .templates import check_template, render, tokenize
+
+log = logging.getLogger("diverseevol_fast")
+
+
+def embed_data(args: argparse.Namespace) -> str:
+    """`diverseevol embed`: writes args.output; returns what to tell the user.
+
+    Raises:
+        InputError, RunError: as embedding does.
+    """
+    _require(args, "data", "model")
+    if args.output.suffix != ".npy":
+        raise InputError(f"--output {args.output}: expected a name ending in .npy")
+    data, _ = load_data(args.data, args.columns)
+    store = _embed(args, data, args.output)
+    return f"{args.output}: {' x '.join(map(str, store.array().shape))} float32"
+
+
+def select_subset(args: argparse.Namespace) -> str:
+    """`diverseevol select`: writes the subset and the record of picks; returns what to tell the user.
+
+    Raises:
+        InputError, RunError: as loading, embedding and kcenter do.
+    """
+    if (args.embeddings is None) == (args.model is None):
+        raise InputError("select: expected either --data and --model, or --embeddings")
+    if args.embeddings is None:
+        _require(args, "data")
+    if args.output is not None:
+        _require(args, "data")
+    data = load_data(args.data, args.columns)[0] if args.data else None
+    output = args.output or (Path("subset.jsonl") if data else None)
+    picks = args.picks or (output.parent if output else Path()) / "picks.json"
+    store = None
+    if args.embeddings is not None:
+        x = load_embeddings(args.embeddings)
+    else:
+        store = _embed(args, data, output.with_name(output.name + ".embeddings.npy"))
+        x = store.array()
+    if data is not None and len(data.rows) != len(x):
+        raise InputError(f"{args.embeddings}: {len(x)} rows, but {args.data} has {len(data.rows)}")
+    result = _kcenter(x, args)
+    if output is not None:
+        write_rows(output, (data.rows[row] for row in result.indices))
+    write_json(picks, _record(result, args))
+    if store is not None:
+        store.remove()
+    told = [f"{output}: {len(result.indices)} rows"] if output else []
+    return "\n".join(
+        [*told, f"{picks}: {len(result.indices)} picks in {result.seconds:.2f} s, {result.passes:g} passes"]
+    )
+
+
+def load_embeddings(path: Path) -> np.ndarray:
+    """A .npy file, memory-mapped, without pickle.
+
+    Raises:
+        InputError: not there, not .npy, cut short, or not a float32 or float16 matrix.
+    """
+    try:
+        x = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path}: not a whole .npy array: {error}") from error
+    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype not in (np.float32, np.float16):
+        shape = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else "several arrays"
+        raise InputError(f"{path}: expected one float32 or float16 array [N, D], got {shape}")
+    return x
+
+
+def load_row_numbers(path: Path, n: int) -> list[int]:
+    """Rows already selected: a JSON list, picks.json or selected.json, or .npy (numbers, or a mask of n rows).
+
+    Raises:
+        InputError: none of these, or numbers that are not rows.
+    """
+    try:
+        if path.suffix == ".npy":
+            numbers = np.load(path, allow_pickle=False)
+            numbers = np.flatnonzero(numbers) if numbers.dtype == np.bool_ and len(numbers) == n else numbers
+            numbers = numbers.tolist()
+        else:
+            numbers = read_json(path)
+            numbers = numbers["indices"] if isinstance(numbers, dict) else numbers
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: expected a JSON list of rows, a picks.json or a .npy file: {error}"
+        ) from error
+    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+        raise InputError(f"{path}: expected a flat list of row numbers")
+    return numbers
+
+
+def _embed(args: argparse.Namespace, data: Data, path: Path) -> EmbeddingStore:
+    folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code)
+    tokenizer = load_tokenizer(folder, args.trust_remote_code)
+    check_template(data, tokenizer)
+    model = load_encoder(
+        folder,
+        dtype=args.dtype,
+        attn_implementation=args.attn_implementation,
+        trust_remote_code=args.trust_remote_code,
+    )
+    length = usable_length(args.model_max_length, model.config)
+    if args.max_tokens_per_batch < length:
+        raise InputError(
+            f"--max-tokens-per-batch: expected at least {length}, got {args.max_tokens_per_batch}"
+        )
+    log.info("sample 0, as the model sees it:\n%s", "".join(text for text, _ in render(data, 0, tokenizer)))
+    tokens = tokenize(data, tokenizer, length)
+    log.info(
+        "tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length
+    )
+    made_from = {
+        "data_sha256": data.sha256(), "columns": data.columns, "model_sha256": folder_sha256(folder), "length": length,
+        "dtype": args.dtype, "attention": args.attn_implementation, "max_tokens_per_batch": args.max_tokens_per_batch,
+    }  # fmt: skip
+    store = EmbeddingStore(
+        path, rows=len(tokens), dim=backbone(model).config.hidden_size, fingerprint=made_from
+    )
+    done = embed_rows(model, tokens, np.arange(len(tokens)), store, args.max_tokens_per_batch)
+    log.info("embedded %d tokens in %.1f s, %.0f tokens/s, %.1f%% padding", done["tokens"], done["seconds"],
+             done["tokens_per_second"], 100 * done["padding"])  # fmt: skip
+    return store
+
+
+def _kcenter(x: np.ndarray, args: argparse.Namespace) -> KCenterResult:
+    centers = None if args.selected is None else load_row_numbers(args.selected, len(x))
+    try:
+        return kcenter(x, args.n, centers, seed=args.seed)
+    except (TypeError, ValueError) as error:
+        names = {"k:": "-n:", "centers:": f"{args.selected}:", "x:": f"{args.embeddings}:"}
+        text = str(error)
+        for ours, theirs in names.items():
+            text = text.replace(ours, theirs, 1) if text.startswith(ours) else text
+        raise InputError(text) from error
+
+
+def _record(result: KCenterResult, args: argparse.Namespace) -> dict:
+    return {
+        "indices": result.indices.tolist(),
+        "sqdist": [value if np.isfinite(value) else None for value in result.sqdist.tolist()],
+        "passes": result.passes,
+        "seconds": result.seconds,
+        "backend": result.backend,
+        "data": args.data,
+        "model": args.model,
+        "embeddings": str(args.embeddings) if args.embeddings else None,
+        "selected": str(args.selected) if args.selected else None,
+        "seed": args.seed,
+        "versions": versions(),
+    }
+
+
+def _require(args: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) is None:
+            raise InputError(f"{args.command}: --{name} is missing")

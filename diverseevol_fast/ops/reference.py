@@ -1,0 +1,73 @@
+"""The specification of every op: plain torch in float64. Slow is fine, unclear is not.
+
+Imports torch alone. Every backend is tested against this file, selections index by index.
+"""
+
+import torch
+
+CHUNK_ELEMENTS = (
+    1 << 22
+)  # rows are taken in chunks of about this many elements, so that x is never copied whole
+
+
+def masked_mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens whose mask is set. hidden [B, T, D], mask [B, T] bool -> [B, D] float32.
+
+    Masked positions may hold anything, NaN included.
+
+    Raises:
+        ValueError: a row has nothing to pool.
+    """
+    counts = mask.sum(dim=1)  # [B]
+    empty = (counts == 0).nonzero()
+    if empty.numel():
+        raise ValueError(f"mask: row {int(empty[0])} has no token to pool")
+    kept = torch.where(mask[:, :, None], hidden.to(torch.float64), 0.0)  # [B, T, D]
+    return (kept.sum(dim=1) / counts[:, None]).to(torch.float32)
+
+
+def halving_sum(values: torch.Tensor) -> torch.Tensor:
+    """Sum over the last dimension in one fixed order: values [..., D] float64 -> [...].
+
+    D is padded with zeros to a power of two; the upper half is added to the lower until one number is left.
+    The order is part of the specification: it decides which of two rows is farther when their distances
+    agree to the last bits.
+    """
+    width = 1 << max(0, values.shape[-1] - 1).bit_length()
+    values = torch.nn.functional.pad(values, (0, width - values.shape[-1]))
+    while width > 1:
+        width //= 2
+        values = values[..., :width] + values[..., width:]
+    return values[..., 0]
+
+
+def sqdist_to(x: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+    """Squared Euclidean distances by direct difference: x [N, D], center [D] -> [N] float64."""
+    out = torch.empty(x.shape[0], dtype=torch.float64)
+    center = center.to(torch.float64)
+    rows = max(1, CHUNK_ELEMENTS // max(1, x.shape[1]))
+    for start in range(0, x.shape[0], rows):
+        difference = x[start : start + rows].to(torch.float64) - center  # [rows, D]
+        out[start : start + rows] = halving_sum(difference * difference)
+    return out
+
+
+def kcenter(x: torch.Tensor, k: int, centers: list[int]) -> tuple[list[int], list[float]]:
+    """K-Center greedy, or farthest-first traversal (Gonzalez 1985; DiverseEvol, arXiv 2311.08182, section 2).
+
+    k times: pick the row that is farthest from its nearest centre, lowest index on ties; it becomes a centre.
+    x [N, D]; centers: at least one row number. Returns the k row numbers in pick order, and each one's squared
+    distance to its nearest centre when picked. A row that is a centre is never picked.
+    """
+    nearest = torch.full((x.shape[0],), float("inf"), dtype=torch.float64)
+    for center in centers:
+        nearest = torch.minimum(nearest, sqdist_to(x, x[center]))
+    nearest[centers] = -1.0
+    picks, sqdists = [], []
+    for _ in range(k):
+        farthest = int((nearest == nearest.max()).nonzero()[0])
+        picks.append(farthest)
+        sqdists.append(float(nearest[farthest]))
+        nearest = torch.minimum(nearest, sqdist_to(x, x[farthest]))
+        nearest[farthest] = -1.0
+    return picks, sqdists

@@ -1,0 +1,182 @@
+"""Before round 0: data, tokens, base model, the initial pool, and the record of what the run is made from."""
+
+import hashlib
+import logging
+import platform
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import __version__, templates
+from .config import FREE_KEYS, Config
+from .data import Data, load_data
+from .errors import InputError
+from .files import write_json
+from .models import (
+    SMALL_LLAMA,
+    build_base_model,
+    folder_sha256,
+    load_tokenizer,
+    resolve_model,
+    usable_length,
+)
+from .state import RunState, build_folder, check_identity
+from .templates import Tokens, check_template, render, tokenize
+from .training import training_arguments, translate_train_args
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("diverseevol_fast")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What every round works on."""
+
+    data: Data
+    tokens: Tokens
+    tokenizer: "PreTrainedTokenizerBase"
+    base: Path  # the base model's folder
+    candidates: np.ndarray  # row numbers that may be picked, ascending: not held out, not empty
+    held_out: np.ndarray  # row numbers of the held-out part
+    initial_pool: list[int]  # row numbers, in the order drawn
+    identity: dict[str, Any]  # what the run is made from
+
+    def positions(self, rows: list[int]) -> np.ndarray:
+        """Where row numbers stand among the candidates."""
+        return np.searchsorted(self.candidates, np.array(rows, dtype=np.int64))
+
+
+def prepare(config: Config, state: RunState) -> Given:
+    """Load and check everything a run needs, before it changes anything but its own folder.
+
+    Raises:
+        InputError: data, model, settings or an earlier output do not fit.
+    """
+    for note in translate_train_args(config.train_args)[1]:
+        log.warning(note)
+    training_arguments(config, state.folder / "state")
+    data, empty = load_data(config.full_data_path, config.columns)
+    if empty and not config.skip_empty:
+        raise InputError(
+            f"{data.source}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "
+            "remove them, or leave them aside with --skip_empty true"
+        )
+    candidates, held_out, initial_pool = split(len(data.rows), empty, config)
+    base = _base_model(config, data, state)
+    tokenizer = load_tokenizer(base, config.trust_remote_code)
+    _complete(tokenizer, config.model_name_or_path)
+    check_template(data, tokenizer)
+    length = usable_length(config.model_max_length, _model_config(base, config))
+    log.info("sample 0, as the model sees it:\n%s", "".join(text for text, _ in render(data, 0, tokenizer)))
+    tokens = tokenize(data, tokenizer, length)
+    log.info(
+        "tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length
+    )
+    identity = _identity(config, data, base)
+    if check_identity(state, identity):
+        log.info("continuing the run in %s", state.folder)
+    return Given(data, tokens, tokenizer, base, candidates, held_out, initial_pool, identity)
+
+
+def split(n: int, empty: list[int], config: Config) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Candidates and held-out rows (both ascending), and the initial pool: seeded draws without replacement.
+
+    Raises:
+        InputError: the data has too few rows for the held-out part and all rounds.
+    """
+    usable = np.setdiff1d(np.arange(n), np.array(empty, dtype=np.int64))
+    wanted = config.init_label_num + config.n_round * config.n_query
+    if wanted + config.val_set_size > len(usable):
+        raise InputError(
+            f"{config.full_data_path}: {len(usable)} usable rows; init_label_num + n_round x n_query + val_set_size = "
+            f"{config.init_label_num} + {config.n_round} x {config.n_query} + {config.val_set_size} = "
+            f"{wanted + config.val_set_size} needs more"
+        )
+    shuffled = np.random.default_rng(config.seed).permutation(usable)
+    held_out = np.sort(shuffled[: config.val_set_size])
+    initial_pool = shuffled[config.val_set_size :][: config.init_label_num]
+    return np.setdiff1d(usable, held_out), held_out, initial_pool.tolist()
+
+
+def write_pool_files(state: RunState, r: int, given: Given, pool: list[int]) -> None:
+    """data/rd_<r>_labeled.json, in pick order, and rd_<r>_unlabeled.json, in the data's order."""
+    rest = np.setdiff1d(given.candidates, np.array(pool, dtype=np.int64))
+    for part, rows in (("labeled", pool), ("unlabeled", rest)):
+        path = state.data_file(r, part)
+        if not path.exists():
+            write_json(path, [given.data.rows[row] for row in rows])
+
+
+def record_manifest(state: RunState, r: int, given: Given, config: Config) -> None:
+    """state/rd_<r>/manifest.json: what this round was made from and with."""
+    import torch
+    from transformers import set_seed
+
+    set_seed(config.seed)  # as train does: the states below are those that training starts from
+    states = {
+        "python": repr(random.getstate()),
+        "numpy": repr(np.random.get_state()),
+        "torch": torch.get_rng_state(),
+    }
+    digests = {
+        name: hashlib.sha256(
+            value.encode() if isinstance(value, str) else value.numpy().tobytes()
+        ).hexdigest()
+        for name, value in states.items()
+    }
+    made_from = {"round": r, "seed": config.seed, "random_state_sha256": digests, "config": asdict(config)}
+    state.record_manifest(r, made_from | {"made_from": given.identity, "versions": versions()})
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what it stands on."""
+    import tokenizers
+    import torch
+    import transformers
+
+    return {
+        "diverseevol_fast": __version__, "python": platform.python_version(), "torch": torch.__version__,
+        "transformers": transformers.__version__, "tokenizers": tokenizers.__version__, "numpy": np.__version__,
+    }  # fmt: skip
+
+
+def _base_model(config: Config, data: Data, state: RunState) -> Path:
+    if config.model_name_or_path != SMALL_LLAMA:
+        return resolve_model(config.model_name_or_path, config.cache_dir, config.trust_remote_code)
+    folder = state.folder / "base"
+    if not folder.is_dir():
+        build_folder(folder, lambda partial: build_base_model(data, partial, config.seed))
+    return folder
+
+
+def _model_config(base: Path, config: Config):
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{base}: not a model that transformers knows: {error}") from error
+
+
+def _complete(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+    """Training needs an end token; padding may use it too, since padded positions are masked."""
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"model '{name}': its tokenizer has no eos token; set one and save the tokenizer")
+    if tokenizer.pad_token_id is None:
+        log.warning("the tokenizer has no pad token; padding with its eos token (padding is masked)")
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _identity(config: Config, data: Data, base: Path) -> dict[str, Any]:
+    template = templates.PROMPT + templates.PROMPT_WITH_INPUT
+    settings = {f"config.{key}": value for key, value in asdict(config).items() if key not in FREE_KEYS}
+    return settings | {
+        "data_sha256": data.sha256(),
+        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+        "base_model_sha256": folder_sha256(base),
+    }

@@ -1,0 +1,1 @@
+"""Selection: which rows to add to the pool, given their embeddings."""

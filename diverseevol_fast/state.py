@@ -1,0 +1,123 @@
+"""A run's folder: what is finished, what it was made from, and how to go on after a crash.
+
+    data/rd_<r>_labeled.json, rd_<r>_unlabeled.json     the pool that round r trains on, and the rest
+    output/rd_<r>/                                      the model trained in round r
+    state/run.json                                      what the run was made from; compared when it is continued
+    state/rd_<r>/selected.json                          the rows that joined the pool in round r, in pick order
+    state/rd_<r>/metrics.json, manifest.json            figures; hashes, versions, random states
+
+A stage is finished when its last file stands: selected.json for selection, output/rd_<r>/ for training.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .files import read_json, sync_folder, write_json
+
+
+class RunState:
+    """Paths and records of one run folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def round_folder(self, r: int) -> Path:
+        return self.folder / "state" / f"rd_{r}"
+
+    def model_folder(self, r: int) -> Path:
+        return self.folder / "output" / f"rd_{r}"
+
+    def data_file(self, r: int, part: str) -> Path:
+        return self.folder / "data" / f"rd_{r}_{part}.json"
+
+    def selected(self, r: int) -> list[int] | None:
+        """The rows that joined the pool in round r, in pick order; None when not selected yet."""
+        path = self.round_folder(r) / "selected.json"
+        return read_json(path)["indices"] if path.exists() else None
+
+    def record_selected(self, r: int, indices: list[int], sqdist: list[float] | None) -> None:
+        """sqdist: each pick's squared distance to its nearest centre when picked; None for the initial pool."""
+        write_json(self.round_folder(r) / "selected.json", {"indices": indices, "sqdist": sqdist})
+
+    def is_trained(self, r: int) -> bool:
+        return self.model_folder(r).is_dir()
+
+    def metrics(self, r: int) -> dict[str, Any]:
+        path = self.round_folder(r) / "metrics.json"
+        return read_json(path) if path.exists() else {}
+
+    def record_metrics(self, r: int, **stages: dict[str, Any]) -> None:
+        """Add a stage's figures to the round's."""
+        write_json(self.round_folder(r) / "metrics.json", self.metrics(r) | stages)
+
+    def record_manifest(self, r: int, manifest: dict[str, Any]) -> None:
+        write_json(self.round_folder(r) / "manifest.json", manifest)
+
+
+def build_folder(folder: Path, build: Callable[[Path], Any]) -> Any:
+    """Let `build` fill a folder beside `folder`, then give it its name: it stands whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    result = build(partial)
+    for path in partial.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    os.replace(partial, folder)
+    sync_folder(folder.parent)
+    return result
+
+
+@contextmanager
+def open_run(folder: Path) -> Iterator[RunState]:
+    """Hold a run folder, new or to be continued; one process at a time.
+
+    Raises:
+        InputError: the folder holds something else, or another process has it open.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder for the run's output, got a file")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "state").is_dir():
+        raise InputError(f"{folder}: holds files that are not a run's; name another output_dir or empty it")
+    (folder / "state").mkdir(parents=True, exist_ok=True)
+    with open(folder / "state" / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder}: another process is running it") from error
+        yield RunState(folder)
+
+
+def check_identity(state: RunState, identity: dict[str, Any]) -> bool:
+    """Record what the run is made from; True when it was begun before, from the same.
+
+    Raises:
+        InputError: it was begun from something else; says from what.
+    """
+    path = state.folder / "state" / "run.json"
+    if not path.exists():
+        write_json(path, identity)
+        return False
+    before = read_json(path)
+    differing = [
+        f"{key}: the run has {_short(before.get(key))}, now {_short(identity.get(key))}"
+        for key in sorted(before.keys() | identity.keys())
+        if before.get(key) != identity.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f"{state.folder}: an output of another run; name another output_dir. {'; '.join(differing)}"
+        )
+    return True
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

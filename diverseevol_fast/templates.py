@@ -1,0 +1,139 @@
+"""A row to training text, and training text to token ids with the response marked."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .data import Data
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# The prompt texts of Alpaca, as DiverseEvol uses them.
+PROMPT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:"
+)
+PROMPT_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+)
+
+TOKENIZE_ROWS = 4096  # rows handed to the tokenizer at once
+
+Segments = list[tuple[str, bool]]  # (text, whether it is response), joined they are the training text
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Rows as token ids, flat: row i is ids[offsets[i]:offsets[i + 1]]."""
+
+    ids: np.ndarray  # [total] int32
+    is_response: np.ndarray  # [total] bool
+    offsets: np.ndarray  # [N + 1] int64
+    truncated: int  # rows longer than the limit, cut to it
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def lengths(self) -> np.ndarray:
+        """[N] int64."""
+        return np.diff(self.offsets)
+
+    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """ids and is_response of one row."""
+        part = slice(self.offsets[index], self.offsets[index + 1])
+        return self.ids[part], self.is_response[part]
+
+
+def render(data: Data, index: int, tokenizer: "PreTrainedTokenizerBase") -> Segments:
+    """The training text of a row: prompt, response and end token, cut where the response begins and ends.
+
+    Conversations go through the tokenizer's chat template; every assistant turn is response.
+
+    Raises:
+        InputError: a conversation that the chat template refuses or reorders.
+    """
+    if data.schema == "alpaca":
+        fields = {name: data.field(index, name) for name in ("instruction", "input", "output")}
+        template = PROMPT_WITH_INPUT if fields["input"] else PROMPT
+        return [(template.format(**fields), False), (fields["output"] + (tokenizer.eos_token or ""), True)]
+    return _render_conversation(data, index, tokenizer)
+
+
+def _render_conversation(data: Data, index: int, tokenizer: "PreTrainedTokenizerBase") -> Segments:
+    from jinja2 import TemplateError
+
+    turns = data.conversation(index)
+    where = f"{data.source}, row {index}"
+
+    def text_of(count: int, prompt: bool) -> str:
+        return tokenizer.apply_chat_template(turns[:count], tokenize=False, add_generation_prompt=prompt)
+
+    try:
+        whole = text_of(len(turns), False)
+        cuts = [0]
+        for number, turn in enumerate(turns):
+            if turn["role"] == "assistant":
+                begin, end = text_of(number, True), text_of(number + 1, False)
+                if not (whole.startswith(begin) and whole.startswith(end)):
+                    raise InputError(
+                        f"{where}: the chat template does not keep earlier turns; cannot find turn {number}"
+                    )
+                cuts += [len(begin), len(end)]
+    except TemplateError as error:
+        raise InputError(f"{where}: the tokenizer's chat template refuses it: {error}") from error
+    cuts.append(len(whole))
+    segments = [(whole[a:b], position % 2 == 1) for position, (a, b) in enumerate(pairwise(cuts))]
+    return [segment for segment in segments if segment[0]]
+
+
+def check_template(data: Data, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises InputError when the rows are conversations and the tokenizer has no chat template."""
+    if data.schema != "alpaca" and not tokenizer.chat_template:
+        raise InputError(
+            f"{data.source}: conversations need a chat template, and the model's tokenizer has none; "
+            "use a model with one, or convert the rows to instruction / input / output"
+        )
+
+
+def tokenize(data: Data, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Tokens:
+    """All rows' training texts as token ids, cut to max_length.
+
+    Raises:
+        InputError: a tokenizer without character offsets, a row of which no token is left.
+    """
+    if not tokenizer.is_fast:
+        raise InputError(f"{type(tokenizer).__name__}: expected a fast tokenizer (with character offsets)")
+    ids, marks, truncated = [], [], 0
+    for start in range(0, len(data.rows), TOKENIZE_ROWS):
+        rows = range(start, min(start + TOKENIZE_ROWS, len(data.rows)))
+        segments = [render(data, index, tokenizer) for index in rows]
+        encoded = tokenizer(
+            ["".join(text for text, _ in parts) for parts in segments],
+            add_special_tokens=data.schema == "alpaca",  # a chat template writes its own
+            truncation=True,
+            max_length=max_length,
+        )
+        for index, parts, encoding in zip(rows, segments, encoded.encodings, strict=True):
+            if not encoding.ids:
+                raise InputError(f"{data.source}, row {index}: the tokenizer makes no token of it")
+            ids.append(np.array(encoding.ids, dtype=np.int32))
+            marks.append(_mark_response(parts, encoding.offsets))
+            truncated += bool(encoding.overflowing)
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
+    return Tokens(np.concatenate(ids), np.concatenate(marks), offsets, truncated)
+
+
+def _mark_response(parts: Segments, spans: list[tuple[int, int]]) -> np.ndarray:
+    """For each token's character span, whether the token ends inside a response segment: bool [tokens]."""
+    edges = np.cumsum([0] + [len(text) for text, _ in parts])
+    inside = np.array([flag for _, flag in parts])
+    ends = np.array([end for _, end in spans], dtype=np.int64)  # 0 for tokens that the tokenizer added
+    part = np.searchsorted(edges, ends, side="left") - 1  # the segment that holds the token's last character
+    return (ends > 0) & inside[np.clip(part, 0, len(parts) - 1)]

@@ -1,0 +1,237 @@
+"""Fine-tuning on the pool with transformers.Trainer, loss on the response alone; and the held-out loss."""
+
+import logging
+import os
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .config import Config, nearest
+from .embedding import pad, token_budget_batches
+from .errors import InputError, RunError
+from .models import load_causal_lm
+from .progress import Progress
+from .templates import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+log = logging.getLogger("diverseevol_fast")
+
+IGNORED_LABEL = -100
+GONE = {
+    "logging_dir": "the reporting integrations choose their own folders",
+    "overwrite_output_dir": "a run is continued, never overwritten",
+    "save_safetensors": "models are always saved as safetensors",
+}
+OURS = (
+    "output_dir",
+    "seed",
+    "data_seed",
+    "report_to",
+    "disable_tqdm",
+    "remove_unused_columns",
+)  # set from the run's own keys
+
+
+def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """TrainingArguments of transformers 4.28 or 5 as those of the installed one, and what was changed.
+
+    Raises:
+        InputError: an unknown name, or one that the run sets itself.
+    """
+    from transformers import TrainingArguments
+
+    known = {f.name for f in fields(TrainingArguments) if f.init}
+    args, notes = dict(train_args), []
+
+    def rename(old: str, new: str, value: Any) -> None:
+        args.pop(old)
+        args[new] = value
+        notes.append(f"train_args: {old} is now {new}: {value!r}")
+
+    if "evaluation_strategy" in args and "evaluation_strategy" not in known:
+        value = args["evaluation_strategy"]
+        rename("evaluation_strategy", "eval_strategy", "no" if value is False else value)
+    if "warmup_ratio" in args and "warmup_ratio" not in known:
+        rename("warmup_ratio", "warmup_steps", float(args["warmup_ratio"]))
+    if args.get("group_by_length") is not None and "group_by_length" not in known:
+        rename(
+            "group_by_length",
+            "train_sampling_strategy",
+            "group_by_length" if args["group_by_length"] else "random",
+        )
+    if "fsdp_transformer_layer_cls_to_wrap" in args and "fsdp_transformer_layer_cls_to_wrap" not in known:
+        layer = {"transformer_layer_cls_to_wrap": [args["fsdp_transformer_layer_cls_to_wrap"]]}
+        rename(
+            "fsdp_transformer_layer_cls_to_wrap", "fsdp_config", {**(args.get("fsdp_config") or {}), **layer}
+        )
+    for name in GONE.keys() & args.keys() - known:
+        args.pop(name)
+        notes.append(f"train_args: {name} is dropped: {GONE[name]}")
+    for name in args:
+        if name in OURS:
+            raise InputError(f"config: train_args.{name}: the run sets it; use the run's own keys")
+        if name not in known:
+            raise InputError(f"config: train_args: unknown key '{name}'{nearest(name, known)}")
+    return _without_cuda(args, notes), notes
+
+
+def _without_cuda(args: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Drops what this machine, or a single process, cannot do."""
+    if args.get("tf32") and not torch.cuda.is_available():
+        args.pop("tf32")
+        notes.append("train_args: tf32 is dropped: no CUDA device here")
+    if args.get("fsdp") and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        args.pop("fsdp")
+        args.pop("fsdp_config", None)
+        reason = "one process" if torch.cuda.is_available() else "no CUDA device here"
+        notes.append(f"train_args: fsdp is dropped: {reason}")
+    return args
+
+
+def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
+    """The round's TrainingArguments.
+
+    Raises:
+        InputError: a value that transformers refuses.
+    """
+    from transformers import TrainingArguments
+
+    args, _ = translate_train_args(config.train_args)
+    args.setdefault("save_strategy", "no")  # the finished model is what a run keeps
+    args.setdefault("logging_steps", 10)
+    try:
+        return TrainingArguments(
+            output_dir=str(folder), seed=config.seed, data_seed=config.seed, report_to=config.report_to,
+            disable_tqdm=True, remove_unused_columns=False, use_cpu=not torch.cuda.is_available(), **args,
+        )  # fmt: skip
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config: train_args: {' '.join(str(error).split())}") from error
+
+
+class Collator:
+    """Rows of a pool as one padded batch with labels on the response alone."""
+
+    def __init__(self, tokens: Tokens, pad_id: int):
+        self.tokens, self.pad_id = tokens, pad_id
+
+    def __call__(self, items: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+        ids, mask, is_response = pad(self.tokens, np.array([item["row"] for item in items]))
+        return {
+            "input_ids": ids.masked_fill(~mask, self.pad_id),
+            "attention_mask": mask.long(),
+            "labels": ids.masked_fill(~is_response, IGNORED_LABEL),
+        }
+
+
+def train(
+    base: Path,
+    tokens: Tokens,
+    pool: list[int],
+    tokenizer: "PreTrainedTokenizerBase",
+    config: Config,
+    folder: Path,
+) -> tuple["PreTrainedModel", dict[str, float]]:
+    """Fine-tune a fresh copy of `base` on the pool; save it with its tokenizer in `folder`.
+
+    Returns the model, still in memory, and seconds, steps, mean training loss and the rows left out because
+    truncation left nothing of their response.
+
+    Raises:
+        InputError: train_args that transformers refuses, or no row with a response.
+        RunError: the loss is not finite.
+    """
+    from transformers import PrinterCallback, Trainer, set_seed
+
+    began = time.perf_counter()
+    set_seed(config.seed)
+    args = training_arguments(config, folder)
+    model = load_causal_lm(
+        base, dtype=config.dtype, attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip
+    if config.peft:
+        model = with_lora(model, config.peft)
+    rows = [row for row in pool if tokens.row(row)[1][1:].any()]
+    if not rows:
+        raise InputError("model_max_length cuts every response of the pool away; raise it")
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=[{"row": row} for row in rows],
+        data_collator=Collator(tokens, tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        callbacks=[_progress_callback()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    result = trainer.train()
+    if not np.isfinite(result.training_loss):
+        raise RunError(f"the training loss is {result.training_loss}: a lower learning_rate may help")
+    trainer.save_model(str(folder))
+    return model, {
+        "seconds": time.perf_counter() - began,
+        "steps": result.global_step,
+        "train_loss": result.training_loss,
+        "rows_without_response": len(pool) - len(rows),
+    }
+
+
+def with_lora(model: "PreTrainedModel", settings: dict[str, Any]) -> torch.nn.Module:
+    """The model with LoRA adapters (needs the `peft` extra).
+
+    Raises:
+        InputError: peft is not installed, or refuses the settings.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise InputError(
+            "config: peft: the peft package is missing; pip install 'diverseevol_fast[peft]'"
+        ) from error
+    try:
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config: peft: {error}") from error
+
+
+def _progress_callback():
+    from transformers import TrainerCallback
+
+    class ShowProgress(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.bar = Progress("train", state.max_steps, "step")
+
+        def on_step_end(self, args, state, control, **kwargs):
+            loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
+            self.bar.update(1, **({} if loss is None else {"loss": float(loss)}))
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.bar.__exit__()
+
+    return ShowProgress()
+
+
+@torch.inference_mode()
+def held_out_loss(
+    model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, max_tokens_per_batch: int
+) -> float:
+    """Mean negative log-likelihood, in nats, of the response tokens of `rows`."""
+    model.eval()
+    lengths = tokens.lengths()[rows]
+    total = count = 0.0
+    with Progress("held-out loss", len(rows), "row") as bar:
+        for batch in token_budget_batches(lengths, max_tokens_per_batch):
+            ids, mask, is_response = (part.to(model.device) for part in pad(tokens, rows[batch]))
+            logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]  # [B, T - 1, V]
+            wanted = is_response[:, 1:]  # [B, T - 1]
+            losses = torch.nn.functional.cross_entropy(
+                logits[wanted].float(), ids[:, 1:][wanted], reduction="sum"
+            )
+            total, count = total + float(losses), count + int(wanted.sum())
+            bar.update(len(batch))
+    return total / max(count, 1)
