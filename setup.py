@@ -45,9 +45,7 @@ class CMakeBuild(build_ext):
 
     def _run(self, *command):
         command = [str(part) for part in command]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         sys.stdout.write(done.stdout)
         if done.returncode != 0:
             errors = [line.strip() for line in done.stdout.splitlines() if "rror" in line]

@@ -47,9 +47,9 @@ void raise_unless_ok(const char* op, Status status) {
   throw std::runtime_error(std::string(op) + ": unknown status");
 }
 
-int64_t bind_masked_mean_pool(uintptr_t hidden, int dtype, uintptr_t mask, uintptr_t out, int64_t batch,
-                              int64_t tokens, int64_t dim, int64_t hidden_stride_batch,
-                              int64_t hidden_stride_token, const std::string& isa, int threads) {
+int64_t bind_masked_mean_pool(uintptr_t hidden, int dtype, uintptr_t mask, uintptr_t out, int64_t batch, int64_t tokens,
+                              int64_t dim, int64_t hidden_stride_batch, int64_t hidden_stride_token,
+                              const std::string& isa, int threads) {
   MaskedMeanPool call{reinterpret_cast<const void*>(hidden),
                       static_cast<DType>(dtype),
                       reinterpret_cast<const uint8_t*>(mask),
@@ -77,7 +77,7 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "C++ kernels of diverseevol_fast; call them through diverseevol_fast.ops";
   module.def("usable_isas", &usable_isas, "ISAs that this CPU can run and this build has, slowest first");
   module.def("masked_mean_pool", &bind_masked_mean_pool, py::arg("hidden"), py::arg("dtype"), py::arg("mask"),
-             py::arg("out"), py::arg("batch"), py::arg("tokens"), py::arg("dim"),
-             py::arg("hidden_stride_batch"), py::arg("hidden_stride_token"), py::arg("isa"),
-             py::arg("threads"), "Pools rows; returns the lowest row with nothing to pool, or -1");
+             py::arg("out"), py::arg("batch"), py::arg("tokens"), py::arg("dim"), py::arg("hidden_stride_batch"),
+             py::arg("hidden_stride_token"), py::arg("isa"), py::arg("threads"),
+             "Pools rows; returns the lowest row with nothing to pool, or -1");
 }

@@ -12,8 +12,8 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from .ops.pooling import masked_mean_pool
-    from .selection.traversal import kcenter
+    from .ops.pooling import masked_mean_pool as masked_mean_pool
+    from .selection.traversal import kcenter as kcenter
 
 
 def __getattr__(name: str):

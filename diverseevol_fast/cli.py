@@ -35,17 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--data", help="data set: JSON list, JSON lines, .gz, parquet, a datasets folder, builtin:quickstart"
     )
     model.add_argument("--model", help="a local Hugging Face causal or encoder model, or a hub name")
-    model.add_argument(
-        "--model-max-length", type=int, default=512, metavar="T", help="cut rows to T tokens (512)"
-    )
-    model.add_argument(
-        "--max-tokens-per-batch", type=int, default=8192, metavar="T", help="padding included (8192)"
-    )
+    model.add_argument("--model-max-length", type=int, default=512, metavar="T", help="cut rows to T tokens (512)")
+    model.add_argument("--max-tokens-per-batch", type=int, default=8192, metavar="T", help="padding included (8192)")
     model.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16", "auto"))
     model.add_argument("--attn-implementation", metavar="NAME")
-    model.add_argument(
-        "--columns", type=yaml.safe_load, metavar="MAP", help="other names: '{instruction: question}'"
-    )
+    model.add_argument("--columns", type=yaml.safe_load, metavar="MAP", help="other names: '{instruction: question}'")
     model.add_argument("--trust-remote-code", action="store_true")
 
     select = commands.add_parser(
@@ -59,15 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     select.add_argument(
         "--selected", type=Path, metavar="FILE", help="rows already selected: JSON list, picks.json or .npy"
     )
-    select.add_argument(
-        "--output", type=Path, metavar="FILE", help="the picked rows (subset.jsonl); needs --data"
-    )
-    select.add_argument(
-        "--picks", type=Path, metavar="FILE", help="the record (picks.json beside the output)"
-    )
-    select.add_argument(
-        "--seed", type=int, default=0, help="draws the first row when nothing is selected yet (0)"
-    )
+    select.add_argument("--output", type=Path, metavar="FILE", help="the picked rows (subset.jsonl); needs --data")
+    select.add_argument("--picks", type=Path, metavar="FILE", help="the record (picks.json beside the output)")
+    select.add_argument("--seed", type=int, default=0, help="draws the first row when nothing is selected yet (0)")
 
     embed = commands.add_parser("embed", parents=[common, model], help="embeddings of a data set as .npy")
     embed.add_argument("--output", type=Path, required=True, metavar="X.npy")
@@ -109,9 +97,7 @@ def _run(args: argparse.Namespace, overrides: dict) -> int:
 
     state = run(config)
     print(rounds_table(state, config.n_round))
-    print(
-        f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, figures)"
-    )
+    print(f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, figures)")
     return 0
 
 

@@ -21,9 +21,7 @@ class Config:
 
     full_data_path: str
     model_name_or_path: str
-    result_dir_name: str | None = (
-        None  # output goes to evol_res/<result_dir_name> unless output_dir says otherwise
-    )
+    result_dir_name: str | None = None  # output goes to evol_res/<result_dir_name> unless output_dir says otherwise
     cache_dir: str | None = None
     model_max_length: int = 512
     val_set_size: int = 0  # rows held out for a loss per round, never in the pool
@@ -129,9 +127,7 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     expected = str(annotation if not isinstance(annotation, type) else annotation.__name__)
     kinds = {"int": int, "str": str, "bool": bool, "dict": dict}
     kind = kinds[re.split(r"[ \[]", expected)[0]]
-    if not isinstance(value, kind) or (
-        kind is int and isinstance(value, bool) and name != "whiten_n_components"
-    ):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool) and name != "whiten_n_components"):
         raise InputError(f"config: {name}: expected {kind.__name__}, got {value!r}")
 
 

@@ -65,9 +65,7 @@ def load_data(path: str, columns: dict[str, str] | None = None) -> tuple[Data, l
     """
     unknown = set(columns or {}) - set(COLUMNS)
     if unknown:
-        raise InputError(
-            f"columns: expected names out of {', '.join(COLUMNS)}, got {', '.join(sorted(unknown))}"
-        )
+        raise InputError(f"columns: expected names out of {', '.join(COLUMNS)}, got {', '.join(sorted(unknown))}")
     names = {name: name for name in COLUMNS} | (columns or {})
     if path == QUICKSTART:
         from .quickstart import generate_rows
@@ -94,9 +92,7 @@ def _read(path: Path) -> tuple[list[dict], str]:
         with gzip.open(path, "rt", encoding="utf-8") if zipped else open(path, encoding="utf-8") as file:
             text = file.read()
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise InputError(
-            f"{path}: not readable as {'gzipped ' if zipped else ''}UTF-8 text: {error}"
-        ) from error
+        raise InputError(f"{path}: not readable as {'gzipped ' if zipped else ''}UTF-8 text: {error}") from error
     suffix = " (gzip)" if zipped else ""
     if text.lstrip()[:1] == "[":
         return _parse_list(path, text), "JSON list" + suffix
@@ -122,9 +118,7 @@ def _parse_lines(path: Path, text: str) -> list[dict]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}"
-            ) from error
+            raise InputError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
         rows.append(row)
@@ -135,9 +129,7 @@ def _read_datasets(path: Path) -> tuple[list[dict], str]:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(
-            f"{path}: needs the datasets package; pip install 'diverseevol_fast[data]'"
-        ) from error
+        raise InputError(f"{path}: needs the datasets package; pip install 'diverseevol_fast[data]'") from error
     try:
         if path.is_dir():
             loaded, kind = datasets.load_from_disk(str(path)), "datasets folder"
@@ -146,9 +138,7 @@ def _read_datasets(path: Path) -> tuple[list[dict], str]:
     except (FileNotFoundError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise InputError(f"{path}: not a parquet file or a saved datasets folder: {error}") from error
     if not isinstance(loaded, datasets.Dataset):
-        raise InputError(
-            f"{path}: expected one split, got {', '.join(loaded)}; name one: {path}/{next(iter(loaded))}"
-        )
+        raise InputError(f"{path}: expected one split, got {', '.join(loaded)}; name one: {path}/{next(iter(loaded))}")
     return loaded.to_list(), kind
 
 
@@ -181,10 +171,7 @@ def _check_row(data: Data, index: int) -> bool:
     for turn in turns:
         if not isinstance(turn["content"], str):
             raise InputError(f"{where}: expected text turns, got {type(turn['content']).__name__}")
-    said = {
-        role: "".join(t["content"] for t in turns if t["role"] == role).strip()
-        for role in ("user", "assistant")
-    }
+    said = {role: "".join(t["content"] for t in turns if t["role"] == role).strip() for role in ("user", "assistant")}
     return not (said["user"] and said["assistant"])
 
 
@@ -218,7 +205,5 @@ def _write_parquet(path: Path, rows: Iterable[dict]) -> None:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(
-            "parquet output needs the datasets package; pip install 'diverseevol_fast[data]'"
-        ) from error
+        raise InputError("parquet output needs the datasets package; pip install 'diverseevol_fast[data]'") from error
     datasets.Dataset.from_list(list(rows)).to_parquet(os.fspath(path))

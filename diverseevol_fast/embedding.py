@@ -84,9 +84,7 @@ class EmbeddingStore:
             return False
         if self.meta.exists() and json.loads(self.meta.read_text(encoding="utf-8")) == self.fingerprint:
             return True
-        raise InputError(
-            f"{self.path}: exists, and is not made from this data and model; remove it or name another"
-        )
+        raise InputError(f"{self.path}: exists, and is not made from this data and model; remove it or name another")
 
     def _can_resume(self) -> bool:
         if not (self.part.exists() and self.progress.exists()):
@@ -179,16 +177,12 @@ def embed_rows(
     lengths = tokens.lengths()[rows]
     computed = padded = 0
     with Progress("embed", int(lengths.sum()), "token") as bar:
-        for number, batch in enumerate(
-            [] if store.complete else token_budget_batches(lengths, max_tokens_per_batch)
-        ):
+        for number, batch in enumerate([] if store.complete else token_budget_batches(lengths, max_tokens_per_batch)):
             real = int(lengths[batch].sum())
             if number not in store.done:
                 ids, mask, _ = pad(tokens, rows[batch])
                 ids, mask = ids.to(model.device), mask.to(model.device)
-                hidden = body(
-                    input_ids=ids, attention_mask=mask.long(), **options
-                ).last_hidden_state  # [B, T, D]
+                hidden = body(input_ids=ids, attention_mask=mask.long(), **options).last_hidden_state  # [B, T, D]
                 pooled = masked_mean_pool(hidden, mask)  # [B, D]
                 _check_finite(pooled, rows[batch])
                 store.write(number, batch, pooled.cpu().numpy())

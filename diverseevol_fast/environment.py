@@ -28,9 +28,7 @@ def describe() -> str:
             properties = torch.cuda.get_device_properties(number)
             lines += [f"GPU {number}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"]
     else:
-        lines += [
-            f"GPU: none (torch built for {'CUDA ' + torch.version.cuda if torch.version.cuda else 'the CPU'})"
-        ]
+        lines += [f"GPU: none (torch built for {'CUDA ' + torch.version.cuda if torch.version.cuda else 'the CPU'})"]
     lines += ["masked_mean_pool:"]
     for device_type in ["cpu"] + ["cuda"] * torch.cuda.is_available():
         lines += [f"  on {device_type}: {backends.choose(device_type)}"]

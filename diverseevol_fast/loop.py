@@ -42,9 +42,7 @@ def run(config: Config) -> RunState:
         return state
 
 
-def select_round(
-    r: int, model, pool: list[int], given: preparation.Given, config: Config, state: RunState
-) -> None:
+def select_round(r: int, model, pool: list[int], given: preparation.Given, config: Config, state: RunState) -> None:
     """Embed all candidates with the model of round r - 1; add the n_query that K-Center greedy picks."""
     log.info("round %d: embedding %d rows", r, len(given.candidates))
     store = EmbeddingStore(

@@ -30,9 +30,7 @@ def resolve_model(name: str, cache_dir: str | None = None, trust_remote_code: bo
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-            raise InputError(
-                f"model '{name}': the folder has no config.json; expected a saved transformers model"
-            )
+            raise InputError(f"model '{name}': the folder has no config.json; expected a saved transformers model")
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

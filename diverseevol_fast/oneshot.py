@@ -100,9 +100,7 @@ def load_row_numbers(path: Path, n: int) -> list[int]:
             numbers = read_json(path)
             numbers = numbers["indices"] if isinstance(numbers, dict) else numbers
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path}: expected a JSON list of rows, a picks.json or a .npy file: {error}"
-        ) from error
+        raise InputError(f"{path}: expected a JSON list of rows, a picks.json or a .npy file: {error}") from error
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
         raise InputError(f"{path}: expected a flat list of row numbers")
     return numbers
@@ -120,21 +118,15 @@ def _embed(args: argparse.Namespace, data: Data, path: Path) -> EmbeddingStore:
     )
     length = usable_length(args.model_max_length, model.config)
     if args.max_tokens_per_batch < length:
-        raise InputError(
-            f"--max-tokens-per-batch: expected at least {length}, got {args.max_tokens_per_batch}"
-        )
+        raise InputError(f"--max-tokens-per-batch: expected at least {length}, got {args.max_tokens_per_batch}")
     log.info("sample 0, as the model sees it:\n%s", "".join(text for text, _ in render(data, 0, tokenizer)))
     tokens = tokenize(data, tokenizer, length)
-    log.info(
-        "tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length
-    )
+    log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length)
     made_from = {
         "data_sha256": data.sha256(), "columns": data.columns, "model_sha256": folder_sha256(folder), "length": length,
         "dtype": args.dtype, "attention": args.attn_implementation, "max_tokens_per_batch": args.max_tokens_per_batch,
     }  # fmt: skip
-    store = EmbeddingStore(
-        path, rows=len(tokens), dim=backbone(model).config.hidden_size, fingerprint=made_from
-    )
+    store = EmbeddingStore(path, rows=len(tokens), dim=backbone(model).config.hidden_size, fingerprint=made_from)
     done = embed_rows(model, tokens, np.arange(len(tokens)), store, args.max_tokens_per_batch)
     log.info("embedded %d tokens in %.1f s, %.0f tokens/s, %.1f%% padding", done["tokens"], done["seconds"],
              done["tokens_per_second"], 100 * done["padding"])  # fmt: skip

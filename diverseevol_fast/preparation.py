@@ -74,9 +74,7 @@ def prepare(config: Config, state: RunState) -> Given:
     length = usable_length(config.model_max_length, _model_config(base, config))
     log.info("sample 0, as the model sees it:\n%s", "".join(text for text, _ in render(data, 0, tokenizer)))
     tokens = tokenize(data, tokenizer, length)
-    log.info(
-        "tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length
-    )
+    log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length)
     identity = _identity(config, data, base)
     if check_identity(state, identity):
         log.info("continuing the run in %s", state.folder)
@@ -124,9 +122,7 @@ def record_manifest(state: RunState, r: int, given: Given, config: Config) -> No
         "torch": torch.get_rng_state(),
     }
     digests = {
-        name: hashlib.sha256(
-            value.encode() if isinstance(value, str) else value.numpy().tobytes()
-        ).hexdigest()
+        name: hashlib.sha256(value.encode() if isinstance(value, str) else value.numpy().tobytes()).hexdigest()
         for name, value in states.items()
     }
     made_from = {"round": r, "seed": config.seed, "random_state_sha256": digests, "config": asdict(config)}

@@ -6,6 +6,10 @@ The data set mixes unlike task families, some of them rare, so that diverse sele
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 ROWS = 2000
 SEED = 0
@@ -65,12 +69,12 @@ FRUITS, TOOLS, ANIMALS = (
     ["otter", "hawk", "mole", "carp"],
 )
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Kenya": "Nairobi", "Peru": "Lima", "Norway": "Oslo", "Egypt": "Cairo",
-            "Canada": "Ottawa", "Chile": "Santiago", "Vietnam": "Hanoi", "Poland": "Warsaw", "Ghana": "Accra"}  # fmt: skip
+            "Canada": "Ottawa", "Chile": "Santiago", "Vietnam": "Hanoi", "Poland": "Warsaw"}  # fmt: skip
 ANTONYMS = {"hot": "cold", "early": "late", "rise": "fall", "empty": "full", "strong": "weak", "brave": "timid",
-            "narrow": "wide", "ancient": "modern", "silent": "noisy", "rough": "smooth", "scarce": "abundant"}  # fmt: skip
+            "narrow": "wide", "ancient": "modern", "silent": "noisy", "rough": "smooth"}  # fmt: skip
 SPANISH = {"house": "casa", "water": "agua", "bread": "pan", "night": "noche", "friend": "amigo", "red": "rojo",
-           "book": "libro", "street": "calle", "sun": "sol", "hand": "mano", "milk": "leche", "tree": "árbol"}  # fmt: skip
-PAST = {"go": "went", "see": "saw", "take": "took", "write": "wrote", "begin": "began", "drive": "drove", "sing": "sang",
+           "book": "libro", "street": "calle", "sun": "sol", "hand": "mano", "milk": "leche"}  # fmt: skip
+PAST = {"go": "went", "see": "saw", "take": "took", "write": "wrote", "begin": "began", "drive": "drove",
         "break": "broke", "choose": "chose", "swim": "swam", "teach": "taught", "find": "found"}  # fmt: skip
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 GOOD, BAD = ["delightful", "superb", "charming", "moving"], ["tedious", "clumsy", "dreadful", "hollow"]
@@ -225,7 +229,9 @@ def _category(rng: random.Random) -> Row:
 
 def _sentiment(rng: random.Random) -> Row:
     positive = rng.random() < 0.5
-    review = f"The {rng.choice(NOUNS)} film was {rng.choice(GOOD if positive else BAD)} and I told {rng.choice(NAMES)} so."
+    review = (
+        f"The {rng.choice(NOUNS)} film was {rng.choice(GOOD if positive else BAD)} and I told {rng.choice(NAMES)} so."
+    )
     return "Is the review positive or negative?", review, "positive" if positive else "negative"
 
 
@@ -278,8 +284,10 @@ def _sql(rng: random.Random) -> Row:
 
 
 def _email(rng: random.Random) -> Row:
-    to, sender, topic = rng.choice(NAMES), rng.choice(NAMES), _phrase(rng, 2)
-    body = f"Dear {to},\n\nthank you for your note about the {topic}. I will answer by {rng.choice(DAYS)}.\n\nKind regards,\n{sender}"
+    to, sender, topic, day = rng.choice(NAMES), rng.choice(NAMES), _phrase(rng, 2), rng.choice(DAYS)
+    body = (
+        f"Dear {to},\n\nthank you for your note about the {topic}. I will answer by {day}.\n\nKind regards,\n{sender}"
+    )
     return f"Write a short email to {to} about the {topic}.", "", body
 
 
@@ -308,7 +316,7 @@ def _dialogue(rng: random.Random) -> Row:
 def _recipe(rng: random.Random) -> Row:
     fruit, (n,) = rng.choice(FRUITS), _numbers(rng, 1, 9)
     return f"Give a simple recipe with {fruit}s.", "", (
-        f"1. Wash {n} {fruit}s.\n2. Cut them.\n3. Add sugar and lemon.\n4. Let them rest for {n * 5} minutes.")  # fmt: skip
+        f"1. Wash {n} {fruit}s.\n2. Cut them.\n3. Add sugar.\n4. Let them rest for {n * 5} minutes.")  # fmt: skip
 
 
 def _syllogism(rng: random.Random) -> Row:
@@ -340,10 +348,26 @@ def generate_rows(count: int = ROWS, seed: int = SEED) -> list[dict]:
     rows = []
     for family in chosen:
         instruction, given, output = family(rng)
-        rows.append(
-            {"instruction": instruction, "input": given, "output": output, "family": family.__name__[1:]}
-        )
+        rows.append({"instruction": instruction, "input": given, "output": output, "family": family.__name__[1:]})
     return rows
+
+
+def train_tokenizer(texts: list[str], vocabulary: int) -> "PreTrainedTokenizerFast":
+    """A byte-level BPE tokenizer of at most `vocabulary` tokens, with <pad>, <s> and </s>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
 def build_small_llama(texts: list[str], folder: Path, seed: int) -> None:
@@ -352,19 +376,9 @@ def build_small_llama(texts: list[str], folder: Path, seed: int) -> None:
     4 layers, width 192, about 2.5 million parameters, in float32 safetensors: enough to see a loss fall.
     """
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<pad>", "<s>", "</s>"],
-                                  initial_alphabet=sorted(alphabet), show_progress=False)  # fmt: skip
-    bpe.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
+    tokenizer = train_tokenizer(texts, VOCABULARY)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4,
         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True,

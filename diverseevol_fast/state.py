@@ -112,9 +112,7 @@ def check_identity(state: RunState, identity: dict[str, Any]) -> bool:
         if before.get(key) != identity.get(key)
     ]
     if differing:
-        raise InputError(
-            f"{state.folder}: an output of another run; name another output_dir. {'; '.join(differing)}"
-        )
+        raise InputError(f"{state.folder}: an output of another run; name another output_dir. {'; '.join(differing)}")
     return True
 
 

@@ -24,9 +24,7 @@ def rounds_table(state: RunState, n_round: int) -> str:
         metrics = state.metrics(r)
         lines.append([str(r), *(_cell(metrics, read, form) for _, read, form in COLUMNS)])
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-    )
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def _cell(metrics: dict[str, Any], read: Callable[[dict[str, Any]], Any], form: str) -> str:

@@ -27,7 +27,10 @@ GONE = {
     "logging_dir": "the reporting integrations choose their own folders",
     "overwrite_output_dir": "a run is continued, never overwritten",
     "save_safetensors": "models are always saved as safetensors",
-}
+} | dict.fromkeys(
+    ("save_strategy", "save_steps", "save_total_limit"),
+    "a round's finished model is saved; an unfinished round trains from the base model again",
+)
 OURS = (
     "output_dir",
     "seed",
@@ -67,10 +70,8 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
         )
     if "fsdp_transformer_layer_cls_to_wrap" in args and "fsdp_transformer_layer_cls_to_wrap" not in known:
         layer = {"transformer_layer_cls_to_wrap": [args["fsdp_transformer_layer_cls_to_wrap"]]}
-        rename(
-            "fsdp_transformer_layer_cls_to_wrap", "fsdp_config", {**(args.get("fsdp_config") or {}), **layer}
-        )
-    for name in GONE.keys() & args.keys() - known:
+        rename("fsdp_transformer_layer_cls_to_wrap", "fsdp_config", {**(args.get("fsdp_config") or {}), **layer})
+    for name in [name for name in args if name in GONE]:
         args.pop(name)
         notes.append(f"train_args: {name} is dropped: {GONE[name]}")
     for name in args:
@@ -103,13 +104,19 @@ def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
     from transformers import TrainingArguments
 
     args, _ = translate_train_args(config.train_args)
-    args.setdefault("save_strategy", "no")  # the finished model is what a run keeps
     args.setdefault("logging_steps", 10)
     try:
         return TrainingArguments(
-            output_dir=str(folder), seed=config.seed, data_seed=config.seed, report_to=config.report_to,
-            disable_tqdm=True, remove_unused_columns=False, use_cpu=not torch.cuda.is_available(), **args,
-        )  # fmt: skip
+            output_dir=str(folder),
+            save_strategy="no",
+            seed=config.seed,
+            data_seed=config.seed,
+            report_to=config.report_to,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            use_cpu=not torch.cuda.is_available(),
+            **args,
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"config: train_args: {' '.join(str(error).split())}") from error
 
@@ -173,6 +180,7 @@ def train(
     if not np.isfinite(result.training_loss):
         raise RunError(f"the training loss is {result.training_loss}: a lower learning_rate may help")
     trainer.save_model(str(folder))
+    (folder / "training_args.bin").unlink()  # a pickle; the manifest has the settings
     return model, {
         "seconds": time.perf_counter() - began,
         "steps": result.global_step,
@@ -190,9 +198,7 @@ def with_lora(model: "PreTrainedModel", settings: dict[str, Any]) -> torch.nn.Mo
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise InputError(
-            "config: peft: the peft package is missing; pip install 'diverseevol_fast[peft]'"
-        ) from error
+        raise InputError("config: peft: the peft package is missing; pip install 'diverseevol_fast[peft]'") from error
     try:
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     except (TypeError, ValueError) as error:
@@ -217,9 +223,7 @@ def _progress_callback():
 
 
 @torch.inference_mode()
-def held_out_loss(
-    model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, max_tokens_per_batch: int
-) -> float:
+def held_out_loss(model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, max_tokens_per_batch: int) -> float:
     """Mean negative log-likelihood, in nats, of the response tokens of `rows`."""
     model.eval()
     lengths = tokens.lengths()[rows]
@@ -229,9 +233,7 @@ def held_out_loss(
             ids, mask, is_response = (part.to(model.device) for part in pad(tokens, rows[batch]))
             logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]  # [B, T - 1, V]
             wanted = is_response[:, 1:]  # [B, T - 1]
-            losses = torch.nn.functional.cross_entropy(
-                logits[wanted].float(), ids[:, 1:][wanted], reduction="sum"
-            )
+            losses = torch.nn.functional.cross_entropy(logits[wanted].float(), ids[:, 1:][wanted], reduction="sum")
             total, count = total + float(losses), count + int(wanted.sum())
             bar.update(len(batch))
     return total / max(count, 1)

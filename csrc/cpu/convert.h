@@ -16,9 +16,7 @@ inline float from_bits(uint32_t bits) {
 
 inline float to_float(float value) { return value; }
 
-inline float to_float(diverseevol::BFloat16 value) {
-  return from_bits(static_cast<uint32_t>(value.bits) << 16);
-}
+inline float to_float(diverseevol::BFloat16 value) { return from_bits(static_cast<uint32_t>(value.bits) << 16); }
 
 inline float to_float(diverseevol::Float16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000U) << 16;

@@ -40,9 +40,7 @@ def triton_unavailable() -> str | None:
 def unusable(name: str, device_type: str) -> str | None:
     """Why backend `name` cannot serve a tensor on `device_type`, or None when it can."""
     if name == "native":
-        return native_unavailable() or (
-            None if device_type == "cpu" else f"runs on the CPU, not on {device_type}"
-        )
+        return native_unavailable() or (None if device_type == "cpu" else f"runs on the CPU, not on {device_type}")
     if name == "triton":
         on_device = device_type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
         return triton_unavailable() or (None if on_device else "needs a CUDA tensor, or TRITON_INTERPRET=1")

