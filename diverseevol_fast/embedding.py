@@ -99,15 +99,14 @@ class EmbeddingStore:
 
     def _create(self, rows: int, dim: int) -> np.memmap:
         self.progress.unlink(missing_ok=True)
-        array = np.lib.format.open_memmap(self.part, mode="w+", dtype=np.float32, shape=(rows, dim))
-        with open(self.part, "rb+") as file:  # a sparse file on a full disk would end the process at a write
-            try:
+        try:
+            array = np.lib.format.open_memmap(self.part, mode="w+", dtype=np.float32, shape=(rows, dim))
+            with open(self.part, "rb+") as file:  # a sparse file on a full disk would end the process at a write
                 os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
-            except OSError as error:
-                self.part.unlink()
-                raise OSError(
-                    error.errno, f"{error.strerror}: {array.nbytes} bytes for the embeddings", str(self.path)
-                ) from error
+        except OSError as error:
+            self.part.unlink(missing_ok=True)
+            needed = f"{error.strerror}, {4 * rows * dim} bytes are needed for the embeddings"
+            raise OSError(error.errno, needed, str(self.path)) from error
         self._append(json.dumps(self.fingerprint) + "\n")
         return array
 

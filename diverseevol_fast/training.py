@@ -105,6 +105,7 @@ def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
 
     args, _ = translate_train_args(config.train_args)
     args.setdefault("logging_steps", 10)
+    args.setdefault("logging_nan_inf_filter", False)  # a loss that is not finite is to be seen
     try:
         return TrainingArguments(
             output_dir=str(folder),
@@ -178,7 +179,9 @@ def train(
     trainer.remove_callback(PrinterCallback)
     result = trainer.train()
     if not np.isfinite(result.training_loss):
-        raise RunError(f"the training loss is {result.training_loss}: a lower learning_rate may help")
+        raise RunError(
+            f"the training loss is {result.training_loss}: training diverged; lower train_args.learning_rate"
+        )
     trainer.save_model(str(folder))
     (folder / "training_args.bin").unlink()  # a pickle; the manifest has the settings
     return model, {
@@ -224,7 +227,11 @@ def _progress_callback():
 
 @torch.inference_mode()
 def held_out_loss(model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, max_tokens_per_batch: int) -> float:
-    """Mean negative log-likelihood, in nats, of the response tokens of `rows`."""
+    """Mean negative log-likelihood, in nats, of the response tokens of `rows`.
+
+    Raises:
+        RunError: it is not finite.
+    """
     model.eval()
     lengths = tokens.lengths()[rows]
     total = count = 0.0
@@ -236,4 +243,6 @@ def held_out_loss(model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, ma
             losses = torch.nn.functional.cross_entropy(logits[wanted].float(), ids[:, 1:][wanted], reduction="sum")
             total, count = total + float(losses), count + int(wanted.sum())
             bar.update(len(batch))
+    if not np.isfinite(total):
+        raise RunError(f"the held-out loss is {total}: training diverged; lower train_args.learning_rate")
     return total / max(count, 1)
