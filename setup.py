@@ -22,6 +22,8 @@ class CMakeBuild(build_ext):
         try:
             self._cmake(library)
         except (CompileError, OSError) as error:
+            for stale in (library, ROOT / "diverseevol_fast" / library.name):
+                stale.unlink(missing_ok=True)
             note.write_text(f"{error}\n", encoding="utf-8")
             if self.inplace or self.editable_mode:
                 (ROOT / "diverseevol_fast" / note.name).write_text(f"{error}\n", encoding="utf-8")
@@ -39,6 +41,7 @@ class CMakeBuild(build_ext):
         self._run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                   f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                   f"-DPython_EXECUTABLE={sys.executable}",
+                  f"-DDEF_WERROR={os.environ.get('DEF_WERROR', 'OFF')}",
                   f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={library.parent}",
                   f"-DDEF_LIBRARY_NAME={library.name}")  # fmt: skip
         self._run("cmake", "--build", build, "--parallel", str(os.cpu_count() or 1))
@@ -48,7 +51,7 @@ class CMakeBuild(build_ext):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         sys.stdout.write(done.stdout)
         if done.returncode != 0:
-            errors = [line.strip() for line in done.stdout.splitlines() if "rror" in line]
+            errors = [line.strip() for line in done.stdout.splitlines() if "error:" in line or "Error" in line]
             raise CompileError(errors[0] if errors else f"{command[0]} exited with {done.returncode}")
 
 

@@ -18,7 +18,7 @@ using namespace diverseevol;
 namespace {
 
 const std::vector<std::pair<std::string, Isa>> kIsas = {
-    {"scalar", Isa::kScalar}, {"avx2", Isa::kAvx2}, {"avx512", Isa::kAvx512}};
+    {"scalar", Isa::kScalar}, {"avx2", Isa::kAvx2}, {"avx512", Isa::kAvx512}, {"avx512bf16", Isa::kAvx512Bf16}};
 
 Isa isa_named(const std::string& name) {
   for (const auto& [known, isa] : kIsas) {
@@ -47,13 +47,29 @@ void raise_unless_ok(const char* op, Status status) {
   throw std::runtime_error(std::string(op) + ": unknown status");
 }
 
+// Runs a kernel without the GIL.
+template <class Call>
+void run(const char* op, Status (*kernel)(Call&), Call& call) {
+  Status status;
+  {
+    py::gil_scoped_release unlocked;
+    status = kernel(call);
+  }
+  raise_unless_ok(op, status);
+}
+
+template <class T>
+T* address(uintptr_t value) {
+  return reinterpret_cast<T*>(value);
+}
+
 int64_t bind_masked_mean_pool(uintptr_t hidden, int dtype, uintptr_t mask, uintptr_t out, int64_t batch, int64_t tokens,
                               int64_t dim, int64_t hidden_stride_batch, int64_t hidden_stride_token,
                               const std::string& isa, int threads) {
-  MaskedMeanPool call{reinterpret_cast<const void*>(hidden),
+  MaskedMeanPool call{address<const void>(hidden),
                       static_cast<DType>(dtype),
-                      reinterpret_cast<const uint8_t*>(mask),
-                      reinterpret_cast<float*>(out),
+                      address<const uint8_t>(mask),
+                      address<float>(out),
                       batch,
                       tokens,
                       dim,
@@ -62,22 +78,76 @@ int64_t bind_masked_mean_pool(uintptr_t hidden, int dtype, uintptr_t mask, uintp
                       isa_named(isa),
                       threads,
                       -1};
-  Status status;
-  {
-    py::gil_scoped_release unlocked;
-    status = masked_mean_pool(call);
-  }
-  raise_unless_ok("masked_mean_pool", status);
+  run("masked_mean_pool", masked_mean_pool, call);
   return call.first_empty_row;
+}
+
+int64_t bind_min_sqdist(uintptr_t x, int dtype, int64_t rows, int64_t dim, int64_t stride, uintptr_t centers,
+                        int64_t num_centers, uintptr_t offset, uintptr_t bound, const std::string& isa, int threads) {
+  MinSqdist call{{address<const void>(x), static_cast<DType>(dtype), rows, dim, stride},
+                 address<const float>(centers),
+                 num_centers,
+                 address<const float>(offset),
+                 address<float>(bound),
+                 isa_named(isa),
+                 threads,
+                 -1};
+  run("min_sqdist", min_sqdist, call);
+  return call.first_bad_row;
+}
+
+py::tuple bind_pick_block(uintptr_t rows, int64_t num_rows, uintptr_t centers, int64_t num_centers, int64_t dim,
+                          uintptr_t offset, uintptr_t bound, double threshold, double stop_sqdist, int64_t max_picks,
+                          uintptr_t picks, uintptr_t sqdist, const std::string& isa, int threads) {
+  PickBlock call{address<const float>(rows),
+                 num_rows,
+                 address<const float>(centers),
+                 num_centers,
+                 dim,
+                 address<const float>(offset),
+                 address<float>(bound),
+                 threshold,
+                 stop_sqdist,
+                 max_picks,
+                 isa_named(isa),
+                 threads,
+                 address<int64_t>(picks),
+                 address<double>(sqdist),
+                 0,
+                 -1.0};
+  run("pick_block", pick_block, call);
+  return py::make_tuple(call.num_picks, call.next);
+}
+
+int64_t bind_update_argmax(uintptr_t x, int dtype, int64_t rows, int64_t dim, int64_t stride, uintptr_t center,
+                           uintptr_t nearest, const std::string& isa, int threads) {
+  UpdateArgmax call{{address<const void>(x), static_cast<DType>(dtype), rows, dim, stride},
+                    address<const float>(center),
+                    address<double>(nearest),
+                    isa_named(isa),
+                    threads,
+                    0};
+  run("update_argmax", update_argmax, call);
+  return call.farthest;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
+  using py::arg;
   module.doc() = "C++ kernels of diverseevol_fast; call them through diverseevol_fast.ops";
   module.def("usable_isas", &usable_isas, "ISAs that this CPU can run and this build has, slowest first");
-  module.def("masked_mean_pool", &bind_masked_mean_pool, py::arg("hidden"), py::arg("dtype"), py::arg("mask"),
-             py::arg("out"), py::arg("batch"), py::arg("tokens"), py::arg("dim"), py::arg("hidden_stride_batch"),
-             py::arg("hidden_stride_token"), py::arg("isa"), py::arg("threads"),
-             "Pools rows; returns the lowest row with nothing to pool, or -1");
+  module.def("masked_mean_pool", &bind_masked_mean_pool, arg("hidden"), arg("dtype"), arg("mask"), arg("out"),
+             arg("batch"), arg("tokens"), arg("dim"), arg("hidden_stride_batch"), arg("hidden_stride_token"),
+             arg("isa"), arg("threads"), "Pools rows; returns the lowest row with nothing to pool, or -1");
+  module.def("min_sqdist", &bind_min_sqdist, arg("x"), arg("dtype"), arg("rows"), arg("dim"), arg("stride"),
+             arg("centers"), arg("num_centers"), arg("offset"), arg("bound"), arg("isa"), arg("threads"),
+             "Lowers bounds; returns the lowest row that is not finite, or -1");
+  module.def("pick_block", &bind_pick_block, arg("rows"), arg("num_rows"), arg("centers"), arg("num_centers"),
+             arg("dim"), arg("offset"), arg("bound"), arg("threshold"), arg("stop_sqdist"), arg("max_picks"),
+             arg("picks"), arg("sqdist"), arg("isa"), arg("threads"),
+             "Picks inside a block; returns how many, and the squared distance of the winner not picked (-1: none)");
+  module.def("update_argmax", &bind_update_argmax, arg("x"), arg("dtype"), arg("rows"), arg("dim"), arg("stride"),
+             arg("center"), arg("nearest"), arg("isa"), arg("threads"),
+             "Lowers nearest for one centre; returns the farthest row");
 }

@@ -7,7 +7,7 @@ namespace diverseevol {
 
 enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
-enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
 
 enum class Status : int {
   kOk = 0,
@@ -37,5 +37,63 @@ struct MaskedMeanPool {
 };
 
 Status masked_mean_pool(MaskedMeanPool& call);
+
+// Stored rows [rows, dim], dim contiguous.
+struct Rows {
+  const void* data;
+  DType dtype;
+  int64_t rows;
+  int64_t dim;
+  int64_t stride;
+};
+
+// Screen: bound[i] = min(bound[i], an upper bound of row i's squared distance to its nearest centre).
+// The bound holds for the exact distance and for its float64 value, whatever the precision of the products.
+struct MinSqdist {
+  Rows x;
+  const float* centers;  // [num_centers, dim], contiguous: the centres' stored values
+  int64_t num_centers;   // >= 1
+  const float* offset;   // [dim]: subtracted from rows and centres before the products; any finite values
+  float* bound;          // [rows], in place; -infinity stays
+  Isa isa;
+  int threads;
+  int64_t first_bad_row;  // written: the lowest row that holds a value that is not finite, or -1
+};
+
+Status min_sqdist(MinSqdist& call);
+
+// Greedy K-Center inside a block, exact: the winner is picked while it is above every row outside.
+struct PickBlock {
+  const float* rows;  // [num_rows, dim], contiguous, in ascending order of their numbers in the data
+  int64_t num_rows;
+  const float* centers;  // [num_centers, dim], contiguous: all centres so far
+  int64_t num_centers;   // >= 1
+  int64_t dim;
+  const float* offset;  // [dim], as in MinSqdist
+  float* bound;         // [num_rows], in place: upper bounds, tightened on return
+  double threshold;     // no row outside the block is farther from its nearest centre than this
+  double stop_sqdist;   // no pick at or below this squared distance; negative: none
+  int64_t max_picks;
+  Isa isa;
+  int threads;
+  int64_t* picks;     // [max_picks] written: positions in the block, in pick order
+  double* sqdist;     // [max_picks] written: each one's float64 squared distance to its nearest centre when picked
+  int64_t num_picks;  // written
+  double next;        // written: the float64 squared distance of the winner that was not picked; -1: no row is left
+};
+
+Status pick_block(PickBlock& call);
+
+// The streaming step: nearest[i] = min(nearest[i], float64 squared distance to the centre), and the farthest row.
+struct UpdateArgmax {
+  Rows x;
+  const float* center;  // [dim]
+  double* nearest;      // [rows], in place; negative: the row is a centre, and stays so
+  Isa isa;
+  int threads;
+  int64_t farthest;  // written: the lowest row that attains the maximum of nearest
+};
+
+Status update_argmax(UpdateArgmax& call);
 
 }  // namespace diverseevol

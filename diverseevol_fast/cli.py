@@ -23,12 +23,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diverseevol", description="Exact, fast diverse data selection.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser(
-        "run", parents=[common], help="a whole DiverseEvol run; continues an unfinished one",
+    commands.add_parser(
+        "run",
+        parents=[common],
+        help="a whole DiverseEvol run; continues an unfinished one",
+        usage="diverseevol run CONFIG.yml [--quiet] [--debug] [--key value ...]",
         description="Fine-tune, embed, select, repeat. Every key of the config may be given as --key value and wins "
         "over the file; --train_args.learning_rate 1e-4 reaches inside.",
-    )  # fmt: skip
-    run.add_argument("config", type=Path, metavar="CONFIG.yml")
+    )
 
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument(
@@ -39,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--max-tokens-per-batch", type=int, default=8192, metavar="T", help="padding included (8192)")
     model.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16", "auto"))
     model.add_argument("--attn-implementation", metavar="NAME")
-    model.add_argument("--columns", type=yaml.safe_load, metavar="MAP", help="other names: '{instruction: question}'")
+    model.add_argument("--columns", metavar="MAP", help="other names: '{instruction: question}'")
     model.add_argument("--trust-remote-code", action="store_true")
 
     select = commands.add_parser(
@@ -55,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     select.add_argument("--output", type=Path, metavar="FILE", help="the picked rows (subset.jsonl); needs --data")
     select.add_argument("--picks", type=Path, metavar="FILE", help="the record (picks.json beside the output)")
+    select.add_argument("--skip-empty", action="store_true", help="leave rows with an empty instruction or output out")
     select.add_argument("--seed", type=int, default=0, help="draws the first row when nothing is selected yet (0)")
 
     embed = commands.add_parser("embed", parents=[common, model], help="embeddings of a data set as .npy")
@@ -71,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     _set_up_logging(args.quiet)
     try:
         if args.command == "run":
-            return _run(args, _overrides(rest))
+            return _run(*_config_and_overrides(rest))
         if rest:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         return {"select": _select, "embed": _embed, "env": _env}[args.command](args)
@@ -88,10 +91,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, InputError) else 1
 
 
-def _run(args: argparse.Namespace, overrides: dict) -> int:
+def _run(path: Path, overrides: dict) -> int:
     from .config import load_config
 
-    config = load_config(args.config, overrides)
+    config = load_config(path, overrides)
     from .loop import run
     from .table import rounds_table
 
@@ -122,13 +125,14 @@ def _env(_args: argparse.Namespace) -> int:
     return 0
 
 
-def _overrides(rest: list[str]) -> dict:
-    """--key value and --key=value pairs; values are read as YAML."""
-    overrides, words = {}, list(rest)
+def _config_and_overrides(rest: list[str]) -> tuple[Path, dict]:
+    """The config file, and --key value or --key=value pairs; values are read as YAML."""
+    overrides, words, files = {}, list(rest), []
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
-            raise InputError(f"expected --key value, got '{word}'")
+            files.append(word)
+            continue
         key, equals, value = word[2:].partition("=")
         if not equals:
             if not words:
@@ -138,7 +142,9 @@ def _overrides(rest: list[str]) -> dict:
             overrides[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise InputError(f"--{key}: not a YAML value: {value!r}") from error
-    return overrides
+    if len(files) != 1:
+        raise InputError(f"run: expected one config file and --key value pairs, got {' '.join(files) or 'no file'}")
+    return Path(files[0]), overrides
 
 
 def _set_up_logging(quiet: bool) -> None:

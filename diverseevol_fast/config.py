@@ -4,7 +4,7 @@ import difflib
 import re
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 
@@ -29,7 +29,7 @@ class Config:
     init_label_num: int = 100
     n_round: int = 10
     n_query: int = 100
-    whiten_n_components: int | None = None
+    whiten_n_components: int | bool | None = None
     max_random_times: int | None = None  # of VendiSampling, which is not among SCHEDULES: read, not used
     vendi_argmax_rank: int | None = None  # likewise
     train_args: dict[str, Any] = field(default_factory=dict)  # transformers.TrainingArguments
@@ -40,7 +40,7 @@ class Config:
     attn_implementation: str | None = None
     max_tokens_per_batch: int = 8192  # of an embedding or evaluation batch, padding included
     peft: dict[str, Any] | None = None  # peft.LoraConfig
-    report_to: str = "none"
+    report_to: str | list[str] = "none"
     columns: dict[str, str] | None = None
     skip_empty: bool = False  # leave rows with an empty instruction or output aside instead of refusing them
     keep_embeddings: bool = False
@@ -52,9 +52,11 @@ class Config:
         return Path(self.output_dir or Path("evol_res") / str(self.result_dir_name))
 
 
-# Settings that may differ when a run is continued: they cannot change a pick.
+# Settings that may differ when a run is continued: they do not say what is picked (batches change an embedding in its
+# last bits alone).
 FREE_KEYS = ("output_dir", "result_dir_name", "report_to", "keep_embeddings", "cache_dir", "full_data_path",
-             "model_name_or_path", "max_random_times", "vendi_argmax_rank")  # fmt: skip
+             "model_name_or_path", "max_random_times", "vendi_argmax_rank",
+             "max_tokens_per_batch")  # fmt: skip
 
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
@@ -124,11 +126,11 @@ def _numbers(value: Any) -> Any:
 
 
 def _check_type(name: str, value: Any, annotation: Any) -> None:
-    expected = str(annotation if not isinstance(annotation, type) else annotation.__name__)
-    kinds = {"int": int, "str": str, "bool": bool, "dict": dict}
-    kind = kinds[re.split(r"[ \[]", expected)[0]]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool) and name != "whiten_n_components"):
-        raise InputError(f"config: {name}: expected {kind.__name__}, got {value!r}")
+    choices = (annotation,) if get_origin(annotation) is dict else get_args(annotation) or (annotation,)
+    kinds = [get_origin(choice) or choice for choice in choices]
+    if type(value) not in kinds:
+        names = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise InputError(f"config: {name}: expected {names}, got {value!r}")
 
 
 def _check_values(config: Config) -> None:

@@ -163,6 +163,7 @@ def _check_row(data: Data, index: int) -> bool:
                 raise InputError(f"{where}: key '{key}' is missing; got {', '.join(map(repr, row))}")
             if not isinstance(row.get(key) or "", str):
                 raise InputError(f"{where}: '{key}' expected text, got {type(row[key]).__name__}")
+            _check_text(where, row.get(key) or "")
         return not (data.field(index, "instruction").strip() and data.field(index, "output").strip())
     try:
         turns = data.conversation(index)
@@ -171,12 +172,20 @@ def _check_row(data: Data, index: int) -> bool:
     for turn in turns:
         if not isinstance(turn["content"], str):
             raise InputError(f"{where}: expected text turns, got {type(turn['content']).__name__}")
+        _check_text(where, turn["content"])
     said = {role: "".join(t["content"] for t in turns if t["role"] == role).strip() for role in ("user", "assistant")}
     return not (said["user"] and said["assistant"])
 
 
-def write_rows(path: Path, rows: Iterable[dict]) -> None:
-    """Write rows whole or not at all; the name decides: .json (list), .jsonl, either with .gz, or .parquet.
+def _check_text(where: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: half a surrogate pair at character {error.start}; expected Unicode text") from error
+
+
+def check_row_file(path: Path) -> str:
+    """The kind of file that a name stands for: ".json", ".jsonl" or ".parquet".
 
     Raises:
         InputError: another ending.
@@ -185,6 +194,16 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
     kind = suffixes[0] if suffixes else ""
     if kind not in (".json", ".jsonl", ".parquet"):
         raise InputError(f"{path}: expected a name ending in .json, .jsonl, .json.gz, .jsonl.gz or .parquet")
+    return kind
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Write rows whole or not at all; the name decides: .json (list), .jsonl, either with .gz, or .parquet.
+
+    Raises:
+        InputError: another ending.
+    """
+    kind = check_row_file(path)
     with atomic_path(path) as partial:
         if kind == ".parquet":
             _write_parquet(partial, rows)
@@ -195,10 +214,10 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
             else open(partial, "w", encoding="utf-8") as file
         ):
             if kind == ".json":
-                json.dump(list(rows), file, ensure_ascii=False, indent=1)
+                json.dump(list(rows), file, ensure_ascii=False, indent=1, default=str)
             else:
                 for row in rows:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
 
 
 def _write_parquet(path: Path, rows: Iterable[dict]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .errors import InputError, RunError
-from .files import sync_folder, write_json
+from .files import atomic_path, sync_folder, write_json
 from .models import backbone, check_vocabulary
 from .ops import masked_mean_pool
 from .progress import Progress
@@ -93,8 +93,11 @@ class EmbeddingStore:
         return len(lines) > 1 and json.loads(lines[0]) == self.fingerprint
 
     def _resume(self) -> np.memmap:
-        lines = self.progress.read_text(encoding="utf-8").split("\n")[1:-1]  # the last one may be cut short
-        self.done = {int(line) for line in lines}
+        whole, _, cut_short = self.progress.read_text(encoding="utf-8").rpartition("\n")
+        if cut_short:  # by a crash in the middle of a write: what is appended next must not join it
+            with atomic_path(self.progress) as partial:
+                partial.write_text(whole + "\n", encoding="utf-8")
+        self.done = {int(line) for line in whole.split("\n")[1:]}
         return np.lib.format.open_memmap(self.part, mode="r+")
 
     def _create(self, rows: int, dim: int) -> np.memmap:
@@ -135,8 +138,7 @@ class EmbeddingStore:
 
     def remove(self) -> None:
         """Delete the finished file."""
-        self.path.unlink(missing_ok=True)
-        self.meta.unlink(missing_ok=True)
+        remove_embeddings(self.path)
 
     def _flush(self) -> None:
         self.map.flush()
@@ -149,6 +151,12 @@ class EmbeddingStore:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+
+
+def remove_embeddings(path: Path) -> None:
+    """Delete a store's files, finished or not."""
+    for suffix in ("", ".json", ".part", ".progress"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 @torch.inference_mode()

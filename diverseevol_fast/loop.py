@@ -1,12 +1,13 @@
 """DiverseEvol (arXiv 2311.08182): train on the pool, embed every candidate with the model, add the farthest."""
 
+import gc
 import logging
 import time
 from pathlib import Path
 
 from . import preparation
 from .config import Config
-from .embedding import EmbeddingStore, embed_rows
+from .embedding import EmbeddingStore, embed_rows, remove_embeddings
 from .models import backbone, folder_sha256, load_causal_lm
 from .selection.traversal import kcenter
 from .state import RunState, build_folder, open_run
@@ -30,15 +31,16 @@ def run(config: Config) -> RunState:
                 if r == 0:
                     state.record_selected(0, given.initial_pool, None)
                 else:
-                    model = model or _load(state.model_folder(r - 1), config)
+                    model = model or _load(state.model_folder(r - 1), given, config)
                     select_round(r, model, pool, given, config, state)
             pool += state.selected(r)
+            if not config.keep_embeddings:
+                remove_embeddings(state.embeddings_file(r))
             preparation.write_pool_files(state, r, given, pool)
+            model = None
+            gc.collect()  # mixed precision leaves a cycle on the model; its memory is needed for the next one
             if not state.is_trained(r):
-                model = None  # its memory is needed for the next one
                 model = train_round(r, pool, given, config, state)
-            else:
-                model = None
         return state
 
 
@@ -46,21 +48,26 @@ def select_round(r: int, model, pool: list[int], given: preparation.Given, confi
     """Embed all candidates with the model of round r - 1; add the n_query that K-Center greedy picks."""
     log.info("round %d: embedding %d rows", r, len(given.candidates))
     store = EmbeddingStore(
-        state.round_folder(r) / "embeddings.npy",
+        state.embeddings_file(r),
         rows=len(given.candidates),
         dim=backbone(model).config.hidden_size,
-        fingerprint=given.identity | {"model": folder_sha256(state.model_folder(r - 1))},
+        fingerprint=given.identity
+        | {
+            "model_sha256": folder_sha256(state.model_folder(r - 1)),
+            "tokens_sha256": given.tokens.sha256(),
+            "max_tokens_per_batch": config.max_tokens_per_batch,
+        },
     )
-    embedded = embed_rows(model, given.tokens, given.candidates, store, config.max_tokens_per_batch)
+    if not store.complete:
+        embedded = embed_rows(model, given.tokens, given.candidates, store, config.max_tokens_per_batch)
+        state.record_metrics(r, embed=embedded)
     log.info("round %d: selecting %d rows against %d", r, config.n_query, len(pool))
-    result = kcenter(store.array(), config.n_query, given.positions(pool))
-    state.record_metrics(r, embed=embedded, select={
+    result = kcenter(store.array(), config.n_query, given.positions(pool), progress=True)
+    state.record_metrics(r, select={
         "seconds": result.seconds, "passes": result.passes, "backend": result.backend,
         "radius": float(result.sqdist[-1]) ** 0.5,
     })  # fmt: skip
     state.record_selected(r, given.candidates[result.indices].tolist(), result.sqdist.tolist())
-    if not config.keep_embeddings:
-        store.remove()
 
 
 def train_round(r: int, pool: list[int], given: preparation.Given, config: Config, state: RunState):
@@ -80,8 +87,8 @@ def train_round(r: int, pool: list[int], given: preparation.Given, config: Confi
     return build_folder(state.model_folder(r), build)
 
 
-def _load(folder: Path, config: Config):
+def _load(folder: Path, given: preparation.Given, config: Config):
     return load_causal_lm(
         folder, dtype=config.dtype, attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code,
+        trust_remote_code=config.trust_remote_code, base=given.base,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 
 from .data import Data
 from .errors import InputError
+from .progress import Progress
 from .quickstart import build_small_llama
 
 if TYPE_CHECKING:
@@ -54,12 +55,16 @@ def build_base_model(data: Data, folder: Path, seed: int) -> None:
 
 def folder_sha256(folder: Path) -> str:
     """Digest of a model folder: every weight and settings file, by name and content."""
+    wanted = (".json", ".safetensors", ".model", ".txt", ".jinja", ".py")
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in wanted)
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja", ".py"):
+    with Progress("hash model", sum(path.stat().st_size for path in paths), "byte") as bar:
+        for path in paths:
             digest.update(path.name.encode() + b"\0")
             with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+                while block := file.read(1 << 24):
+                    digest.update(block)
+                    bar.update(len(block))
     return digest.hexdigest()
 
 
@@ -79,15 +84,21 @@ def load_causal_lm(
     dtype: str = "float32",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    base: Path | None = None,
 ) -> "PreTrainedModel":
-    """A causal language model, or a LoRA adapter on its base model, on the GPU when there is one.
+    """A causal language model, on the GPU when there is one; a LoRA adapter's folder is put on the model in `base`.
 
     Raises:
         InputError: not a causal language model, or no safetensors weights.
     """
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, folder, dtype, attn_implementation, trust_remote_code)
+    if base is None or not (folder / "adapter_config.json").is_file():
+        return _load(AutoModelForCausalLM, folder, dtype, attn_implementation, trust_remote_code)
+    from peft import PeftModel
+
+    model = _load(AutoModelForCausalLM, base, dtype, attn_implementation, trust_remote_code)
+    return PeftModel.from_pretrained(model, str(folder))
 
 
 def load_encoder(

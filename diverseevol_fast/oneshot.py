@@ -5,8 +5,9 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import yaml
 
-from .data import Data, load_data, write_rows
+from .data import Data, check_row_file, load_data, write_rows
 from .embedding import EmbeddingStore, embed_rows
 from .errors import InputError
 from .files import read_json, write_json
@@ -27,44 +28,74 @@ def embed_data(args: argparse.Namespace) -> str:
     _require(args, "data", "model")
     if args.output.suffix != ".npy":
         raise InputError(f"--output {args.output}: expected a name ending in .npy")
-    data, _ = load_data(args.data, args.columns)
-    store = _embed(args, data, args.output)
+    data, empty = load_data(args.data, _columns(args))
+    if empty:
+        log.warning("%d rows have an empty instruction or output, the first is row %d", len(empty), empty[0])
+    store = _embed(args, data, np.arange(len(data.rows)), args.output)
     return f"{args.output}: {' x '.join(map(str, store.array().shape))} float32"
 
 
 def select_subset(args: argparse.Namespace) -> str:
     """`diverseevol select`: writes the subset and the record of picks; returns what to tell the user.
 
+    Everything that can be checked before the embedding is.
+
     Raises:
         InputError, RunError: as loading, embedding and kcenter do.
     """
     if (args.embeddings is None) == (args.model is None):
         raise InputError("select: expected either --data and --model, or --embeddings")
-    if args.embeddings is None:
+    if args.embeddings is None or args.output is not None:
         _require(args, "data")
-    if args.output is not None:
-        _require(args, "data")
-    data = load_data(args.data, args.columns)[0] if args.data else None
-    output = args.output or (Path("subset.jsonl") if data else None)
+    output = args.output or (Path("subset.jsonl") if args.data else None)
     picks = args.picks or (output.parent if output else Path()) / "picks.json"
+    if args.selected and args.selected.resolve() == picks.resolve():
+        raise InputError(
+            f"--selected {args.selected}: the record of this choice would replace it; name it with --picks"
+        )
+    if output:
+        check_row_file(output)
+    data, empty = load_data(args.data, _columns(args)) if args.data else (None, [])
+    if empty and not args.skip_empty:
+        raise InputError(
+            f"{args.data}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "
+            "remove them, or leave them out with --skip-empty"
+        )
+    x = load_embeddings(args.embeddings) if args.embeddings else None
+    n = len(data.rows) if data else len(x)
+    if x is not None and n != len(x):
+        raise InputError(f"{args.embeddings}: {len(x)} rows, but {args.data} has {n}")
+    candidates = np.setdiff1d(np.arange(n), np.array(empty, dtype=np.int64))
+    centers = _centers(args, candidates, n)
     store = None
-    if args.embeddings is not None:
-        x = load_embeddings(args.embeddings)
-    else:
-        store = _embed(args, data, output.with_name(output.name + ".embeddings.npy"))
+    if x is None:
+        store = _embed(args, data, candidates, output.with_name(output.name + ".embeddings.npy"))
         x = store.array()
-    if data is not None and len(data.rows) != len(x):
-        raise InputError(f"{args.embeddings}: {len(x)} rows, but {args.data} has {len(data.rows)}")
-    result = _kcenter(x, args)
-    if output is not None:
-        write_rows(output, (data.rows[row] for row in result.indices))
-    write_json(picks, _record(result, args))
+    elif empty:
+        x = x[candidates]
+    result = _kcenter(x, args, centers)
+    rows = candidates[result.indices]
+    if output:
+        write_rows(output, (data.rows[row] for row in rows))
+    write_json(picks, _record(rows, result, args))
     if store is not None:
         store.remove()
-    told = [f"{output}: {len(result.indices)} rows"] if output else []
-    return "\n".join(
-        [*told, f"{picks}: {len(result.indices)} picks in {result.seconds:.2f} s, {result.passes:g} passes"]
-    )
+    told = [f"{output}: {len(rows)} rows"] if output else []
+    return "\n".join([*told, f"{picks}: {len(rows)} picks in {result.seconds:.2f} s, {result.passes:g} passes"])
+
+
+def _centers(args: argparse.Namespace, candidates: np.ndarray, n: int) -> list[int] | None:
+    """The rows already selected, as positions among the candidates."""
+    selected = [] if args.selected is None else load_row_numbers(args.selected, n)
+    if not 0 <= args.n <= len(candidates) - len(selected):
+        raise InputError(
+            f"-n: expected 0 to {len(candidates) - len(selected)}, the rows that can be picked, got {args.n}"
+        )
+    positions = np.searchsorted(candidates, selected)
+    for row, position in zip(selected, positions, strict=True):
+        if not (0 <= row < n and position < len(candidates) and candidates[position] == row):
+            raise InputError(f"{args.selected}: expected rows from 0 to {n - 1} that are not left out, got {row}")
+    return None if args.selected is None else positions.tolist()
 
 
 def load_embeddings(path: Path) -> np.ndarray:
@@ -106,7 +137,8 @@ def load_row_numbers(path: Path, n: int) -> list[int]:
     return numbers
 
 
-def _embed(args: argparse.Namespace, data: Data, path: Path) -> EmbeddingStore:
+def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path) -> EmbeddingStore:
+    """Embed `rows` of the data into a store at `path`."""
     folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code)
     tokenizer = load_tokenizer(folder, args.trust_remote_code)
     check_template(data, tokenizer)
@@ -119,35 +151,46 @@ def _embed(args: argparse.Namespace, data: Data, path: Path) -> EmbeddingStore:
     length = usable_length(args.model_max_length, model.config)
     if args.max_tokens_per_batch < length:
         raise InputError(f"--max-tokens-per-batch: expected at least {length}, got {args.max_tokens_per_batch}")
-    log.info("sample 0, as the model sees it:\n%s", "".join(text for text, _ in render(data, 0, tokenizer)))
-    tokens = tokenize(data, tokenizer, length)
-    log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length)
+    sample = render(data, int(rows[0]), tokenizer)
+    log.info("sample %d, as the model sees it:\n%s", rows[0], "".join(text for text, _ in sample))
+    left_out = np.setdiff1d(np.arange(len(data.rows)), rows)
+    tokens = tokenize(data, tokenizer, length, left_out.tolist())
+    log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(rows), tokens.truncated, length)
     made_from = {
-        "data_sha256": data.sha256(), "columns": data.columns, "model_sha256": folder_sha256(folder), "length": length,
+        "data_sha256": data.sha256(), "tokens_sha256": tokens.sha256(), "model_sha256": folder_sha256(folder),
         "dtype": args.dtype, "attention": args.attn_implementation, "max_tokens_per_batch": args.max_tokens_per_batch,
     }  # fmt: skip
-    store = EmbeddingStore(path, rows=len(tokens), dim=backbone(model).config.hidden_size, fingerprint=made_from)
-    done = embed_rows(model, tokens, np.arange(len(tokens)), store, args.max_tokens_per_batch)
+    store = EmbeddingStore(path, rows=len(rows), dim=backbone(model).config.hidden_size, fingerprint=made_from)
+    done = embed_rows(model, tokens, rows, store, args.max_tokens_per_batch)
     log.info("embedded %d tokens in %.1f s, %.0f tokens/s, %.1f%% padding", done["tokens"], done["seconds"],
              done["tokens_per_second"], 100 * done["padding"])  # fmt: skip
     return store
 
 
-def _kcenter(x: np.ndarray, args: argparse.Namespace) -> KCenterResult:
-    centers = None if args.selected is None else load_row_numbers(args.selected, len(x))
+def _columns(args: argparse.Namespace) -> dict[str, str] | None:
+    """--columns as a mapping."""
     try:
-        return kcenter(x, args.n, centers, seed=args.seed)
+        columns = yaml.safe_load(args.columns) if args.columns else None
+    except yaml.YAMLError as error:
+        raise InputError(f"--columns: not a YAML mapping: {args.columns!r}") from error
+    if columns is not None and not isinstance(columns, dict):
+        raise InputError(f"--columns: expected a mapping such as '{{instruction: question}}', got {args.columns!r}")
+    return columns
+
+
+def _kcenter(x: np.ndarray, args: argparse.Namespace, centers: list[int] | None) -> KCenterResult:
+    try:
+        return kcenter(x, args.n, centers, seed=args.seed, progress=True)
     except (TypeError, ValueError) as error:
-        names = {"k:": "-n:", "centers:": f"{args.selected}:", "x:": f"{args.embeddings}:"}
         text = str(error)
-        for ours, theirs in names.items():
+        for ours, theirs in (("centers:", f"{args.selected}:"), ("x:", f"{args.embeddings}:")):
             text = text.replace(ours, theirs, 1) if text.startswith(ours) else text
         raise InputError(text) from error
 
 
-def _record(result: KCenterResult, args: argparse.Namespace) -> dict:
+def _record(rows: np.ndarray, result: KCenterResult, args: argparse.Namespace) -> dict:
     return {
-        "indices": result.indices.tolist(),
+        "indices": rows.tolist(),
         "sqdist": [value if np.isfinite(value) else None for value in result.sqdist.tolist()],
         "passes": result.passes,
         "seconds": result.seconds,

@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+import os
 import platform
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +14,8 @@ import numpy as np
 
 from . import __version__, templates
 from .config import FREE_KEYS, Config
-from .data import Data, load_data
+from .data import Data, load_data, write_rows
 from .errors import InputError
-from .files import write_json
 from .models import (
     SMALL_LLAMA,
     build_base_model,
@@ -57,6 +58,8 @@ def prepare(config: Config, state: RunState) -> Given:
     Raises:
         InputError: data, model, settings or an earlier output do not fit.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a run is one process; start it without torchrun")
     for note in translate_train_args(config.train_args)[1]:
         log.warning(note)
     training_arguments(config, state.folder / "state")
@@ -72,12 +75,13 @@ def prepare(config: Config, state: RunState) -> Given:
     _complete(tokenizer, config.model_name_or_path)
     check_template(data, tokenizer)
     length = usable_length(config.model_max_length, _model_config(base, config))
-    log.info("sample 0, as the model sees it:\n%s", "".join(text for text, _ in render(data, 0, tokenizer)))
-    tokens = tokenize(data, tokenizer, length)
-    log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length)
     identity = _identity(config, data, base)
     if check_identity(state, identity):
         log.info("continuing the run in %s", state.folder)
+    shown = int(candidates[0])
+    log.info("sample %d, as the model sees it:\n%s", shown, "".join(text for text, _ in render(data, shown, tokenizer)))
+    tokens = _tokens(state, lambda: tokenize(data, tokenizer, length, empty))
+    log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length)
     return Given(data, tokens, tokenizer, base, candidates, held_out, initial_pool, identity)
 
 
@@ -107,7 +111,7 @@ def write_pool_files(state: RunState, r: int, given: Given, pool: list[int]) -> 
     for part, rows in (("labeled", pool), ("unlabeled", rest)):
         path = state.data_file(r, part)
         if not path.exists():
-            write_json(path, [given.data.rows[row] for row in rows])
+            write_rows(path, [given.data.rows[row] for row in rows])
 
 
 def record_manifest(state: RunState, r: int, given: Given, config: Config) -> None:
@@ -139,6 +143,14 @@ def versions() -> dict[str, str]:
         "diverseevol_fast": __version__, "python": platform.python_version(), "torch": torch.__version__,
         "transformers": transformers.__version__, "tokenizers": tokenizers.__version__, "numpy": np.__version__,
     }  # fmt: skip
+
+
+def _tokens(state: RunState, make: Callable[[], Tokens]) -> Tokens:
+    """The run's tokens, made once: a chat template may print the day's date."""
+    path = state.folder / "state" / "tokens.npz"
+    if not path.exists():
+        make().save(path)
+    return Tokens.load(path)
 
 
 def _base_model(config: Config, data: Data, state: RunState) -> Path:

@@ -17,11 +17,11 @@ class Progress:
     Silent when the package's logger is above INFO. Not on a terminal, a line is logged every ten seconds.
     """
 
-    def __init__(self, label: str, total: int, unit: str):
+    def __init__(self, label: str, total: int, unit: str, shown: bool = True):
         self.label, self.total, self.unit = label, total, unit
         self.done = 0
         self.began = self.last_line = time.perf_counter()
-        shown = log.isEnabledFor(logging.INFO)
+        shown = shown and log.isEnabledFor(logging.INFO)
         self.lines = shown and not sys.stderr.isatty()
         self.bar = tqdm(
             total=total, desc=label, unit=unit, unit_scale=total > 9999, leave=False,
@@ -32,6 +32,10 @@ class Progress:
         return self
 
     def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away."""
         self.bar.close()
 
     def update(self, count: int, **facts: float) -> None:

@@ -33,6 +33,9 @@ class RunState:
     def model_folder(self, r: int) -> Path:
         return self.folder / "output" / f"rd_{r}"
 
+    def embeddings_file(self, r: int) -> Path:
+        return self.round_folder(r) / "embeddings.npy"
+
     def data_file(self, r: int, part: str) -> Path:
         return self.folder / "data" / f"rd_{r}_{part}.json"
 

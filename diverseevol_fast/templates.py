@@ -1,13 +1,18 @@
 """A row to training text, and training text to token ids with the response marked."""
 
+import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .data import Data
 from .errors import InputError
+from .files import atomic_path
+from .progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,6 +49,24 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         """[N] int64."""
         return np.diff(self.offsets)
+
+    def sha256(self) -> str:
+        """Digest of all token ids and response marks."""
+        digest = hashlib.sha256()
+        for part in (self.ids, self.is_response, self.offsets):
+            digest.update(np.ascontiguousarray(part))
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write them as .npz, whole or not at all."""
+        with atomic_path(path) as partial, open(partial, "wb") as file:
+            np.savez(file, ids=self.ids, is_response=self.is_response, offsets=self.offsets, truncated=self.truncated)
+
+    @staticmethod
+    def load(path: Path) -> "Tokens":
+        """Read what save wrote."""
+        with np.load(path, allow_pickle=False) as saved:
+            return Tokens(saved["ids"], saved["is_response"], saved["offsets"], int(saved["truncated"]))
 
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """ids and is_response of one row."""
@@ -102,17 +125,22 @@ def check_template(data: Data, tokenizer: "PreTrainedTokenizerBase") -> None:
         )
 
 
-def tokenize(data: Data, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Tokens:
-    """All rows' training texts as token ids, cut to max_length.
+def tokenize(
+    data: Data, tokenizer: "PreTrainedTokenizerBase", max_length: int, left_out: Collection[int] = ()
+) -> Tokens:
+    """All rows' training texts as token ids, cut to max_length; the rows left out have none.
 
     Raises:
         InputError: a tokenizer without character offsets, a row of which no token is left.
     """
     if not tokenizer.is_fast:
         raise InputError(f"{type(tokenizer).__name__}: expected a fast tokenizer (with character offsets)")
-    ids, marks, truncated = [], [], 0
-    for start in range(0, len(data.rows), TOKENIZE_ROWS):
-        rows = range(start, min(start + TOKENIZE_ROWS, len(data.rows)))
+    none = np.empty(0, dtype=np.int32)
+    ids, marks, truncated = [none] * len(data.rows), [none.astype(bool)] * len(data.rows), 0
+    wanted = np.setdiff1d(np.arange(len(data.rows)), np.array(sorted(left_out), dtype=np.int64)).tolist()
+    bar = Progress("tokenize", len(wanted), "row")
+    for start in range(0, len(wanted), TOKENIZE_ROWS):
+        rows = wanted[start : start + TOKENIZE_ROWS]
         segments = [render(data, index, tokenizer) for index in rows]
         encoded = tokenizer(
             ["".join(text for text, _ in parts) for parts in segments],
@@ -123,9 +151,11 @@ def tokenize(data: Data, tokenizer: "PreTrainedTokenizerBase", max_length: int) 
         for index, parts, encoding in zip(rows, segments, encoded.encodings, strict=True):
             if not encoding.ids:
                 raise InputError(f"{data.source}, row {index}: the tokenizer makes no token of it")
-            ids.append(np.array(encoding.ids, dtype=np.int32))
-            marks.append(_mark_response(parts, encoding.offsets))
+            ids[index] = np.array(encoding.ids, dtype=np.int32)
+            marks[index] = _mark_response(parts, encoding.offsets)
             truncated += bool(encoding.overflowing)
+        bar.update(len(rows))
+    bar.close()
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
     return Tokens(np.concatenate(ids), np.concatenate(marks), offsets, truncated)
 

@@ -1,7 +1,6 @@
 """Fine-tuning on the pool with transformers.Trainer, loss on the response alone; and the held-out loss."""
 
 import logging
-import os
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -61,7 +60,11 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
         value = args["evaluation_strategy"]
         rename("evaluation_strategy", "eval_strategy", "no" if value is False else value)
     if "warmup_ratio" in args and "warmup_ratio" not in known:
-        rename("warmup_ratio", "warmup_steps", float(args["warmup_ratio"]))
+        if args.get("warmup_steps"):
+            args.pop("warmup_ratio")
+            notes.append("train_args: warmup_ratio is dropped: warmup_steps is given")
+        else:
+            rename("warmup_ratio", "warmup_steps", float(args["warmup_ratio"]))
     if args.get("group_by_length") is not None and "group_by_length" not in known:
         rename(
             "group_by_length",
@@ -79,20 +82,16 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
             raise InputError(f"config: train_args.{name}: the run sets it; use the run's own keys")
         if name not in known:
             raise InputError(f"config: train_args: unknown key '{name}'{nearest(name, known)}")
-    return _without_cuda(args, notes), notes
-
-
-def _without_cuda(args: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Drops what this machine, or a single process, cannot do."""
+    if args.get("eval_strategy", "no") != "no":
+        raise InputError("config: train_args.eval_strategy: expected 'no'; for a held-out loss set val_set_size")
     if args.get("tf32") and not torch.cuda.is_available():
         args.pop("tf32")
         notes.append("train_args: tf32 is dropped: no CUDA device here")
-    if args.get("fsdp") and int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        args.pop("fsdp")
+    if args.pop("fsdp", None):
         args.pop("fsdp_config", None)
-        reason = "one process" if torch.cuda.is_available() else "no CUDA device here"
+        reason = "a run is one process" if torch.cuda.is_available() else "no CUDA device here"
         notes.append(f"train_args: fsdp is dropped: {reason}")
-    return args
+    return args, notes
 
 
 def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
@@ -128,7 +127,7 @@ class Collator:
     def __init__(self, tokens: Tokens, pad_id: int):
         self.tokens, self.pad_id = tokens, pad_id
 
-    def __call__(self, items: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         ids, mask, is_response = pad(self.tokens, np.array([item["row"] for item in items]))
         return {
             "input_ids": ids.masked_fill(~mask, self.pad_id),
@@ -160,7 +159,7 @@ def train(
     set_seed(config.seed)
     args = training_arguments(config, folder)
     model = load_causal_lm(
-        base, dtype=config.dtype, attn_implementation=config.attn_implementation,
+        base.resolve(), dtype=config.dtype, attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
     if config.peft:
@@ -171,7 +170,7 @@ def train(
     trainer = Trainer(
         model=model,
         args=args,
-        train_dataset=[{"row": row} for row in rows],
+        train_dataset=[{"row": row, "input_ids": tokens.row(row)[0]} for row in rows],  # ids: for group_by_length
         data_collator=Collator(tokens, tokenizer.pad_token_id),
         processing_class=tokenizer,
         callbacks=[_progress_callback()],
@@ -220,7 +219,7 @@ def _progress_callback():
             self.bar.update(1, **({} if loss is None else {"loss": float(loss)}))
 
         def on_train_end(self, args, state, control, **kwargs):
-            self.bar.__exit__()
+            self.bar.close()
 
     return ShowProgress()
 
@@ -236,7 +235,7 @@ def held_out_loss(model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, ma
     lengths = tokens.lengths()[rows]
     total = count = 0.0
     with Progress("held-out loss", len(rows), "row") as bar:
-        for batch in token_budget_batches(lengths, max_tokens_per_batch):
+        for batch in token_budget_batches(lengths, max_tokens_per_batch // 8):  # logits take more room than states
             ids, mask, is_response = (part.to(model.device) for part in pad(tokens, rows[batch]))
             logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]  # [B, T - 1, V]
             wanted = is_response[:, 1:]  # [B, T - 1]

@@ -90,7 +90,7 @@ def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):
     x = tmp_path / "x.npy"
     np.save(x, np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32))
     base = ["select", "--embeddings", str(x), "--picks", str(tmp_path / "p.json")]
-    fails(capsys, [*base, "-n", "91"], "-n: expected 0 to 90, the rows that are not centers, got 91")
+    fails(capsys, [*base, "-n", "91"], "-n: expected 0 to 90, the rows that can be picked, got 91")
     fails(capsys, [*base, "-n", "-1"], "-n: expected 0 to 90")
     fails(capsys, ["select", "-n", "1"], "either --data and --model, or --embeddings")
     fails(capsys, ["select", "-n", "1", "--model", str(tiny_model)], "--data is missing")
@@ -99,10 +99,13 @@ def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):
     for text, words in (
         ("{}", "expected a JSON list"),
         ("[1.5]", "flat list of row numbers"),
-        ("[99]", "s.json: expected row"),
+        ("[99]", "s.json: expected rows from 0 to 89"),
     ):
         (tmp_path / "s.json").write_text(text)
         fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "s.json")], words)
+    fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "p.json")], "would replace it; name it with --picks")
+    fails(capsys, [*base, "-n", "1", "--data", str(data_file), "--columns", "{a"], "--columns: not a YAML mapping")
+    fails(capsys, [*base, "-n", "1", "--data", str(data_file), "--output", "o.txt"], "expected a name ending in .json")
     np.save(x, np.zeros((3, 4)))
     fails(capsys, [*base, "-n", "1"], "expected one float32 or float16 array [N, D], got float64 (3, 4)")
     np.save(x, np.array([[1, 2], [3, np.nan]], dtype=np.float32))
@@ -149,7 +152,10 @@ def test_mistakes_of_run(tmp_path, settings, capsys):
     fails(capsys, ["run", str(tmp_path / "absent.yml")], "no such config file")
     fails(capsys, ["run", config, "--n_querry", "3"], "unknown key 'n_querry'; did you mean 'n_query'?")
     fails(capsys, ["run", config, "--n_query"], "--n_query: expected a value")
-    fails(capsys, ["run", config, "stray"], "expected --key value, got 'stray'")
+    fails(capsys, ["run", config, "stray"], "expected one config file and --key value pairs, got")
+    fails(capsys, ["run"], "got no file")
+    fails(capsys, ["run", "--n_query", "0", config], "n_query: expected at least 1, got 0")
+    fails(capsys, ["run", config, "--train_args.evaluation_strategy", "epoch"], "eval_strategy: expected 'no'")
     fails(capsys, ["run", config, "--n_round", "15"], "6 + 15 x 5 + 10 = 91 needs more")
     fails(capsys, ["run", config, "--init_label_num", "0"], "init_label_num: expected at least 1")
     fails(capsys, ["run", config, "--train_args.num_train_epoch", "1"], "did you mean 'num_train_epochs'?")
@@ -177,6 +183,26 @@ def test_empty_rows_can_be_left_aside(tmp_path, settings, rows):
     for r in (0, 1):
         indices = json.loads((tmp_path / f"out/state/rd_{r}/selected.json").read_text())["indices"]
         assert all(index % 9 for index in indices)
+
+
+def test_empty_rows_are_refused_or_never_selected(tmp_path, rows, tiny_model, capsys):
+    data = tmp_path / "some-empty.jsonl"
+    empty = [0, 9, 50, len(rows) - 1]
+    data.write_text(
+        "".join(json.dumps(row | ({"output": ""} if i in empty else {})) + "\n" for i, row in enumerate(rows))
+    )
+    arguments = ["select", "--data", str(data), "--model", str(tiny_model), "--output", str(tmp_path / "o.jsonl")]
+    fails(capsys, [*arguments, "-n", "86"], "4 rows have an empty instruction or output, the first is row 0")
+    fails(capsys, [*arguments, "-n", "87", "--skip-empty"], "-n: expected 0 to 86")
+    assert main([*arguments, "-n", "86", "--skip-empty"]) == 0
+    picked = json.loads((tmp_path / "picks.json").read_text())["indices"]
+    assert sorted(picked + empty) == list(range(len(rows)))
+    assert [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()] == [rows[i] for i in picked]
+    assert main(["embed", "--data", str(data), "--model", str(tiny_model), "--output", str(tmp_path / "x.npy")]) == 0
+    assert "4 rows have an empty instruction or output" in capsys.readouterr().err
+    x = ["select", "--data", str(data), "--embeddings", str(tmp_path / "x.npy"), "--output", str(tmp_path / "p.jsonl")]
+    assert main([*x, "-n", "86", "--skip-empty", "--picks", str(tmp_path / "p.json")]) == 0
+    assert sorted(json.loads((tmp_path / "p.json").read_text())["indices"]) == sorted(picked)
 
 
 @pytest.mark.parametrize(("held_out", "words"), [(10, "loss is nan: training diverged"), (0, "diverged")])

@@ -81,6 +81,7 @@ def test_empty_rows_are_listed(tmp_path):
             "row 1: key 'output' is missing; got 'instruction'",
         ),
         ('{"instruction": 3, "output": "b"}', "row 0: 'instruction' expected text, got int"),
+        ('{"instruction": "a", "output": "\\ud83d"}', "row 0: half a surrogate pair at character 0"),
         ('{"messages": [{"role": "user"}]}', "row 0: not a messages conversation: KeyError"),
         ('{"messages": [{"role": "user", "content": [1]}]}', "row 0: expected text turns, got list"),
         ('{"conversations": [{"from": "martian", "value": "x"}]}', "not a sharegpt conversation: KeyError"),
@@ -113,8 +114,8 @@ def test_unreadable_files(tmp_path):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.jsonl"
     write_rows(path, ALPACA)
-    with pytest.raises(TypeError):
-        write_rows(path, [{"instruction": object()}])
+    with pytest.raises(ZeroDivisionError):
+        write_rows(path, ({"instruction": 1 / (1 - i)} for i in range(3)))
     assert load_data(str(path))[0].rows == ALPACA
     assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
 

@@ -140,7 +140,11 @@ def test_a_half_written_progress_line_is_not_trusted(tmp_path, tokens):
     store._flush()
     with open(store.progress, "a", encoding="utf-8") as file:
         file.write("1")
-    assert store_for(tmp_path / "x.npy", tokens).done == {3}
+    store = store_for(tmp_path / "x.npy", tokens)
+    assert store.done == {3}
+    store.write(5, np.array([1]), np.ones((1, 32), dtype=np.float32))
+    store._flush()
+    assert store_for(tmp_path / "x.npy", tokens).done == {3, 5}
 
 
 def test_another_fingerprint_starts_anew_or_is_refused(tmp_path, tokens, tiny_model):

@@ -120,7 +120,7 @@ def test_every_row_can_be_picked():
 @pytest.mark.parametrize(
     ("x", "k", "centers", "error", "words"),
     [
-        ([[1.0]], 1, None, TypeError, "x: expected a numpy array or a torch tensor, got list"),
+        ([[1.0]], 1, None, TypeError, "x: expected a numpy array, a torch tensor or a DLPack object, got list"),
         (np.zeros((3, 2)), 1, None, TypeError, "got float64; convert"),
         (torch.zeros(3, 2, dtype=torch.int32), 1, None, TypeError, "int32"),
         (np.zeros(3, dtype=np.float32), 1, None, ValueError, r"\[N, D\]"),

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import site
 import subprocess
 import sys
@@ -83,6 +84,14 @@ def test_csrc_knows_no_torch_and_one_file_knows_python():
         assert (path.name == "bind.cpp") or not [name for name in included if "pybind" in name or "Python" in name], (
             path
         )
+
+
+def test_a_compiler_means_compiled_kernels():
+    from diverseevol_fast.ops import backends
+
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler here")
+    assert backends.native_unavailable() is None
 
 
 def test_loop_can_be_read_in_one_sitting():

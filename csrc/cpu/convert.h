@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/pool_rows.h"
+#include "cpu/kernels.h"
 
 namespace {
 

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "cpu/convert.h"
+
 namespace {
 
 // sums[d] += the group's tree sum, for the eight tokens at `rows`.
@@ -48,7 +50,9 @@ void divide(float* sums, int64_t dim, float count) {
 
 // hidden: the row's [tokens, dim]; kept: the `count` >= 1 unmasked token numbers, ascending; out: [dim].
 template <class Vec, class T>
-void pool_row(const T* hidden, int64_t stride_token, const int64_t* kept, int64_t count, int64_t dim, float* out) {
+void pool_row(const void* hidden_data, int64_t stride_token, const int64_t* kept, int64_t count, int64_t dim,
+              float* out) {
+  const T* hidden = static_cast<const T*>(hidden_data);
   for (int64_t d = 0; d < dim; ++d) out[d] = 0.0F;
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {

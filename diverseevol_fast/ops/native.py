@@ -49,3 +49,71 @@ def masked_mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     if first_empty >= 0:
         raise ValueError(f"mask: row {first_empty} has no token to pool")
     return out
+
+
+def min_sqdist(x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor) -> int:
+    """x [N, D] with D contiguous, centers [M, D] float32, offset [D] float32, bound [N] float32 in place.
+
+    Returns the first row that is not finite (bounds of later rows may be unset then), or -1.
+    """
+    return _native.min_sqdist(
+        **_rows(x),
+        centers=centers.data_ptr(),
+        num_centers=len(centers),
+        offset=offset.data_ptr(),
+        bound=bound.data_ptr(),
+        isa=chosen_isa(),
+        threads=torch.get_num_threads(),
+    )
+
+
+def pick_block(
+    rows: torch.Tensor,
+    centers: torch.Tensor,
+    offset: torch.Tensor,
+    bound: torch.Tensor,
+    threshold: float,
+    stop: float,
+    max_picks: int,
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """As reference.pick_block; offset [D] float32 as in min_sqdist. All contiguous float32."""
+    picks = torch.empty(min(max_picks, len(rows)), dtype=torch.int64)
+    sqdist = torch.empty(len(picks), dtype=torch.float64)
+    count, following = _native.pick_block(
+        rows=rows.data_ptr(),
+        num_rows=len(rows),
+        centers=centers.data_ptr(),
+        num_centers=len(centers),
+        dim=rows.shape[1],
+        offset=offset.data_ptr(),
+        bound=bound.data_ptr(),
+        threshold=threshold,
+        stop_sqdist=stop,
+        max_picks=len(picks),
+        picks=picks.data_ptr(),
+        sqdist=sqdist.data_ptr(),
+        isa=chosen_isa(),
+        threads=torch.get_num_threads(),
+    )
+    return picks[:count], sqdist[:count], following if count < len(rows) else -1.0
+
+
+def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> int:
+    """x [N, D] with D contiguous, center [D] float32, nearest [N] float64 in place; the farthest row."""
+    return _native.update_argmax(
+        **_rows(x),
+        center=center.data_ptr(),
+        nearest=nearest.data_ptr(),
+        isa=chosen_isa(),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _rows(x: torch.Tensor) -> dict[str, int]:
+    return {
+        "x": x.data_ptr(),
+        "dtype": DTYPE_CODES[x.dtype],
+        "rows": x.shape[0],
+        "dim": x.shape[1],
+        "stride": x.stride(0),
+    }

@@ -41,13 +41,68 @@ def halving_sum(values: torch.Tensor) -> torch.Tensor:
 
 def sqdist_to(x: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
     """Squared Euclidean distances by direct difference: x [N, D], center [D] -> [N] float64."""
-    out = torch.empty(x.shape[0], dtype=torch.float64)
+    out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
     center = center.to(torch.float64)
     rows = max(1, CHUNK_ELEMENTS // max(1, x.shape[1]))
     for start in range(0, x.shape[0], rows):
         difference = x[start : start + rows].to(torch.float64) - center  # [rows, D]
         out[start : start + rows] = halving_sum(difference * difference)
     return out
+
+
+def as_bound(sqdist: torch.Tensor) -> torch.Tensor:
+    """float64 values as float32, none of them lower."""
+    rounded = sqdist.to(torch.float32)
+    return torch.where(rounded < sqdist, torch.nextafter(rounded, torch.full_like(rounded, float("inf"))), rounded)
+
+
+def min_sqdist(x: torch.Tensor, centers: torch.Tensor, bound: torch.Tensor) -> None:
+    """Screen: bound [N] float32 becomes at most each row's squared distance to its nearest centre, rounded up.
+
+    x [N, D]; centers [M, D], values. In place; a bound of -infinity stays.
+    """
+    nearest = torch.full((x.shape[0],), float("inf"), dtype=torch.float64, device=x.device)
+    for center in centers:
+        nearest = torch.minimum(nearest, sqdist_to(x, center))
+    bound.copy_(torch.minimum(bound, as_bound(nearest)))
+
+
+def pick_block(
+    rows: torch.Tensor, centers: torch.Tensor, bound: torch.Tensor, threshold: float, stop: float, max_picks: int
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Greedy among `rows` [B, D] against `centers` [M, D], while the winner is above threshold and stop.
+
+    Returns the picks (positions, in pick order), their squared distances when picked, and that of the winner that
+    was not picked (-1 when no row is left; no meaning after max_picks). bound [B] float32 becomes each row's present
+    distance, rounded up, and -infinity for the picks.
+    """
+    nearest = torch.full((rows.shape[0],), float("inf"), dtype=torch.float64, device=rows.device)
+    for center in centers:
+        nearest = torch.minimum(nearest, sqdist_to(rows, center))
+    picks: list[int] = []
+    sqdist: list[float] = []
+    following = -1.0
+    while len(picks) < max_picks:
+        winner = int((nearest == nearest.max()).nonzero()[0])
+        following = float(nearest[winner])
+        if following <= max(threshold, stop, -1.0):
+            break
+        picks.append(winner)
+        sqdist.append(following)
+        nearest = torch.where(nearest < 0, nearest, torch.minimum(nearest, sqdist_to(rows, rows[winner])))
+        nearest[winner] = -1.0
+    left = torch.where(nearest < 0, -float("inf"), nearest)
+    bound.copy_(torch.minimum(bound, as_bound(left)))
+    return torch.tensor(picks, dtype=torch.int64), torch.tensor(sqdist, dtype=torch.float64), following
+
+
+def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> int:
+    """The streaming step: nearest [N] float64 falls to the squared distance to `center` [D]; the farthest row.
+
+    Lowest row on ties. Negative entries are centres and stay.
+    """
+    nearest.copy_(torch.where(nearest < 0, nearest, torch.minimum(nearest, sqdist_to(x, center))))
+    return int((nearest == nearest.max()).nonzero()[0])
 
 
 def kcenter(x: torch.Tensor, k: int, centers: list[int]) -> tuple[list[int], list[float]]:

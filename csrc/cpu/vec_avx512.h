@@ -1,9 +1,9 @@
-// masked_mean_pool, sixteen lanes (AVX-512F). Compiled with its own ISA flags; called only where they hold.
+// Sixteen float lanes, for the two AVX-512 files. In an unnamed namespace for the reason masked_mean_pool.h gives.
+#pragma once
+
 #include <immintrin.h>
 
 #include "cpu/convert.h"
-#include "cpu/masked_mean_pool.h"
-#include "cpu/pool_rows.h"
 
 namespace {
 
@@ -18,12 +18,12 @@ struct Vec {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }
   static void store(float* to, __m512 value) { _mm512_storeu_ps(to, value); }
+  static __m512 zero() { return _mm512_setzero_ps(); }
   static __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+  static __m512 sub(__m512 a, __m512 b) { return _mm512_sub_ps(a, b); }
+  static __m512 mul(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
   static __m512 div(__m512 a, float b) { return _mm512_div_ps(a, _mm512_set1_ps(b)); }
+  static float sum(__m512 a) { return _mm512_reduce_add_ps(a); }
 };
 
 }  // namespace
-
-namespace diverseevol {
-DEF_DEFINE_POOL_ROWS(avx512)
-}

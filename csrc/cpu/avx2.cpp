@@ -1,0 +1,71 @@
+// All kernels with eight lanes (AVX2, FMA, F16C). Compiled with its own ISA flags; called only where they hold.
+#include <immintrin.h>
+
+#include "cpu/convert.h"
+#include "cpu/gram.h"
+#include "cpu/masked_mean_pool.h"
+#include "cpu/sqdist.h"
+
+namespace {
+
+struct Vec {
+  static constexpr int64_t kWidth = 8;
+  static __m256 load(const float* from) { return _mm256_loadu_ps(from); }
+  static __m256 load(const diverseevol::BFloat16* from) {
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+  }
+  static __m256 load(const diverseevol::Float16* from) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static void store(float* to, __m256 value) { _mm256_storeu_ps(to, value); }
+  static __m256 zero() { return _mm256_setzero_ps(); }
+  static __m256 add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+  static __m256 sub(__m256 a, __m256 b) { return _mm256_sub_ps(a, b); }
+  static __m256 mul(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
+  static __m256 div(__m256 a, float b) { return _mm256_div_ps(a, _mm256_set1_ps(b)); }
+  static float sum(__m256 a) {
+    float lanes[8];
+    _mm256_storeu_ps(lanes, a);
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+  }
+};
+
+struct Mul {
+  using Element = float;
+  using Acc = __m256;
+  using Operand = __m256;
+  static constexpr int64_t kDepth = 1;
+  static constexpr int64_t kLanes = 8;
+  static constexpr int kRows = 6;
+  static constexpr int kVecs = 2;
+  static __m256 zero() { return _mm256_setzero_ps(); }
+  static __m256 load(const float* from) { return _mm256_loadu_ps(from); }
+  static void store(float* to, __m256 value) { _mm256_storeu_ps(to, value); }
+  static __m256 broadcast(const float* from) { return _mm256_broadcast_ss(from); }
+  static __m256 panel(const float* from) { return _mm256_loadu_ps(from); }
+  static __m256 multiply_add(__m256 acc, __m256 a, __m256 b) { return _mm256_fmadd_ps(a, b, acc); }
+  static float times_minus_two(float value) { return -2.0F * value; }
+  static __m256 store_elements(float* to, __m256 value) {
+    _mm256_storeu_ps(to, value);
+    return _mm256_setzero_ps();
+  }
+  static float store_element(float* to, float value) {
+    *to = value;
+    return 0.0F;
+  }
+};
+
+}  // namespace
+
+namespace diverseevol {
+
+Kernels avx2_kernels() {
+  const Gram gram = gram_of<Vec, Mul>();
+  return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
+          gram,
+          gram,
+          {sqdist<float>, sqdist<BFloat16>, sqdist<Float16>}};
+}
+
+}  // namespace diverseevol

@@ -1,0 +1,93 @@
+// Rows and centres less a common offset, their norms, and how far approximate squared distances can be off.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace diverseevol {
+
+// A norm out of a float32 sum of squares, from above: the sum's rounding, and squares lost below 2^-126.
+inline double norm_above(float sum_of_squares, int64_t dim) {
+  return 1.005 * std::sqrt(static_cast<double>(sum_of_squares) + static_cast<double>(dim) * 0x1p-125);
+}
+
+struct RowNorms {
+  double norm;  // |x - offset|, from above
+  double lost;  // the norm of what rounding to the gram's elements lost, from above
+};
+
+inline RowNorms above(const Norms& norms, const Gram& gram, int64_t dim) {
+  return {norm_above(norms.sqnorm, dim), gram.rounds ? norm_above(norms.lost, dim) : 0.0};
+}
+
+// |approximate - exact| for a squared distance got as |x|^2 + |c|^2 - 2 x.c from float32 sums in any order, where
+// x and c are rows less the offset. With r = |x| + |c| and u = 2^-24:
+//   sums          (dim + 1) u r^2       Higham, Accuracy and Stability of Numerical Algorithms, section 3.1
+//   offset        2 u r^2               each difference is off by u of itself
+//   additions     4 u r^2               the three terms, and the result kept in float32
+//   elements      2 (|x - x'| |c| + |x'| |c - c'|)      rounded to x', c' before the products
+//   underflow     dim 2^-124 (1 + r)
+// The float64 value that the specification gives is within 2^-40 u r^2 of the exact one; 32 leaves room for it and for
+// terms of second order, as does the 2 %. Holds for dim below 2^16.
+inline double certified_error(const RowNorms& row, const RowNorms& center, int64_t dim) {
+  const double r = row.norm + center.norm;
+  const double sums = static_cast<double>(dim + 32) * 0x1p-24 * r * r;
+  const double elements = 2.0 * (row.lost * center.norm + (row.norm + row.lost) * center.lost);
+  return 1.02 * (sums + elements) + static_cast<double>(dim) * 0x1p-124 * (1.0 + r);
+}
+
+// Centres packed for a gram.
+class Panels {
+ public:
+  Panels(const Gram& gram, int64_t num_centers, int64_t dim)
+      : gram_(gram),
+        dim_(dim),
+        padded_((dim + gram.depth - 1) / gram.depth * gram.depth),
+        count_((num_centers + gram.panel - 1) / gram.panel),
+        data_(static_cast<size_t>(count_ * gram.panel * padded_ * gram.element_size)),
+        sqnorm_(static_cast<size_t>(count_ * gram.panel), std::numeric_limits<float>::infinity()) {}
+
+  // Sets centre `place` from its elements.
+  void set(int64_t place, const void* elements, const Norms& norms) {
+    char* panel = data_.data() + place / gram_.panel * gram_.panel * padded_ * gram_.element_size;
+    gram_.pack(elements, padded_, place % gram_.panel, panel);
+    sqnorm_[static_cast<size_t>(place)] = norms.sqnorm;
+    const RowNorms one = above(norms, gram_, dim_);
+    largest_.norm = std::max(largest_.norm, one.norm);
+    largest_.lost = std::max(largest_.lost, one.lost);
+  }
+
+  // Float32 centres, contiguous.
+  void set_all(const float* centers, int64_t num_centers, const float* offset) {
+    std::vector<char> elements(static_cast<size_t>(padded_ * gram_.element_size));
+    for (int64_t j = 0; j < num_centers; ++j) {
+      const Norms norms = gram_.center_row[0](centers + j * dim_, offset, dim_, padded_, elements.data());
+      set(j, elements.data(), norms);
+    }
+  }
+
+  // products[r][j] = -2 row_r . centre_j, [num_rows, width()]; num_rows a multiple of the gram's row group.
+  void multiply(const void* rows, int64_t num_rows, float* products) const {
+    gram_.multiply(rows, num_rows, data_.data(), count_, padded_, products);
+  }
+
+  int64_t width() const { return count_ * gram_.panel; }
+  int64_t row_bytes() const { return padded_ * gram_.element_size; }
+  int64_t padded() const { return padded_; }
+  const float* sqnorm() const { return sqnorm_.data(); }  // [width()], infinite beyond the last centre
+  RowNorms largest() const { return largest_; }
+
+ private:
+  const Gram gram_;
+  const int64_t dim_, padded_, count_;
+  std::vector<char> data_;
+  std::vector<float> sqnorm_;
+  RowNorms largest_{0.0, 0.0};
+};
+
+}  // namespace diverseevol

@@ -1,0 +1,54 @@
+// What every ISA's file provides, as a table of functions, and the element types. Declarations only.
+#pragma once
+
+#include <cstdint>
+
+namespace diverseevol {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// |row - offset|^2, and the same of what rounding the differences to the gram's elements lost. Float32 sums.
+struct Norms {
+  float sqnorm;
+  float lost;
+};
+
+// Products of rows with centres, both after subtraction of the offset. Rows are taken `row_group` at a time;
+// centres are packed in panels of `panel`, their dimensions padded with zeros to a multiple of `depth`.
+struct Gram {
+  int64_t row_group;
+  int64_t panel;
+  int64_t depth;
+  int64_t element_size;
+  bool rounds;  // whether elements are narrower than float32
+  // Writes one row's elements [padded]; indexed by DType.
+  Norms (*center_row[3])(const void* row, const float* offset, int64_t dim, int64_t padded, void* elements);
+  // Puts a centre's elements, times -2, into its place in a panel.
+  void (*pack)(const void* elements, int64_t padded, int64_t place, void* panel_data);
+  // products[r][p * panel + j] = -2 row_r . centre; num_rows a multiple of row_group.
+  void (*multiply)(const void* rows, int64_t num_rows, const void* panels, int64_t num_panels, int64_t padded,
+                   float* products);
+};
+
+struct Kernels {
+  // Indexed by DType. hidden: one row's [tokens, dim]; kept: the count >= 1 unmasked token numbers.
+  void (*pool_row[3])(const void* hidden, int64_t stride_token, const int64_t* kept, int64_t count, int64_t dim,
+                      float* out);
+  Gram screen;   // the fastest products, in any precision
+  Gram precise;  // float32 products
+  // Float64 squared distance, summed by halving (see ops/reference.py); scratch: [2 * padded_dim] doubles.
+  // row is indexed by DType, center is float32.
+  double (*sqdist[3])(const void* row, const float* center, int64_t dim, double* scratch);
+};
+
+Kernels scalar_kernels();
+Kernels avx2_kernels();
+Kernels avx512_kernels();
+Kernels avx512bf16_kernels();
+
+}  // namespace diverseevol

@@ -1,0 +1,96 @@
+// min_sqdist: a tile of rows is centred, multiplied with all centres and reduced to its minimum while in the cache.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <vector>
+
+#include "cpu/centered.h"
+#include "cpu/dispatch.h"
+#include "cpu/parallel.h"
+
+namespace diverseevol {
+
+namespace {
+
+constexpr int64_t kTileRows = 96;  // a multiple of every gram's row group
+
+bool all_finite(const Kernels& kernels, const Rows& x, int64_t row) {
+  const std::vector<float> zeros(static_cast<size_t>(x.dim));
+  std::vector<char> copy(static_cast<size_t>(x.dim) * sizeof(float));
+  const Gram& gram = kernels.precise;  // its elements are the row's float32 values
+  gram.center_row[static_cast<int>(x.dtype)](row_of(x, row), zeros.data(), x.dim, x.dim, copy.data());
+  const float* values = reinterpret_cast<const float*>(copy.data());
+  return std::all_of(values, values + x.dim, [](float value) { return std::isfinite(value); });
+}
+
+// One thread's tile buffers, and the work on a tile.
+class Tile {
+ public:
+  Tile(const MinSqdist& call, const Kernels& kernels, const Panels& panels)
+      : call_(call),
+        kernels_(kernels),
+        panels_(panels),
+        rows_(static_cast<size_t>(kTileRows * panels.row_bytes())),
+        products_(static_cast<size_t>(kTileRows * panels.width())) {}
+
+  // Bounds rows [first, last); returns the first row that is not finite, or -1.
+  int64_t bound(int64_t first, int64_t last) {
+    const Gram& gram = kernels_.screen;
+    const auto center_row = gram.center_row[static_cast<int>(call_.x.dtype)];
+    const int64_t count = last - first;
+    Norms norms[kTileRows];
+    for (int64_t r = 0; r < count; ++r) {
+      norms[r] = center_row(row_of(call_.x, first + r), call_.offset, call_.x.dim, panels_.padded(),
+                            rows_.data() + r * panels_.row_bytes());
+      // Finite values can have an infinite norm: such a row keeps its bound.
+      if (!std::isfinite(norms[r].sqnorm) && !all_finite(kernels_, call_.x, first + r)) return first + r;
+    }
+    const int64_t whole_groups = (count + gram.row_group - 1) / gram.row_group * gram.row_group;
+    panels_.multiply(rows_.data(), whole_groups, products_.data());
+    for (int64_t r = 0; r < count; ++r) {
+      lower(call_.bound[first + r], norms[r], products_.data() + r * panels_.width());
+    }
+    return -1;
+  }
+
+ private:
+  void lower(float& bound, const Norms& norms, const float* products) const {
+    float nearest = std::numeric_limits<float>::infinity();
+    for (int64_t j = 0; j < panels_.width(); ++j) nearest = std::min(nearest, panels_.sqnorm()[j] + products[j]);
+    const double error = certified_error(above(norms, kernels_.screen, call_.x.dim), panels_.largest(), call_.x.dim);
+    const double above_exact = static_cast<double>(norms.sqnorm) + static_cast<double>(nearest) + error;
+    if (above_exact < static_cast<double>(bound)) bound = static_cast<float>(above_exact);  // false for NaN
+  }
+
+  const MinSqdist& call_;
+  const Kernels& kernels_;
+  const Panels& panels_;
+  std::vector<char> rows_;
+  std::vector<float> products_;
+};
+
+}  // namespace
+
+Status min_sqdist(MinSqdist& call) {
+  if (!isa_usable(call.isa)) return Status::kUnusableIsa;
+  if (!known(call.x.dtype)) return Status::kUnknownDType;
+  const Kernels kernels = kernels_of(call.isa);
+  Panels panels(kernels.screen, call.num_centers, call.x.dim);
+  panels.set_all(call.centers, call.num_centers, call.offset);
+  const int64_t tiles = (call.x.rows + kTileRows - 1) / kTileRows;
+  std::atomic<int64_t> first_bad{call.x.rows};
+  parallel_ranges(tiles, call.threads, [&](int64_t first, int64_t last) {
+    Tile tile(call, kernels, panels);
+    for (int64_t t = first; t < last; ++t) {
+      const int64_t bad = tile.bound(t * kTileRows, std::min((t + 1) * kTileRows, call.x.rows));
+      int64_t lowest = first_bad.load();
+      while (bad >= 0 && bad < lowest && !first_bad.compare_exchange_weak(lowest, bad)) {
+      }
+      if (bad >= 0) return;
+    }
+  });
+  call.first_bad_row = first_bad.load() < call.x.rows ? first_bad.load() : -1;
+  return Status::kOk;
+}
+
+}  // namespace diverseevol

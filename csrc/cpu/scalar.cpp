@@ -1,0 +1,58 @@
+// All kernels without vector instructions: any CPU, and the yardstick of the others.
+#include "cpu/convert.h"
+#include "cpu/gram.h"
+#include "cpu/masked_mean_pool.h"
+#include "cpu/sqdist.h"
+
+namespace {
+
+struct Vec {
+  static constexpr int64_t kWidth = 1;
+  template <class T>
+  static float load(const T* from) {
+    return to_float(*from);
+  }
+  static void store(float* to, float value) { *to = value; }
+  static float zero() { return 0.0F; }
+  static float add(float a, float b) { return a + b; }
+  static float sub(float a, float b) { return a - b; }
+  static float mul(float a, float b) { return a * b; }
+  static float div(float a, float b) { return a / b; }
+  static float sum(float a) { return a; }
+};
+
+struct Mul {
+  using Element = float;
+  using Acc = float;
+  using Operand = float;
+  static constexpr int64_t kDepth = 1;
+  static constexpr int64_t kLanes = 1;
+  static constexpr int kRows = 4;
+  static constexpr int kVecs = 4;
+  static float zero() { return 0.0F; }
+  static float load(const float* from) { return *from; }
+  static void store(float* to, float value) { *to = value; }
+  static float broadcast(const float* from) { return *from; }
+  static float panel(const float* from) { return *from; }
+  static float multiply_add(float acc, float a, float b) { return acc + a * b; }
+  static float times_minus_two(float value) { return -2.0F * value; }
+  static float store_elements(float* to, float value) { return store_element(to, value); }
+  static float store_element(float* to, float value) {
+    *to = value;
+    return 0.0F;
+  }
+};
+
+}  // namespace
+
+namespace diverseevol {
+
+Kernels scalar_kernels() {
+  const Gram gram = gram_of<Vec, Mul>();
+  return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
+          gram,
+          gram,
+          {sqdist<float>, sqdist<BFloat16>, sqdist<Float16>}};
+}
+
+}  // namespace diverseevol

@@ -1,0 +1,33 @@
+// update_argmax: one pass over the rows for one centre, in float64; bound by memory.
+#include <algorithm>
+#include <mutex>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "cpu/parallel.h"
+
+namespace diverseevol {
+
+Status update_argmax(UpdateArgmax& call) {
+  if (!isa_usable(call.isa)) return Status::kUnusableIsa;
+  if (!known(call.x.dtype)) return Status::kUnknownDType;
+  const auto sqdist = kernels_of(call.isa).sqdist[static_cast<int>(call.x.dtype)];
+  std::mutex mutex;
+  call.farthest = 0;
+  parallel_ranges(call.x.rows, call.threads, [&](int64_t first, int64_t last) {
+    std::vector<double> scratch(static_cast<size_t>(call.x.dim) + 16);
+    int64_t farthest = first;
+    for (int64_t i = first; i < last; ++i) {
+      double& nearest = call.nearest[i];
+      if (nearest >= 0) nearest = std::min(nearest, sqdist(row_of(call.x, i), call.center, call.x.dim, scratch.data()));
+      if (nearest > call.nearest[farthest]) farthest = i;
+    }
+    const std::lock_guard<std::mutex> lock(mutex);
+    const double ours = call.nearest[farthest];
+    const double theirs = call.nearest[call.farthest];
+    if (ours > theirs || (ours == theirs && farthest < call.farthest)) call.farthest = farthest;
+  });
+  return Status::kOk;
+}
+
+}  // namespace diverseevol

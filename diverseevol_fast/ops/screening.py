@@ -1,0 +1,58 @@
+"""min_sqdist: bounds of all rows' distances to their nearest centre, in one pass."""
+
+from collections.abc import Iterator
+
+import torch
+
+from . import backends, reference
+
+CHUNK_ROWS = 4096
+
+
+def chunks(x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """x [N, D] whole where its columns are contiguous, else in copied pieces; each with its first row's number."""
+    if x.stride(1) == 1 or x.shape[1] == 1:
+        yield 0, x
+        return
+    for start in range(0, len(x), CHUNK_ROWS):
+        yield start, x[start : start + CHUNK_ROWS].contiguous()
+
+
+def check_finite(x: torch.Tensor) -> None:
+    """Raises ValueError naming the first row of x [N, D] that holds a NaN or an infinity."""
+    for start in range(0, len(x), CHUNK_ROWS):
+        bad = ~torch.isfinite(x[start : start + CHUNK_ROWS]).all(dim=1)
+        if bad.any():
+            raise ValueError(f"x: row {start + int(bad.nonzero()[0])} holds a value that is not finite")
+
+
+def min_sqdist(
+    x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, backend: str = "auto"
+) -> None:
+    """Screen: lower `bound` to an upper bound of each row's squared distance to its nearest centre.
+
+    The bound is certified: never below the float64 squared distance, whatever precision the products had.
+
+    Args:
+        x: [N, D] float32, bfloat16 or float16; any strides.
+        centers: [M, D] float32, M at least 1: the centres' stored values.
+        offset: [D] float32: subtracted from both before the products; near the rows' mean it makes bounds tight.
+        bound: [N] float32, lowered in place; -infinity stays.
+        backend: "auto", "native" or "reference".
+
+    Raises:
+        ValueError: a row of x is not finite (the first is named), or an unusable backend.
+    """
+    if not torch.isfinite(centers).all():
+        check_finite(x)
+    if backends.choose(x.device.type, backend) == "reference":
+        check_finite(x)
+        reference.min_sqdist(x, centers, bound)
+        return
+    from . import native
+
+    centers, offset = centers.contiguous(), offset.contiguous()
+    for start, part in chunks(x):
+        bad = native.min_sqdist(part, centers, offset, bound[start : start + len(part)])
+        if bad >= 0:
+            raise ValueError(f"x: row {start + bad} holds a value that is not finite")

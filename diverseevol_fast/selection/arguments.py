@@ -1,0 +1,92 @@
+"""What the selection functions accept, checked."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def as_rows(x: Any) -> torch.Tensor:
+    """x as a tensor [N, D] on its own memory.
+
+    Raises:
+        TypeError: not an array, or not float32, bfloat16 or float16.
+        ValueError: not two-dimensional, or empty.
+    """
+    if isinstance(x, np.ndarray):
+        if x.dtype not in (np.float32, np.float16):
+            raise TypeError(f"x: expected float32, bfloat16 or float16, got {x.dtype}; convert it first")
+        if any(stride < 0 for stride in x.strides):
+            raise ValueError("x: expected a view with positive strides, got a reversed one; copy it first")
+        with warnings.catch_warnings():  # a read-only memory map is fine: nothing here writes to x
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            x = torch.from_numpy(x)
+    elif not isinstance(x, torch.Tensor) and hasattr(x, "__dlpack__"):
+        x = torch.from_dlpack(x)
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"x: expected a numpy array, a torch tensor or a DLPack object, got {type(x).__name__}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"x: expected float32, bfloat16 or float16, got {x.dtype}; convert it first")
+    if x.dim() != 2 or 0 in x.shape:
+        raise ValueError(f"x: expected shape [N, D] with N and D at least 1, got {tuple(x.shape)}")
+    return x.detach()
+
+
+def as_row_numbers(centers: Sequence[int] | np.ndarray | torch.Tensor, n: int) -> list[int]:
+    """centers as distinct row numbers in [0, n).
+
+    Raises:
+        TypeError: neither integers nor a boolean mask.
+        ValueError: out of range, repeated, or a mask of another length.
+    """
+    array = np.asarray(centers.cpu() if isinstance(centers, torch.Tensor) else centers)
+    if array.dtype == np.bool_:
+        if array.shape != (n,):
+            raise ValueError(f"centers: expected a mask of shape ({n},), got {array.shape}")
+        array = np.flatnonzero(array)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"centers: expected row numbers or a boolean mask, got dtype {array.dtype}")
+    if array.ndim != 1:
+        raise ValueError(f"centers: expected one dimension, got shape {array.shape}")
+    outside = array[(array < 0) | (array >= n)]
+    if outside.size:
+        raise ValueError(f"centers: expected row numbers from 0 to {n - 1}, got {outside[0]}")
+    numbers, counts = np.unique(array, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"centers: row {numbers[counts > 1][0]} is given more than once")
+    return [int(number) for number in array]
+
+
+def as_count(k: int | None, available: int, radius: float | None) -> int:
+    """How many rows to pick at most.
+
+    Raises:
+        TypeError: k is not an integer.
+        ValueError: k is out of range, or None without a radius.
+    """
+    if k is None:
+        if radius is None:
+            raise ValueError("k: expected a number of rows, or None with a radius")
+        return available
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise TypeError(f"k: expected an integer, got {type(k).__name__}")
+    if not 0 <= k <= available:
+        raise ValueError(f"k: expected 0 to {available}, the rows that are not centers, got {k}")
+    return int(k)
+
+
+def as_radius(radius: float | None) -> float:
+    """The squared radius at which to stop; negative for none.
+
+    Raises:
+        ValueError: negative, or not finite.
+    """
+    if radius is None:
+        return -1.0
+    if not 0.0 <= float(radius) < float("inf"):
+        raise ValueError(f"radius: expected a finite distance of at least 0, got {radius!r}")
+    return float(radius) ** 2

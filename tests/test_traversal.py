@@ -1,0 +1,254 @@
+"""The block-exact traversal: the picks of the float64 specification, whatever data, dtype, ISA, method or block."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from diverseevol_fast import kcenter
+from diverseevol_fast.ops import backends, min_sqdist, pick_block, reference, update_argmax
+
+ISAS = []
+if backends.native_unavailable() is None:
+    from diverseevol_fast import _native
+
+    ISAS = _native.usable_isas()
+BACKENDS = [*(["native"] if ISAS else []), "reference"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def make(kind: str, n: int, d: int, seed: int, scale: float, offset: float) -> np.ndarray:
+    """Rows that are hard in one way or another, float32."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, d))
+    some = rng.integers(0, max(1, n // 4), n)
+    if kind == "duplicates":
+        x = x[some]
+    elif kind == "near-duplicates":
+        x = x[some] * (1 + 1e-6 * rng.standard_normal((n, 1)))
+    elif kind == "constant":
+        x = np.ones_like(x)
+    elif kind == "unit":
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+    elif kind == "integers":
+        x = rng.integers(-3, 4, (n, d)).astype(float)
+    elif kind == "permuted":  # the same values in another order: equal distances that rounding could tell apart
+        x = np.stack([rng.permutation(x[0]) for _ in range(n)])
+    elif kind == "one far":
+        x *= 1e-3
+        x[n // 2] += 10
+    elif kind == "sparse":
+        x *= rng.random((n, d)) < 0.1
+    return ((x + offset) * scale).astype(np.float32)
+
+
+KINDS = ["gaussian", "duplicates", "near-duplicates", "constant", "unit", "integers", "permuted", "one far", "sparse"]
+
+
+@st.composite
+def problems(draw):
+    n, d = draw(st.integers(2, 70)), draw(st.integers(1, 40))
+    scale = 10.0 ** draw(st.sampled_from([-15, -6, 0, 0, 0, 6, 15]))
+    offset = draw(st.sampled_from([0.0, 0.0, 1.0, 1e3, 1e4]))
+    x = make(draw(st.sampled_from(KINDS)), n, d, draw(st.integers(0, 10**6)), scale, offset)
+    centers = draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=n - 1, unique=True))
+    k = draw(st.integers(1, n - len(centers)))
+    block = draw(st.one_of(st.none(), st.integers(1, n)))
+    return x, k, centers, block
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problems(), st.sampled_from(DTYPES), st.sampled_from(ISAS or ["none"]), st.sampled_from(["block", "streaming"]))
+def test_same_picks_as_the_specification(problem, dtype, isa, method):
+    array, k, centers, block = problem
+    x = torch.from_numpy(array).to(dtype)
+    if not torch.isfinite(x).all():
+        return
+    expected, sqdist = reference.kcenter(x, k, centers)
+    for backend in BACKENDS:
+        with pytest.MonkeyPatch.context() as patch:
+            if ISAS:
+                patch.setenv("DIVERSEEVOL_ISA", isa)
+            result = kcenter(x, k, centers, backend=backend, method=method, block_size=block)
+        assert result.indices.tolist() == expected
+        assert result.sqdist.tolist() == sqdist
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(700, 300, 90, 40), (1100, 65, 1, 300)])
+def test_larger_problems(isa, kind, shape, monkeypatch):
+    """More rows than a tile, a panel and a block."""
+    monkeypatch.setenv("DIVERSEEVOL_ISA", isa)
+    n, d, m, k = shape
+    x = torch.from_numpy(make(kind, n, d, 5, 1.0, 3.0))
+    centers = np.random.default_rng(0).choice(n, m, replace=False).tolist()
+    expected, sqdist = reference.kcenter(x, k, centers)
+    result = kcenter(x, k, centers)
+    assert result.indices.tolist() == expected
+    assert result.sqdist.tolist() == sqdist
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 64, 150])
+def test_every_block_size_gives_the_same(block):
+    x = torch.from_numpy(make("near-duplicates", 150, 20, 1, 1.0, 0.0))
+    assert kcenter(x, 149, [3], block_size=block).indices.tolist() == reference.kcenter(x, 149, [3])[0]
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e19, 1e38])
+def test_values_whose_squares_leave_float32(scale):
+    x = torch.from_numpy(make("gaussian", 60, 9, 2, 1.0, 0.0).clip(-2.5, 2.5) * np.float32(scale))
+    assert kcenter(x, 30, [0]).indices.tolist() == reference.kcenter(x, 30, [0])[0]
+
+
+def test_radius():
+    x = torch.from_numpy(make("gaussian", 300, 12, 3, 1.0, 0.0))
+    indices, sqdist = reference.kcenter(x, 290, [0])
+    for radius in (0.0, sqdist[0] ** 0.5 + 1, sqdist[40] ** 0.5 + 1e-9, sqdist[120] ** 0.5 - 1e-9):
+        count = sum(value > radius**2 for value in sqdist)
+        for method in ("block", "streaming"):
+            assert (
+                kcenter(x, None, [0], radius=radius, method=method).indices.tolist() == indices[:count] or radius == 0.0
+            )
+            assert kcenter(x, 20, [0], radius=radius, method=method).indices.tolist() == indices[: min(20, count)]
+    same = torch.ones(50, 3)
+    assert kcenter(same, None, [0], radius=0.0).indices.tolist() == []
+    assert len(kcenter(x, None, [0], radius=0.0).indices) == 299
+    with pytest.raises(ValueError, match="k: expected a number of rows, or None with a radius"):
+        kcenter(x, None)
+    with pytest.raises(ValueError, match="radius: expected a finite distance"):
+        kcenter(x, None, radius=-1.0)
+
+
+def test_passes_are_few_on_clustered_rows_and_counted():
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((50, 64))[rng.integers(0, 50, 4000)] + 0.1 * rng.standard_normal((4000, 64))).astype("f4")
+    x[rng.choice(4000, 150, replace=False)] *= 2
+    result = kcenter(x, 100, list(range(100)))
+    assert result.passes == 1
+    assert kcenter(x, 100, list(range(100)), method="streaming").passes == 199
+    assert kcenter(x, 1000, [0]).passes < 20
+
+
+def test_dlpack_and_other_arguments():
+    class Wrapped:
+        def __init__(self, x):
+            self.x = x
+
+        def __dlpack__(self, **kwargs):
+            return self.x.__dlpack__(**kwargs)
+
+        def __dlpack_device__(self):
+            return self.x.__dlpack_device__()
+
+    x = np.random.default_rng(0).standard_normal((40, 5)).astype(np.float32)
+    assert kcenter(Wrapped(x), 5, [1]).indices.tolist() == kcenter(x, 5, [1]).indices.tolist()
+    for wrong, words in (({"method": "fast"}, "method: expected"), ({"block_size": 0}, "block_size: expected")):
+        with pytest.raises(ValueError, match=words):
+            kcenter(x, 3, **wrong)
+    with pytest.raises(ValueError, match="positive strides"):
+        kcenter(x[::-1], 3)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 17, 2), (97, 33, 33), (200, 130, 5), (13, 1025, 70)])
+def test_bounds_are_never_below_the_distance_and_close(isa, dtype, size, monkeypatch):
+    monkeypatch.setenv("DIVERSEEVOL_ISA", isa)
+    n, d, m = size
+    x = torch.from_numpy(make("gaussian", n, d, 7, 1.0, 20.0)).to(dtype)
+    centers = torch.from_numpy(make("gaussian", m, d, 8, 1.0, 20.0))
+    exact = torch.full((n,), float("inf"))
+    reference.min_sqdist(x, centers, exact)
+    bound = torch.full((n,), float("inf"))
+    bound[n // 2] = -float("inf")
+    min_sqdist(x, centers, x.float().mean(dim=0), bound, backend="native")
+    assert bound[n // 2] == -float("inf")
+    rest = torch.arange(n) != n // 2
+    assert (bound[rest] >= exact[rest]).all()
+    if d > 1:
+        assert (bound[rest] <= exact[rest] + 0.05 * exact.abs().max() + 1).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_update_argmax(backend):
+    x = torch.from_numpy(make("duplicates", 130, 33, 2, 1.0, 0.0))
+    nearest = torch.full((130,), float("inf"), dtype=torch.float64)
+    nearest[5] = -1.0
+    expected = nearest.clone()
+    assert update_argmax(x, x[5], nearest, backend=backend) == reference.update_argmax(x, x[5], expected)
+    assert torch.equal(nearest, expected)
+    assert nearest[5] == -1.0
+    wide = torch.zeros(130, 66)
+    wide[:, ::2] = x
+    again = torch.full((130,), float("inf"), dtype=torch.float64)
+    again[5] = -1.0
+    update_argmax(wide[:, ::2], x[5], again, backend=backend)
+    assert torch.equal(again, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pick_block_stops_at_the_threshold_and_tightens_bounds(backend):
+    x = torch.from_numpy(make("gaussian", 60, 16, 4, 1.0, 0.0))
+    indices, sqdist = reference.kcenter(x, 20, [0])
+    bound = torch.full((59,), float("inf"))
+    threshold = sqdist[7]
+    picks, values, following = pick_block(x[1:], x[:1], x.mean(0), bound, threshold, -1.0, 50, backend=backend)
+    assert (picks + 1).tolist() == indices[:7]
+    assert values.tolist() == sqdist[:7]
+    assert following == threshold
+    assert (bound[picks] == -float("inf")).all()
+    assert bound.max() >= threshold
+    everything = pick_block(x[1:], x[:1], x.mean(0), torch.full((59,), float("inf")), -1.0, -1.0, 99, backend=backend)
+    assert len(everything[0]) == 59
+    assert everything[2] == -1.0
+
+
+def test_memory_beyond_x_is_bounded(tmp_path):
+    """x is a memory map of 400 MB; the process may allocate 250 MB."""
+    path = tmp_path / "x.npy"
+    n, d = 100_000, 1000
+    x = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, d))
+    rng = np.random.default_rng(0)
+    for start in range(0, n, 10_000):
+        x[start : start + 10_000] = rng.standard_normal((10_000, d), dtype=np.float32)
+    x.flush()
+    del x
+    code = """
+import resource, sys
+import numpy as np, torch
+from diverseevol_fast import kcenter
+torch.ones(10, 10) @ torch.ones(10, 10)
+x = np.load(sys.argv[1], mmap_mode="r")
+kcenter(x[:2000], 5, [0, 1])
+with open("/proc/self/status") as status:
+    used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (used + (250 << 20),) * 2)
+result = kcenter(x, 20, list(range(20)))
+try:
+    np.array(x)
+except MemoryError:
+    print("x does not fit", len(result.indices))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, env=os.environ)
+    assert done.stdout.strip() == "x does not fit 20", done.stderr
+
+
+def test_real_embeddings(shared_data):
+    """Hashed word counts of real rows: sparse, clustered, with exact duplicates."""
+    from diverseevol_fast.data import load_data
+
+    data, _ = load_data(str(shared_data / "instruct_15k.jsonl.gz"))
+    x = np.zeros((len(data.rows), 256), dtype=np.float32)
+    for i in range(len(data.rows)):
+        for word in data.field(i, "instruction").lower().split():
+            x[i, sum(word.encode()) % 256] += 1
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    result = kcenter(x, 100, list(range(100)))
+    assert result.indices.tolist() == kcenter(x, 100, list(range(100)), method="streaming").indices.tolist()
+    assert result.passes == 1
