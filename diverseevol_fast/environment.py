@@ -29,12 +29,12 @@ def describe() -> str:
             lines += [f"GPU {number}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"]
     else:
         lines += [f"GPU: none (torch built for {'CUDA ' + torch.version.cuda if torch.version.cuda else 'the CPU'})"]
-    lines += ["masked_mean_pool:"]
     for device_type in ["cpu"] + ["cuda"] * torch.cuda.is_available():
-        lines += [f"  on {device_type}: {backends.choose(device_type)}"]
-        for name in backends.NAMES:
-            lines += [f"    {name}: {backends.unusable(name, device_type) or 'usable'}"]
-    lines += ["kcenter:", "  reference (float64, torch)"]
+        for op, names in backends.OPS.items():
+            chosen = backends.choose(device_type, op=op)
+            lines += [f"{op} on {device_type}: {chosen}"]
+            others = [name for name in names if name != chosen]
+            lines += [f"  {name}: {backends.unusable(name, device_type) or 'usable'}" for name in others]
     return "\n".join(lines)
 
 

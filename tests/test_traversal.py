@@ -151,6 +151,8 @@ def test_dlpack_and_other_arguments():
     for wrong, words in (({"method": "fast"}, "method: expected"), ({"block_size": 0}, "block_size: expected")):
         with pytest.raises(ValueError, match=words):
             kcenter(x, 3, **wrong)
+    with pytest.raises(ValueError, match="min_sqdist has native and reference"):
+        kcenter(x, 3, backend="triton")
     with pytest.raises(ValueError, match="positive strides"):
         kcenter(x[::-1], 3)
 

@@ -12,6 +12,12 @@ from pathlib import Path
 from types import ModuleType
 
 NAMES = ("native", "triton", "reference")
+OPS = {
+    "masked_mean_pool": NAMES,
+    "min_sqdist": ("native", "reference"),
+    "pick_block": ("native", "reference"),
+    "update_argmax": ("native", "reference"),
+}
 
 
 @cache
@@ -47,8 +53,8 @@ def unusable(name: str, device_type: str) -> str | None:
     return None
 
 
-def choose(device_type: str, backend: str = "auto") -> str:
-    """The backend for a tensor on `device_type`; `backend` other than "auto" wins over DIVERSEEVOL_BACKEND.
+def choose(device_type: str, backend: str = "auto", op: str = "masked_mean_pool") -> str:
+    """The backend of `op` for a tensor on `device_type`; `backend` other than "auto" wins over DIVERSEEVOL_BACKEND.
 
     Raises:
         ValueError: an unknown name, or one that cannot serve; the message gives every backend's reason.
@@ -60,8 +66,10 @@ def choose(device_type: str, backend: str = "auto") -> str:
         return "native" if device_type == "cpu" and native_unavailable() is None else "reference"
     if backend not in NAMES:
         raise ValueError(f"{source}: expected 'auto' or one of {NAMES}, got {backend!r}")
+    if backend not in OPS[op]:
+        raise ValueError(f"{source}={backend!r}: {op} has {' and '.join(OPS[op])}")
     if unusable(backend, device_type) is not None:
-        reasons = "; ".join(f"{name}: {unusable(name, device_type) or 'usable'}" for name in NAMES)
+        reasons = "; ".join(f"{name}: {unusable(name, device_type) or 'usable'}" for name in OPS[op])
         raise ValueError(f"{source}={backend!r} cannot serve a tensor on {device_type}. {reasons}")
     return backend
 

@@ -31,7 +31,7 @@ def pick_block(
         Picks (int64 positions, in pick order), their squared distances when picked (float64), and the squared
         distance of the winner that was not picked (-1 when no row is left; no meaning after max_picks).
     """
-    if backends.choose(rows.device.type, backend) == "reference":
+    if backends.choose(rows.device.type, backend, "pick_block") == "reference":
         return reference.pick_block(rows, centers, bound, threshold, stop, max_picks)
     from . import native
 

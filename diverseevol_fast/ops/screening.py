@@ -45,7 +45,7 @@ def min_sqdist(
     """
     if not torch.isfinite(centers).all():
         check_finite(x)
-    if backends.choose(x.device.type, backend) == "reference":
+    if backends.choose(x.device.type, backend, "min_sqdist") == "reference":
         check_finite(x)
         reference.min_sqdist(x, centers, bound)
         return

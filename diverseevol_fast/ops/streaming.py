@@ -15,7 +15,7 @@ def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor, 
         nearest: [N] float64 squared distances, lowered in place; negative entries are centres and stay.
         backend: "auto", "native" or "reference".
     """
-    if backends.choose(x.device.type, backend) == "reference":
+    if backends.choose(x.device.type, backend, "update_argmax") == "reference":
         return reference.update_argmax(x, center, nearest)
     from . import native
 

@@ -82,7 +82,7 @@ def kcenter(
     stop = as_radius(radius)
     if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
         raise ValueError(f"block_size: expected an integer of at least 1, got {block_size!r}")
-    chosen = backends.choose(rows.device.type, backend)
+    chosen = backends.choose(rows.device.type, backend, "min_sqdist")
     first = [] if pool or wanted == 0 else [int(np.random.default_rng(seed).integers(len(rows)))]
     traversal = Traversal(rows, pool + first, chosen, stop, progress)
     traversal.run(wanted - len(first), method, block_size)
