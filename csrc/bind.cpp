@@ -63,12 +63,16 @@ T* address(uintptr_t value) {
   return reinterpret_cast<T*>(value);
 }
 
-int64_t bind_masked_mean_pool(uintptr_t hidden, int dtype, uintptr_t mask, uintptr_t out, int64_t batch, int64_t tokens,
-                              int64_t dim, int64_t hidden_stride_batch, int64_t hidden_stride_token,
-                              const std::string& isa, int threads) {
+int64_t bind_masked_mean_pool(uintptr_t hidden, int dtype, uintptr_t mask, uintptr_t cu_seqlens, uintptr_t prefix_sum,
+                              int64_t prefix_len, uintptr_t out, int64_t batch, int64_t tokens, int64_t dim,
+                              int64_t hidden_stride_batch, int64_t hidden_stride_token, const std::string& isa,
+                              int threads) {
   MaskedMeanPool call{address<const void>(hidden),
                       static_cast<DType>(dtype),
                       address<const uint8_t>(mask),
+                      address<const int64_t>(cu_seqlens),
+                      address<const float>(prefix_sum),
+                      prefix_len,
                       address<float>(out),
                       batch,
                       tokens,
@@ -137,9 +141,10 @@ PYBIND11_MODULE(_native, module) {
   using py::arg;
   module.doc() = "C++ kernels of diverseevol_fast; call them through diverseevol_fast.ops";
   module.def("usable_isas", &usable_isas, "ISAs that this CPU can run and this build has, slowest first");
-  module.def("masked_mean_pool", &bind_masked_mean_pool, arg("hidden"), arg("dtype"), arg("mask"), arg("out"),
-             arg("batch"), arg("tokens"), arg("dim"), arg("hidden_stride_batch"), arg("hidden_stride_token"),
-             arg("isa"), arg("threads"), "Pools rows; returns the lowest row with nothing to pool, or -1");
+  module.def("masked_mean_pool", &bind_masked_mean_pool, arg("hidden"), arg("dtype"), arg("mask"), arg("cu_seqlens"),
+             arg("prefix_sum"), arg("prefix_len"), arg("out"), arg("batch"), arg("tokens"), arg("dim"),
+             arg("hidden_stride_batch"), arg("hidden_stride_token"), arg("isa"), arg("threads"),
+             "Pools rows; returns the lowest row with nothing to pool, or -1");
   module.def("min_sqdist", &bind_min_sqdist, arg("x"), arg("dtype"), arg("rows"), arg("dim"), arg("stride"),
              arg("centers"), arg("num_centers"), arg("offset"), arg("bound"), arg("isa"), arg("threads"),
              "Lowers bounds; returns the lowest row that is not finite, or -1");

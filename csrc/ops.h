@@ -18,14 +18,17 @@ enum class Status : int {
 // True when this CPU and its operating system can run the ISA, and this build has it.
 bool isa_usable(Isa isa);
 
-// Mean over the tokens whose mask byte is not 0, in float32.
-// Order of additions, the same on every ISA: the unmasked tokens in groups of eight, a group added as a tree
-// ((0+1)+(2+3))+((4+5)+(6+7)), the groups and then the tokens left over added one after the other.
+// Mean over the tokens whose mask byte is not 0, or over each packed sequence, in float32.
+// Order of additions, the same on every ISA: the prefix sum or 0, then the unmasked tokens in groups of eight, a group
+// added as a tree ((0+1)+(2+3))+((4+5)+(6+7)), then the tokens left over one after the other.
 struct MaskedMeanPool {
-  const void* hidden;  // [batch, tokens, dim], dim contiguous
+  const void* hidden;  // [batch, tokens, dim], or packed [total tokens, dim]; dim contiguous
   DType dtype;
-  const uint8_t* mask;  // [batch, tokens], contiguous
-  float* out;           // [batch, dim], contiguous
+  const uint8_t* mask;        // [batch, tokens], contiguous; null when packed
+  const int64_t* cu_seqlens;  // [batch + 1]: row b is tokens [cu_seqlens[b], cu_seqlens[b + 1]); null when padded
+  const float* prefix_sum;    // [dim]: the states that every row begins with, summed; null for none
+  int64_t prefix_len;         // how many tokens that sum is of
+  float* out;                 // [batch, dim], contiguous
   int64_t batch;
   int64_t tokens;
   int64_t dim;

@@ -83,6 +83,31 @@ def test_float16_subnormals_and_extremes(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", backends.NAMES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("prefix_len", [0, 5])
+def test_packed_rows_and_prefixes_are_the_same_as_padded(backend, dtype, prefix_len):
+    require(backend)
+    lengths = [1, 8, 0 if prefix_len else 3, 17, 40]
+    whole = [torch.randn(length + prefix_len, 37).to(dtype) for length in lengths]
+    if prefix_len:
+        for row in whole:
+            row[:prefix_len] = whole[0][:prefix_len]
+    expected = torch.stack([row.double().mean(0) for row in whole]).float()
+    prefix = {}
+    if prefix_len:
+        prefix = {"prefix_sum": whole[0][:prefix_len].float().sum(0), "prefix_len": prefix_len}
+    packed = torch.cat([row[prefix_len:] for row in whole])
+    limits = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    got = masked_mean_pool(packed, cu_seqlens=limits, **prefix, backend=backend)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    padded = torch.full((len(lengths), max(lengths), 37), float("nan")).to(dtype)
+    for row, length in enumerate(lengths):
+        padded[row, :length] = whole[row][prefix_len:]
+    mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
+    assert torch.equal(masked_mean_pool(padded, mask, **prefix, backend=backend), got)
+
+
+@pytest.mark.parametrize("backend", backends.NAMES)
 def test_masked_positions_never_reach_the_result(backend):
     require(backend)
     hidden, mask = case(3, 33, 40, torch.float32)
@@ -135,11 +160,28 @@ def test_integer_masks_and_empty_batches():
         (torch.zeros(1, 1, 1), torch.ones(1, 1), TypeError, "mask: expected bool or an integer"),
         (torch.zeros(2, 2), torch.ones(2, 2).bool(), ValueError, r"\[B, T, D\]"),
         (torch.zeros(2, 3, 4), torch.ones(3, 2).bool(), ValueError, r"mask: expected shape \(2, 3\)"),
+        (torch.zeros(2, 3, 4), None, ValueError, "either mask .padded rows. or cu_seqlens"),
     ],
 )
 def test_wrong_arguments(hidden, mask, error, words):
     with pytest.raises(error, match=words):
         masked_mean_pool(hidden, mask)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "words"),
+    [
+        ({"cu_seqlens": torch.tensor([0, 3])}, ValueError, "cu_seqlens: expected to ascend from 0 to 4"),
+        ({"cu_seqlens": torch.tensor([0, 3, 2, 4])}, ValueError, "cu_seqlens: expected to ascend"),
+        ({"cu_seqlens": torch.tensor([0.0, 4.0])}, TypeError, "cu_seqlens: expected an integer dtype"),
+        ({"cu_seqlens": torch.tensor([0, 4, 4])}, ValueError, "cu_seqlens: row 1 has no token to pool"),
+        ({"cu_seqlens": torch.tensor([0, 4]), "prefix_len": 2}, ValueError, "prefix_len: expected at least 1 with"),
+        ({"cu_seqlens": torch.tensor([0, 4]), "prefix_len": 2, "prefix_sum": torch.ones(2)}, ValueError, "prefix_sum:"),
+    ],
+)
+def test_wrong_packed_arguments(more, error, words):
+    with pytest.raises(error, match=words):
+        masked_mean_pool(torch.zeros(4, 3), **more)
 
 
 def test_an_unusable_request_gives_every_backends_reason(monkeypatch):

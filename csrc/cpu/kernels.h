@@ -36,9 +36,9 @@ struct Gram {
 };
 
 struct Kernels {
-  // Indexed by DType. hidden: one row's [tokens, dim]; kept: the count >= 1 unmasked token numbers.
+  // Indexed by DType; see masked_mean_pool.h.
   void (*pool_row[3])(const void* hidden, int64_t stride_token, const int64_t* kept, int64_t count, int64_t dim,
-                      float* out);
+                      int64_t prefix_len, float* out);
   Gram screen;   // the fastest products, in any precision
   Gram precise;  // float32 products
   // Float64 squared distance, summed by halving (see ops/reference.py); scratch: [2 * padded_dim] doubles.

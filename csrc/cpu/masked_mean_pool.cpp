@@ -8,6 +8,23 @@
 
 namespace diverseevol {
 
+namespace {
+
+// The tokens of row b that count, as numbers within `hidden`.
+void keep(const MaskedMeanPool& call, int64_t b, std::vector<int64_t>& kept) {
+  kept.clear();
+  if (call.cu_seqlens != nullptr) {
+    for (int64_t t = call.cu_seqlens[b]; t < call.cu_seqlens[b + 1]; ++t) kept.push_back(t);
+    return;
+  }
+  const uint8_t* mask = call.mask + b * call.tokens;
+  for (int64_t t = 0; t < call.tokens; ++t) {
+    if (mask[t] != 0) kept.push_back(t);
+  }
+}
+
+}  // namespace
+
 Status masked_mean_pool(MaskedMeanPool& call) {
   if (!isa_usable(call.isa)) return Status::kUnusableIsa;
   if (!known(call.dtype)) return Status::kUnknownDType;
@@ -15,19 +32,24 @@ Status masked_mean_pool(MaskedMeanPool& call) {
   const Rows rows{call.hidden, call.dtype, call.batch, call.dim, call.hidden_stride_batch};
   std::atomic<int64_t> first_empty{call.batch};
   parallel_ranges(call.batch, call.threads, [&](int64_t first, int64_t last) {
-    std::vector<int64_t> kept(static_cast<size_t>(call.tokens));
+    std::vector<int64_t> kept;
     for (int64_t b = first; b < last; ++b) {
-      int64_t count = 0;
-      for (int64_t t = 0; t < call.tokens; ++t) {
-        if (call.mask[b * call.tokens + t] != 0) kept[static_cast<size_t>(count++)] = t;
-      }
-      if (count == 0) {
+      keep(call, b, kept);
+      if (kept.empty() && call.prefix_len == 0) {
         int64_t lowest = first_empty.load();
         while (b < lowest && !first_empty.compare_exchange_weak(lowest, b)) {
         }
         continue;
       }
-      pool_row(row_of(rows, b), call.hidden_stride_token, kept.data(), count, call.dim, call.out + b * call.dim);
+      float* out = call.out + b * call.dim;
+      if (call.prefix_sum != nullptr) {
+        std::copy_n(call.prefix_sum, call.dim, out);
+      } else {
+        std::fill_n(out, call.dim, 0.0F);
+      }
+      const void* hidden = call.cu_seqlens != nullptr ? call.hidden : row_of(rows, b);
+      pool_row(hidden, call.hidden_stride_token, kept.data(), static_cast<int64_t>(kept.size()), call.dim,
+               call.prefix_len, out);
     }
   });
   call.first_empty_row = first_empty.load() < call.batch ? first_empty.load() : -1;

@@ -48,12 +48,12 @@ void divide(float* sums, int64_t dim, float count) {
   for (; d < dim; ++d) sums[d] = sums[d] / count;
 }
 
-// hidden: the row's [tokens, dim]; kept: the `count` >= 1 unmasked token numbers, ascending; out: [dim].
+// hidden: the row's [tokens, dim]; kept: the `count` unmasked token numbers, ascending; out: [dim], holding the prefix
+// sum (or 0) of `prefix_len` tokens on entry. count + prefix_len >= 1.
 template <class Vec, class T>
 void pool_row(const void* hidden_data, int64_t stride_token, const int64_t* kept, int64_t count, int64_t dim,
-              float* out) {
+              int64_t prefix_len, float* out) {
   const T* hidden = static_cast<const T*>(hidden_data);
-  for (int64_t d = 0; d < dim; ++d) out[d] = 0.0F;
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
     const T* rows[8];
@@ -61,7 +61,7 @@ void pool_row(const void* hidden_data, int64_t stride_token, const int64_t* kept
     add_group<Vec>(rows, dim, out);
   }
   for (; i < count; ++i) add_one<Vec>(hidden + kept[i] * stride_token, dim, out);
-  divide<Vec>(out, dim, static_cast<float>(count));
+  divide<Vec>(out, dim, static_cast<float>(count + prefix_len));
 }
 
 }  // namespace

@@ -24,30 +24,40 @@ def chosen_isa() -> str:
     return forced
 
 
-def masked_mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """hidden [B, T, D] on the CPU with D contiguous, mask [B, T] bool -> [B, D] float32.
+def masked_mean_pool(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    prefix_sum: torch.Tensor | None,
+    prefix_len: int,
+) -> torch.Tensor:
+    """As reference.masked_mean_pool, on the CPU; D contiguous.
 
     Raises:
         ValueError: a row has nothing to pool.
     """
-    batch, tokens, dim = hidden.shape
-    mask = mask.contiguous()
-    out = torch.empty((batch, dim), dtype=torch.float32)
+    packed = cu_seqlens is not None
+    batch = len(cu_seqlens) - 1 if packed else hidden.shape[0]
+    mask = None if mask is None else mask.contiguous()
+    out = torch.empty((batch, hidden.shape[-1]), dtype=torch.float32)
     first_empty = _native.masked_mean_pool(
         hidden=hidden.data_ptr(),
         dtype=DTYPE_CODES[hidden.dtype],
-        mask=mask.data_ptr(),
+        mask=_address(mask),
+        cu_seqlens=_address(cu_seqlens),
+        prefix_sum=_address(prefix_sum),
+        prefix_len=prefix_len,
         out=out.data_ptr(),
         batch=batch,
-        tokens=tokens,
-        dim=dim,
-        hidden_stride_batch=hidden.stride(0),
-        hidden_stride_token=hidden.stride(1),
+        tokens=0 if packed else hidden.shape[1],
+        dim=hidden.shape[-1],
+        hidden_stride_batch=0 if packed else hidden.stride(0),
+        hidden_stride_token=hidden.stride(-2),
         isa=chosen_isa(),
         threads=torch.get_num_threads(),
     )
     if first_empty >= 0:
-        raise ValueError(f"mask: row {first_empty} has no token to pool")
+        raise ValueError(f"{'cu_seqlens' if packed else 'mask'}: row {first_empty} has no token to pool")
     return out
 
 
@@ -107,6 +117,10 @@ def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) 
         isa=chosen_isa(),
         threads=torch.get_num_threads(),
     )
+
+
+def _address(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _rows(x: torch.Tensor) -> dict[str, int]:

@@ -7,39 +7,89 @@ from . import backends
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def masked_mean_pool(hidden: torch.Tensor, mask: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
-    """Mean of each row's unmasked token states, accumulated in float32 in a fixed order.
+def masked_mean_pool(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    cu_seqlens: torch.Tensor | None = None,
+    prefix_sum: torch.Tensor | None = None,
+    prefix_len: int = 0,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Mean of each row's token states, accumulated in float32 in a fixed order.
 
     DiverseEvol's embedding of a sample: the plain mean of its last hidden states (arXiv 2311.08182, section 2).
+    Rows are either padded, with a mask, or packed one after the other, with their limits.
 
     Args:
-        hidden: [B, T, D], float32, bfloat16 or float16; any strides. Masked positions may hold anything.
-        mask: [B, T], bool or integer, non-zero where the token counts; same device as `hidden`.
+        hidden: padded [B, T, D] or packed [total, D]; float32, bfloat16 or float16; any strides. Masked positions
+            may hold anything.
+        mask: padded rows: [B, T], bool or integer, non-zero where the token counts; same device as `hidden`.
+        cu_seqlens: packed rows: [B + 1] integers, ascending from 0 to total; row b is tokens
+            [cu_seqlens[b], cu_seqlens[b + 1]).
+        prefix_sum: [D] float32, the summed states of tokens that all rows begin with and `hidden` does not hold.
+        prefix_len: how many tokens prefix_sum is of.
         backend: "auto", "native" (C++ on the CPU), "triton" or "reference" (float64).
 
     Returns:
-        [B, D] float32 on the same device.
+        [B, D] float32 on the same device, without gradient.
 
     Raises:
         TypeError: a wrong dtype, or not a tensor.
         ValueError: wrong shapes or devices, a row with nothing to pool (named), an unusable backend.
     """
-    for name, value in (("hidden", hidden), ("mask", mask)):
-        if not isinstance(value, torch.Tensor):
+    if (mask is None) == (cu_seqlens is None):
+        raise ValueError("expected either mask (padded rows) or cu_seqlens (packed rows)")
+    given = {"hidden": hidden, "mask": mask, "cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum}
+    for name, value in given.items():
+        if value is not None and not isinstance(value, torch.Tensor):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        if value is not None and value.device != hidden.device:
+            raise ValueError(f"{name}: expected device {hidden.device}, got {value.device}")
     if hidden.dtype not in FLOATS:
         raise TypeError(f"hidden: expected float32, bfloat16 or float16, got {hidden.dtype}")
+    if mask is not None:
+        mask = _checked_mask(hidden, mask)
+    else:
+        cu_seqlens = _checked_limits(hidden, cu_seqlens)
+    prefix_sum = _checked_prefix(hidden, prefix_sum, prefix_len)
+    hidden = hidden.detach()
+    if hidden.stride(-1) != 1:
+        hidden = hidden.contiguous()
+    chosen = backends.choose(hidden.device.type, backend, "masked_mean_pool")
+    pool = backends.module_of(chosen, "masked_mean_pool").masked_mean_pool
+    return pool(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+
+
+def _checked_mask(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     if mask.is_floating_point() or mask.is_complex():
         raise TypeError(f"mask: expected bool or an integer dtype, got {mask.dtype}")
     if hidden.dim() != 3:
         raise ValueError(f"hidden: expected shape [B, T, D], got {tuple(hidden.shape)}")
     if mask.shape != hidden.shape[:2]:
         raise ValueError(f"mask: expected shape {tuple(hidden.shape[:2])}, got {tuple(mask.shape)}")
-    if mask.device != hidden.device:
-        raise ValueError(f"mask: expected device {hidden.device}, got {mask.device}")
-    mask = mask.detach() != 0
-    hidden = hidden.detach()
-    if hidden.stride(2) != 1:
-        hidden = hidden.contiguous()
-    chosen = backends.choose(hidden.device.type, backend)
-    return backends.module_of(chosen, "masked_mean_pool").masked_mean_pool(hidden, mask)
+    return mask.detach() != 0
+
+
+def _checked_limits(hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    if hidden.dim() != 2:
+        raise ValueError(f"hidden: expected packed shape [total, D], got {tuple(hidden.shape)}")
+    if cu_seqlens.is_floating_point() or cu_seqlens.is_complex() or cu_seqlens.dtype == torch.bool:
+        raise TypeError(f"cu_seqlens: expected an integer dtype, got {cu_seqlens.dtype}")
+    if cu_seqlens.dim() != 1 or len(cu_seqlens) < 1:
+        raise ValueError(f"cu_seqlens: expected shape [B + 1], got {tuple(cu_seqlens.shape)}")
+    cu_seqlens = cu_seqlens.to(torch.int64).contiguous()
+    if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != len(hidden) or bool((cu_seqlens.diff() < 0).any()):
+        raise ValueError(f"cu_seqlens: expected to ascend from 0 to {len(hidden)}, got {cu_seqlens.tolist()[:8]} ...")
+    return cu_seqlens
+
+
+def _checked_prefix(hidden: torch.Tensor, prefix_sum: torch.Tensor | None, prefix_len: int) -> torch.Tensor | None:
+    if prefix_len < 0 or (prefix_sum is None) != (prefix_len == 0):
+        raise ValueError(f"prefix_len: expected at least 1 with a prefix_sum and 0 without one, got {prefix_len}")
+    if prefix_sum is None:
+        return None
+    if prefix_sum.dtype != torch.float32 or prefix_sum.shape != hidden.shape[-1:]:
+        shape = tuple(prefix_sum.shape)
+        raise ValueError(f"prefix_sum: expected float32 [{hidden.shape[-1]}], got {prefix_sum.dtype} {shape}")
+    return prefix_sum.detach().contiguous()

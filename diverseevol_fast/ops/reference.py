@@ -8,20 +8,37 @@ import torch
 CHUNK_ELEMENTS = 1 << 22  # rows are taken in chunks of about this many elements, so that x is never copied whole
 
 
-def masked_mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the tokens whose mask is set. hidden [B, T, D], mask [B, T] bool -> [B, D] float32.
+def masked_mean_pool(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None = None,
+    prefix_sum: torch.Tensor | None = None,
+    prefix_len: int = 0,
+) -> torch.Tensor:
+    """Mean over each row's tokens and a prefix that all rows begin with -> [B, D] float32.
 
-    Masked positions may hold anything, NaN included.
+    Padded: hidden [B, T, D], mask [B, T] bool; masked positions may hold anything, NaN included. Packed: hidden
+    [total, D], cu_seqlens [B + 1] int64. prefix_sum [D]: the sum of prefix_len tokens' states.
 
     Raises:
         ValueError: a row has nothing to pool.
     """
-    counts = mask.sum(dim=1)  # [B]
-    empty = (counts == 0).nonzero()
+    if cu_seqlens is None:
+        counts = mask.sum(dim=1)  # [B]
+        sums = torch.where(mask[:, :, None], hidden.to(torch.float64), 0.0).sum(dim=1)  # [B, D]
+    else:
+        counts = cu_seqlens.diff()  # [B]
+        lengths = counts.tolist()
+        sums = torch.stack(
+            [row.to(torch.float64).sum(dim=0) for row in hidden[: sum(lengths)].split(lengths)]
+        )  # [B, D]
+    empty = (counts + prefix_len == 0).nonzero()
     if empty.numel():
-        raise ValueError(f"mask: row {int(empty[0])} has no token to pool")
-    kept = torch.where(mask[:, :, None], hidden.to(torch.float64), 0.0)  # [B, T, D]
-    return (kept.sum(dim=1) / counts[:, None]).to(torch.float32)
+        name = "mask" if cu_seqlens is None else "cu_seqlens"
+        raise ValueError(f"{name}: row {int(empty[0])} has no token to pool")
+    if prefix_sum is not None:
+        sums = sums + prefix_sum.to(torch.float64)
+    return (sums / (counts + prefix_len)[:, None]).to(torch.float32)
 
 
 def halving_sum(values: torch.Tensor) -> torch.Tensor:

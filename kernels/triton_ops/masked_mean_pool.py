@@ -10,47 +10,69 @@ BLOCK_DIM = 128
 
 @triton.jit
 def _masked_mean_pool_kernel(
-    hidden, mask, out, tokens, dim,
-    hidden_stride_batch, hidden_stride_token,
-    BLOCK_TOKENS: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    hidden, mask, starts, lengths, prefix_sum, prefix_len, out, dim, stride_token,
+    HAS_MASK: tl.constexpr, HAS_PREFIX: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)  # [BLOCK_DIM]
     in_dim = column < dim
+    base = hidden + tl.load(starts + row)
+    length = tl.load(lengths + row)
     total = tl.zeros((BLOCK_DIM,), dtype=tl.float32)
+    if HAS_PREFIX:
+        total = tl.load(prefix_sum + column, mask=in_dim, other=0.0)
     count = tl.zeros((BLOCK_TOKENS,), dtype=tl.int32)
-    for start in range(0, tokens, BLOCK_TOKENS):
+    for start in range(0, length, BLOCK_TOKENS):
         token = start + tl.arange(0, BLOCK_TOKENS)  # [BLOCK_TOKENS]
-        kept = tl.load(mask + row * tokens + token, mask=token < tokens, other=0) != 0
+        kept = token < length
+        if HAS_MASK:
+            kept = kept & (tl.load(mask + row * length + token, mask=kept, other=0) != 0)
         # A masked position is never read, so whatever it holds cannot reach the sum.
         tile = tl.load(
-            hidden + row * hidden_stride_batch + token[:, None].to(tl.int64) * hidden_stride_token + column[None, :],
+            base + token[:, None].to(tl.int64) * stride_token + column[None, :],
             mask=kept[:, None] & in_dim[None, :],
             other=0.0,
         )  # [BLOCK_TOKENS, BLOCK_DIM]
         total += tl.sum(tile.to(tl.float32), axis=0)
         count += kept.to(tl.int32)
-    mean = total / tl.sum(count, axis=0).to(tl.float32)
+    mean = total / (tl.sum(count, axis=0) + prefix_len).to(tl.float32)
     tl.store(out + row * dim + column, mean, mask=in_dim)
 
 
-def masked_mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """hidden [B, T, D] with D contiguous, mask [B, T] bool -> [B, D] float32. Checked by ops.pooling.
+def masked_mean_pool(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    prefix_sum: torch.Tensor | None,
+    prefix_len: int,
+) -> torch.Tensor:
+    """As reference.masked_mean_pool; D contiguous. Checked by ops.pooling.
 
     Raises:
         ValueError: a row has nothing to pool.
     """
-    batch, tokens, dim = hidden.shape
-    empty = (~mask.any(dim=1)).nonzero()
+    if cu_seqlens is None:
+        batch, tokens, dim = hidden.shape
+        starts = torch.arange(batch, device=hidden.device) * hidden.stride(0)  # [B] elements
+        lengths = torch.full((batch,), tokens, device=hidden.device)
+        counts = mask.sum(dim=1)
+    else:
+        batch, dim = len(cu_seqlens) - 1, hidden.shape[1]
+        starts = cu_seqlens[:-1] * hidden.stride(0)
+        counts = lengths = cu_seqlens.diff()
+    empty = (counts + prefix_len == 0).nonzero()
     if empty.numel():
-        raise ValueError(f"mask: row {int(empty[0])} has no token to pool")
+        name = "mask" if cu_seqlens is None else "cu_seqlens"
+        raise ValueError(f"{name}: row {int(empty[0])} has no token to pool")
     out = torch.empty((batch, dim), dtype=torch.float32, device=hidden.device)
     if out.numel() == 0:
         return out
     grid = (batch, triton.cdiv(dim, BLOCK_DIM))
+    unused = hidden  # a pointer that the kernel does not follow
     _masked_mean_pool_kernel[grid](
-        hidden, mask.to(torch.uint8).contiguous(), out, tokens, dim,
-        hidden.stride(0), hidden.stride(1),
+        hidden, unused if mask is None else mask.to(torch.uint8).contiguous(), starts, lengths,
+        unused if prefix_sum is None else prefix_sum, prefix_len, out, dim, hidden.stride(-2),
+        HAS_MASK=mask is not None, HAS_PREFIX=prefix_sum is not None,
         BLOCK_TOKENS=BLOCK_TOKENS, BLOCK_DIM=BLOCK_DIM,
     )  # fmt: skip
     return out
