@@ -18,6 +18,7 @@ from ..progress import Progress
 from .arguments import as_count, as_radius, as_row_numbers, as_rows
 
 SMALLEST_BLOCK = 256
+LARGEST_FIRST_BLOCK = 1024
 LARGEST_BLOCK = 4096  # rows; the block holds their distances to one another
 LARGEST_DIM = 1 << 16  # above it the error bound of the screen does not hold
 OFFSET_SAMPLE = 256
@@ -84,7 +85,8 @@ def kcenter(
         raise ValueError(f"block_size: expected an integer of at least 1, got {block_size!r}")
     chosen = backends.choose(rows.device.type, backend, "min_sqdist")
     first = [] if pool or wanted == 0 else [int(np.random.default_rng(seed).integers(len(rows)))]
-    traversal = Traversal(rows, pool + first, chosen, stop, progress)
+    traversal = Traversal(rows, rows[pool + first].to(torch.float32), chosen, stop, progress)
+    traversal.exclude(pool + first)
     traversal.run(wanted - len(first), method, block_size)
     return KCenterResult(
         indices=np.array(first + traversal.picks, dtype=np.int64),
@@ -96,59 +98,58 @@ def kcenter(
 
 
 class Traversal:
-    """The state of one traversal: centres so far, and a bound for every row that is not one."""
+    """The state of one traversal: the centres so far, and an upper bound for every row."""
 
-    def __init__(self, rows: torch.Tensor, centers: list[int], backend: str, stop: float, progress: bool):
+    def __init__(self, rows: torch.Tensor, centers: torch.Tensor, backend: str, stop: float, progress: bool):
+        """rows [N, D]; centers [M, D] float32, the values of the first centres, which need not be among the rows."""
         self.rows, self.backend, self.stop, self.progress = rows, backend, stop, progress
-        self.centers = list(centers)
+        self.centers = centers  # [M + picks, D] float32
         self.picks: list[int] = []
         self.sqdist: list[float] = []
         self.passes = 0.0
         self.bound = torch.full((len(rows),), float("inf"), dtype=torch.float32, device=rows.device)  # [N]
         self.offset: torch.Tensor | None = None  # [D]
 
+    def exclude(self, rows: list[int]) -> None:
+        """These rows are centres: never picked."""
+        self.bound[rows] = -float("inf")
+
     def run(self, k: int, method: str, block_size: int | None) -> None:
         """Pick k rows, or fewer when the stop is reached."""
-        if not self.centers:
-            screening.check_finite(self.rows)
-            return
         with Progress("select", k, "pick", shown=self.progress) as self.bar:
             few = len(self.centers) + k <= 4  # a screen and a block cost more than so few passes
-            if method == "streaming" or few or self.rows.shape[1] >= LARGEST_DIM:
+            if len(self.centers) == 0 or method == "streaming" or few or self.rows.shape[1] >= LARGEST_DIM:
                 screening.check_finite(self.rows)
                 self.stream(k)
             else:
+                self.offset = row_mean(self.rows)
                 self.screen(self.centers)
                 self.pick_blocks(k, block_size)
 
-    def screen(self, centers: list[int]) -> None:
+    def screen(self, centers: torch.Tensor) -> None:
         """Lower every row's bound for the given centres: one pass."""
-        if self.offset is None:
-            self.offset = self._offset()
-        screening.min_sqdist(self.rows, self._values(centers), self.offset, self.bound, self.backend)
-        self.bound[centers] = -float("inf")
+        screening.min_sqdist(self.rows, centers, self.offset, self.bound, self.backend)
         self.passes += 1
 
     def pick_blocks(self, k: int, block_size: int | None) -> None:
-        """Pick k rows block by block; bounds are valid for all centres so far except `fresh` ones."""
-        size = block_size or max(SMALLEST_BLOCK, min(2 * k, LARGEST_BLOCK))
-        fresh: list[int] = []
+        """Pick k rows block by block, from bounds that hold for the centres of before."""
+        size = block_size or max(SMALLEST_BLOCK, min(2 * k, LARGEST_FIRST_BLOCK))
+        screened = len(self.centers)
         while k > 0:
-            members, threshold = self._largest_bounds(min(size, len(self.rows)))
+            members, threshold = self._largest_bounds(size)
             if len(members) == 0:
                 return
             found, following = self._pick_in(members, threshold, k)
-            fresh += found
-            k -= len(found)
+            k -= found
             if k == 0 or (following > threshold and following <= self.stop):
                 return
-            # The next pick is at `following` or above: rows with lower bounds need no look yet.
+            # The next pick is at `following` or above: rows with lower bounds need no look.
             contenders = int((self.bound >= following).sum())
-            if contenders <= self._affordable(len(fresh)):
+            if contenders <= max(2 * SMALLEST_BLOCK, min(LARGEST_BLOCK, len(self.rows) // 16)):
                 size = max(size, contenders + contenders // 4)
-            elif fresh:
-                self.screen(fresh)
-                fresh = []
+            elif screened < len(self.centers):
+                self.screen(self.centers[screened:])
+                screened = len(self.centers)
             elif 2 * size <= LARGEST_BLOCK:
                 size = 2 * size
             else:
@@ -158,39 +159,44 @@ class Traversal:
     def stream(self, k: int) -> None:
         """The classical loop: float64 distances of all rows to one centre at a time, one pass each."""
         nearest = torch.full((len(self.rows),), float("inf"), dtype=torch.float64, device=self.rows.device)
+        nearest[self.bound == -float("inf")] = -1.0
+        farthest = 0
         for center in self.centers:
             farthest = self._update(nearest, center)
         while k > 0:
             value = float(nearest[farthest])
             if value < 0 or value <= self.stop:
                 return
-            self._pick(farthest, value)
+            self._add([farthest], [value])
+            nearest[farthest] = -1.0
             k -= 1
             if k > 0:
-                farthest = self._update(nearest, farthest)
+                farthest = self._update(nearest, self.centers[-1])
 
-    def _update(self, nearest: torch.Tensor, center: int) -> int:
-        nearest[center] = -1.0
+    def _update(self, nearest: torch.Tensor, center: torch.Tensor) -> int:
         self.passes += 1
-        return streaming.update_argmax(self.rows, self._values([center])[0], nearest, self.backend)
+        return streaming.update_argmax(self.rows, center, nearest, self.backend)
 
-    def _pick_in(self, members: torch.Tensor, threshold: float, k: int) -> tuple[list[int], float]:
-        """Pick inside a block; returns the rows picked, and the squared distance of the first that was not."""
+    def _pick_in(self, members: torch.Tensor, threshold: float, k: int) -> tuple[int, float]:
+        """Pick inside a block; returns how many, and the squared distance of the first that was not picked."""
         bound = self.bound[members]
+        values = self.rows[members].to(torch.float32)  # exact for every stored dtype
         picks, sqdist, following = block.pick_block(
-            self._values(members), self._values(self.centers), self.offset, bound, threshold, self.stop, k, self.backend
+            values, self.centers, self.offset, bound, threshold, self.stop, k, self.backend
         )
         self.bound[members] = bound
-        found = members[picks].tolist()
-        for row, value in zip(found, sqdist.tolist(), strict=True):
-            self._pick(row, value)
-        return found, following
+        self._add(members[picks].tolist(), sqdist.tolist())
+        return len(picks), following
 
-    def _pick(self, row: int, value: float) -> None:
-        self.picks.append(row)
-        self.sqdist.append(value)
-        self.centers.append(row)
-        self.bar.update(1, radius=value**0.5)
+    def _add(self, rows: list[int], sqdist: list[float]) -> None:
+        """These rows are the next picks."""
+        if not rows:
+            return
+        self.picks += rows
+        self.sqdist += sqdist
+        self.exclude(rows)
+        self.centers = torch.cat([self.centers, self.rows[rows].to(torch.float32)])
+        self.bar.update(len(rows), radius=sqdist[-1] ** 0.5)
 
     def _largest_bounds(self, size: int) -> tuple[torch.Tensor, float]:
         """The `size` rows with the largest bounds, ascending, and the largest bound left outside."""
@@ -199,16 +205,8 @@ class Traversal:
         members = top.indices[:size][top.values[:size] > -float("inf")]
         return members.sort().values, threshold
 
-    def _affordable(self, fresh: int) -> int:
-        """Up to how many rows a larger block costs less than a pass with the fresh centres."""
-        return min(LARGEST_BLOCK, max(2 * SMALLEST_BLOCK, len(self.rows) // 16))
 
-    def _offset(self) -> torch.Tensor:
-        """The mean of some rows: what embeddings share is subtracted, since in the products it would cost digits."""
-        step = max(1, len(self.rows) // OFFSET_SAMPLE)
-        mean = self.rows[::step].to(torch.float32).mean(dim=0)
-        return torch.where(torch.isfinite(mean), mean, 0.0)
-
-    def _values(self, rows: list[int] | torch.Tensor) -> torch.Tensor:
-        """Rows as float32, which is exact for every stored dtype."""
-        return self.rows[rows].to(torch.float32)
+def row_mean(rows: torch.Tensor) -> torch.Tensor:
+    """The mean [D] of some rows: what embeddings share is subtracted, since in products it would cost digits."""
+    mean = rows[:: max(1, len(rows) // OFFSET_SAMPLE)].to(torch.float32).mean(dim=0)
+    return torch.where(torch.isfinite(mean), mean, 0.0)
