@@ -29,6 +29,23 @@ struct Vec {
     _mm256_storeu_ps(lanes, a);
     return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
   }
+
+  struct Double {
+    static constexpr int64_t kWidth = 4;
+    static __m256d load(const float* from) { return _mm256_cvtps_pd(_mm_loadu_ps(from)); }
+    static __m256d load(const diverseevol::BFloat16* from) {
+      const __m128i half = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+      return _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(half), 16)));
+    }
+    static __m256d load(const diverseevol::Float16* from) {
+      return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+    }
+    static __m256d from(const double* from) { return _mm256_loadu_pd(from); }
+    static void store(double* to, __m256d value) { _mm256_storeu_pd(to, value); }
+    static __m256d add(__m256d a, __m256d b) { return _mm256_add_pd(a, b); }
+    static __m256d sub(__m256d a, __m256d b) { return _mm256_sub_pd(a, b); }
+    static __m256d mul(__m256d a, __m256d b) { return _mm256_mul_pd(a, b); }
+  };
 };
 
 struct Mul {
@@ -65,7 +82,7 @@ Kernels avx2_kernels() {
   return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
           gram,
           gram,
-          {sqdist<float>, sqdist<BFloat16>, sqdist<Float16>}};
+          {sqdist<Vec, float>, sqdist<Vec, BFloat16>, sqdist<Vec, Float16>}};
 }
 
 }  // namespace diverseevol

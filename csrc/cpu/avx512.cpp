@@ -40,7 +40,7 @@ Kernels avx512_kernels() {
   return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
           gram,
           gram,
-          {sqdist<float>, sqdist<BFloat16>, sqdist<Float16>}};
+          {sqdist<Vec, float>, sqdist<Vec, BFloat16>, sqdist<Vec, Float16>}};
 }
 
 }  // namespace diverseevol

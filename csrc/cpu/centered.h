@@ -44,50 +44,57 @@ inline double certified_error(const RowNorms& row, const RowNorms& center, int64
 // Centres packed for a gram.
 class Panels {
  public:
-  Panels(const Gram& gram, int64_t num_centers, int64_t dim)
+  // elements_of(j, elements) writes centre j's elements [padded] and returns its norms.
+  template <class ElementsOf>
+  Panels(const Gram& gram, int64_t num_centers, int64_t dim, const ElementsOf& elements_of)
       : gram_(gram),
-        dim_(dim),
+        num_centers_(num_centers),
         padded_((dim + gram.depth - 1) / gram.depth * gram.depth),
-        count_((num_centers + gram.panel - 1) / gram.panel),
-        data_(static_cast<size_t>(count_ * gram.panel * padded_ * gram.element_size)),
-        sqnorm_(static_cast<size_t>(count_ * gram.panel), std::numeric_limits<float>::infinity()) {}
-
-  // Sets centre `place` from its elements.
-  void set(int64_t place, const void* elements, const Norms& norms) {
-    char* panel = data_.data() + place / gram_.panel * gram_.panel * padded_ * gram_.element_size;
-    gram_.pack(elements, padded_, place % gram_.panel, panel);
-    sqnorm_[static_cast<size_t>(place)] = norms.sqnorm;
-    const RowNorms one = above(norms, gram_, dim_);
-    largest_.norm = std::max(largest_.norm, one.norm);
-    largest_.lost = std::max(largest_.lost, one.lost);
-  }
-
-  // Float32 centres, contiguous.
-  void set_all(const float* centers, int64_t num_centers, const float* offset) {
-    std::vector<char> elements(static_cast<size_t>(padded_ * gram_.element_size));
-    for (int64_t j = 0; j < num_centers; ++j) {
-      const Norms norms = gram_.center_row[0](centers + j * dim_, offset, dim_, padded_, elements.data());
-      set(j, elements.data(), norms);
+        width_((num_centers + gram.panel - 1) / gram.panel * gram.panel),
+        data_(static_cast<size_t>(width_ * row_bytes())),
+        sqnorm_(static_cast<size_t>(width_), std::numeric_limits<float>::infinity()) {
+    std::vector<char> elements(static_cast<size_t>(gram.panel * row_bytes()));
+    for (int64_t first = 0; first < num_centers; first += gram.panel) {
+      const int64_t count = std::min(gram.panel, num_centers - first);
+      for (int64_t j = 0; j < count; ++j) {
+        const Norms norms = elements_of(first + j, elements.data() + j * row_bytes());
+        sqnorm_[static_cast<size_t>(first + j)] = norms.sqnorm;
+        const RowNorms one = above(norms, gram, dim);
+        largest_.norm = std::max(largest_.norm, one.norm);
+        largest_.lost = std::max(largest_.lost, one.lost);
+      }
+      gram.pack(elements.data(), count, padded_, data_.data() + first * row_bytes());
     }
   }
 
-  // products[r][j] = -2 row_r . centre_j, [num_rows, width()]; num_rows a multiple of the gram's row group.
+  // products[r][j] = -2 row_r . centre_j, [num_rows, width()], meaningful for j < num_centers() alone; num_rows a
+  // multiple of the gram's row group.
   void multiply(const void* rows, int64_t num_rows, float* products) const {
-    gram_.multiply(rows, num_rows, data_.data(), count_, padded_, products);
+    gram_.multiply(rows, num_rows, data_.data(), num_centers_, padded_, products);
   }
 
-  int64_t width() const { return count_ * gram_.panel; }
+  int64_t num_centers() const { return num_centers_; }
+  int64_t width() const { return width_; }
   int64_t row_bytes() const { return padded_ * gram_.element_size; }
   int64_t padded() const { return padded_; }
-  const float* sqnorm() const { return sqnorm_.data(); }  // [width()], infinite beyond the last centre
+  const float* sqnorm() const { return sqnorm_.data(); }
   RowNorms largest() const { return largest_; }
 
  private:
   const Gram gram_;
-  const int64_t dim_, padded_, count_;
+  const int64_t num_centers_, padded_, width_;
   std::vector<char> data_;
   std::vector<float> sqnorm_;
   RowNorms largest_{0.0, 0.0};
 };
+
+// Float32 centres [num_centers, dim], contiguous, less the offset.
+inline Panels centered_panels(const Gram& gram, const float* centers, int64_t num_centers, int64_t dim,
+                              const float* offset) {
+  const int64_t padded = (dim + gram.depth - 1) / gram.depth * gram.depth;
+  return Panels(gram, num_centers, dim, [&](int64_t j, char* elements) {
+    return gram.center_row[0](centers + j * dim, offset, dim, padded, elements);
+  });
+}
 
 }  // namespace diverseevol

@@ -18,14 +18,23 @@ namespace {
 
 constexpr int64_t kDepthBlock = 1024;  // dimensions taken at once, so that rows and centres stay in the L2 cache
 
+// Panel data: [padded / kDepth][panel][kDepth], the elements times -2, zero beyond the last centre.
 template <class Mul>
-void pack_center(const void* elements_data, int64_t padded, int64_t place, void* panel_data) {
+void pack(const void* elements_data, int64_t count, int64_t padded, void* panel_data) {
   using Element = typename Mul::Element;
   const Element* elements = static_cast<const Element*>(elements_data);
   Element* panel = static_cast<Element*>(panel_data);
   constexpr int64_t kPanel = Mul::kVecs * Mul::kLanes;
-  for (int64_t d = 0; d < padded; ++d) {
-    panel[((d / Mul::kDepth) * kPanel + place) * Mul::kDepth + d % Mul::kDepth] = Mul::times_minus_two(elements[d]);
+  constexpr int64_t kStep = 16;  // dimensions taken at once, so that what is written stays in the L1 cache
+  std::memset(static_cast<void*>(panel), 0, static_cast<size_t>(padded * kPanel) * sizeof *panel);
+  for (int64_t first = 0; first < padded; first += kStep) {
+    const int64_t last = first + kStep < padded ? first + kStep : padded;
+    for (int64_t place = 0; place < count; ++place) {
+      for (int64_t d = first; d < last; ++d) {
+        panel[((d / Mul::kDepth) * kPanel + place) * Mul::kDepth + d % Mul::kDepth] =
+            Mul::times_minus_two(elements[place * padded + d]);
+      }
+    }
   }
 }
 
@@ -57,19 +66,19 @@ void multiply_group(const typename Mul::Element* rows, int64_t padded, const typ
 }
 
 template <class Mul>
-void multiply(const void* rows_data, int64_t num_rows, const void* panels_data, int64_t num_panels, int64_t padded,
+void multiply(const void* rows_data, int64_t num_rows, const void* panels_data, int64_t num_centers, int64_t padded,
               float* products) {
   using Element = typename Mul::Element;
   const Element* rows = static_cast<const Element*>(rows_data);
   const Element* panels = static_cast<const Element*>(panels_data);
   constexpr int64_t kPanel = Mul::kVecs * Mul::kLanes;
-  const int64_t stride = num_panels * kPanel;
+  const int64_t stride = (num_centers + kPanel - 1) / kPanel * kPanel;
   for (int64_t first = 0; first < padded; first += kDepthBlock) {
     const int64_t last = first + kDepthBlock < padded ? first + kDepthBlock : padded;
-    for (int64_t p = 0; p < num_panels; ++p) {
+    for (int64_t j = 0; j < num_centers; j += kPanel) {
       for (int64_t r = 0; r < num_rows; r += Mul::kRows) {
-        multiply_group<Mul>(rows + r * padded, padded, panels + p * padded * kPanel, first, last,
-                            products + r * stride + p * kPanel, stride);
+        multiply_group<Mul>(rows + r * padded, padded, panels + j * padded, first, last, products + r * stride + j,
+                            stride);
       }
     }
   }
@@ -109,7 +118,7 @@ diverseevol::Gram gram_of() {
           sizeof(typename Mul::Element) < sizeof(float),
           {center_row<Vec, Mul, float>, center_row<Vec, Mul, diverseevol::BFloat16>,
            center_row<Vec, Mul, diverseevol::Float16>},
-          pack_center<Mul>,
+          pack<Mul>,
           multiply<Mul>};
 }
 

@@ -28,10 +28,11 @@ struct Gram {
   bool rounds;  // whether elements are narrower than float32
   // Writes one row's elements [padded]; indexed by DType.
   Norms (*center_row[3])(const void* row, const float* offset, int64_t dim, int64_t padded, void* elements);
-  // Puts a centre's elements, times -2, into its place in a panel.
-  void (*pack)(const void* elements, int64_t padded, int64_t place, void* panel_data);
-  // products[r][p * panel + j] = -2 row_r . centre; num_rows a multiple of row_group.
-  void (*multiply)(const void* rows, int64_t num_rows, const void* panels, int64_t num_panels, int64_t padded,
+  // Lays out up to `panel` centres' elements [count, padded], times -2, as one panel [padded * panel elements].
+  void (*pack)(const void* elements, int64_t count, int64_t padded, void* panel_data);
+  // products[r][j] = -2 row_r . centre_j, [num_rows, num_centers rounded up to whole panels], of which columns beyond
+  // the last centre may be left as they are; num_rows a multiple of row_group.
+  void (*multiply)(const void* rows, int64_t num_rows, const void* panels, int64_t num_centers, int64_t padded,
                    float* products);
 };
 
@@ -41,7 +42,7 @@ struct Kernels {
                       int64_t prefix_len, float* out);
   Gram screen;   // the fastest products, in any precision
   Gram precise;  // float32 products
-  // Float64 squared distance, summed by halving (see ops/reference.py); scratch: [2 * padded_dim] doubles.
+  // Float64 squared distance, summed by halving (see ops/reference.py); scratch: [dim + 16] doubles.
   // row is indexed by DType, center is float32.
   double (*sqdist[3])(const void* row, const float* center, int64_t dim, double* scratch);
 };

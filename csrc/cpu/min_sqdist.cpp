@@ -56,7 +56,7 @@ class Tile {
  private:
   void lower(float& bound, const Norms& norms, const float* products) const {
     float nearest = std::numeric_limits<float>::infinity();
-    for (int64_t j = 0; j < panels_.width(); ++j) nearest = std::min(nearest, panels_.sqnorm()[j] + products[j]);
+    for (int64_t j = 0; j < panels_.num_centers(); ++j) nearest = std::min(nearest, panels_.sqnorm()[j] + products[j]);
     const double error = certified_error(above(norms, kernels_.screen, call_.x.dim), panels_.largest(), call_.x.dim);
     const double above_exact = static_cast<double>(norms.sqnorm) + static_cast<double>(nearest) + error;
     if (above_exact < static_cast<double>(bound)) bound = static_cast<float>(above_exact);  // false for NaN
@@ -75,8 +75,7 @@ Status min_sqdist(MinSqdist& call) {
   if (!isa_usable(call.isa)) return Status::kUnusableIsa;
   if (!known(call.x.dtype)) return Status::kUnknownDType;
   const Kernels kernels = kernels_of(call.isa);
-  Panels panels(kernels.screen, call.num_centers, call.x.dim);
-  panels.set_all(call.centers, call.num_centers, call.offset);
+  const Panels panels = centered_panels(kernels.screen, call.centers, call.num_centers, call.x.dim, call.offset);
   const int64_t tiles = (call.x.rows + kTileRows - 1) / kTileRows;
   std::atomic<int64_t> first_bad{call.x.rows};
   parallel_ranges(tiles, call.threads, [&](int64_t first, int64_t last) {

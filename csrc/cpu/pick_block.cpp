@@ -1,6 +1,7 @@
 // pick_block: greedy K-Center among the rows of a block, on intervals, with float64 where intervals overlap.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -19,12 +20,12 @@ class Block {
   explicit Block(PickBlock& call)
       : call_(call),
         kernels_(kernels_of(call.isa)),
-        centers_(kernels_.precise, call.num_centers, call.dim),
-        members_(kernels_.precise, call.num_rows, call.dim),
+        centers_(centered_panels(kernels_.precise, call.centers, call.num_centers, call.dim, call.offset)),
+        elements_(padded_rows() * row_bytes()),
         sqnorm_(size()),
         error_(size()),
         to_centers_(size() * static_cast<size_t>(centers_.width())),
-        to_members_(size() * static_cast<size_t>(members_.width())),
+        column_(size(), -1),
         low_(size()),
         high_(size()),
         scratch_(static_cast<size_t>(call.dim) + 16) {}
@@ -57,43 +58,67 @@ class Block {
  private:
   size_t size() const { return static_cast<size_t>(call_.num_rows); }
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
+  size_t row_bytes() const { return at(call_.dim) * sizeof(float); }
+  size_t padded_rows() const {
+    const int64_t group = kernels_.precise.row_group;
+    return at((call_.num_rows + group - 1) / group * group);
+  }
+  char* element(int64_t i) { return elements_.data() + at(i) * row_bytes(); }
 
   // All approximate squared distances of the members to the centres and to one another, and the first intervals.
   void approximate() {
     const Gram& gram = kernels_.precise;
-    const int64_t padded_rows = (call_.num_rows + gram.row_group - 1) / gram.row_group * gram.row_group;
-    std::vector<char> elements(at(padded_rows * members_.row_bytes()));
-    centers_.set_all(call_.centers, call_.num_centers, call_.offset);
+    RowNorms largest = centers_.largest();
     for (int64_t i = 0; i < call_.num_rows; ++i) {
-      char* row = elements.data() + i * members_.row_bytes();
-      const Norms norms =
-          gram.center_row[0](call_.rows + i * call_.dim, call_.offset, call_.dim, members_.padded(), row);
-      sqnorm_[at(i)] = norms;
-      members_.set(i, row, norms);
+      const float* row = call_.rows + i * call_.dim;
+      sqnorm_[at(i)] = gram.center_row[0](row, call_.offset, call_.dim, call_.dim, element(i));
+      largest.norm = std::max(largest.norm, above(sqnorm_[at(i)], gram, call_.dim).norm);
     }
-    const RowNorms largest{std::max(centers_.largest().norm, members_.largest().norm), 0.0};
-    parallel_ranges(padded_rows / gram.row_group, call_.threads, [&](int64_t first, int64_t last) {
-      std::vector<float> products(at(gram.row_group * std::max(centers_.width(), members_.width())));
-      for (int64_t group = first; group < last; ++group) {
-        const int64_t row = group * gram.row_group;
-        const void* rows = elements.data() + row * members_.row_bytes();
-        const int64_t count = std::min(gram.row_group, call_.num_rows - row);
-        fill(centers_, rows, row, count, products.data(), to_centers_);
-        fill(members_, rows, row, count, products.data(), to_members_);
-        for (int64_t i = row; i < row + count; ++i) first_interval(i, largest);
+    multiply(centers_, to_centers_.data(), centers_.width(), 1);
+    for (int64_t i = 0; i < call_.num_rows; ++i) first_interval(i, largest);
+  }
+
+  // out[i * row_stride + j * center_stride] = approximate squared distance of member i to centre j of the panels.
+  void multiply(const Panels& panels, float* out, int64_t row_stride, int64_t center_stride) {
+    const int64_t group = kernels_.precise.row_group;
+    parallel_ranges(static_cast<int64_t>(padded_rows()) / group, call_.threads, [&](int64_t first, int64_t last) {
+      std::vector<float> products(at(group * panels.width()));
+      for (int64_t row = first * group; row < last * group; row += group) {
+        panels.multiply(element(row), group, products.data());
+        for (int64_t i = row; i < std::min(row + group, call_.num_rows); ++i) {
+          const float* own = products.data() + (i - row) * panels.width();
+          for (int64_t j = 0; j < panels.num_centers(); ++j) {
+            out[i * row_stride + j * center_stride] = sqnorm_[at(i)].sqnorm + (panels.sqnorm()[j] + own[j]);
+          }
+        }
       }
     });
   }
 
-  void fill(const Panels& panels, const void* rows, int64_t first, int64_t count, float* products,
-            std::vector<float>& out) {
-    panels.multiply(rows, kernels_.precise.row_group, products);
-    for (int64_t r = 0; r < count; ++r) {
-      const float own = sqnorm_[at(first + r)].sqnorm;
-      for (int64_t j = 0; j < panels.width(); ++j) {
-        out[at((first + r) * panels.width() + j)] = own + (panels.sqnorm()[j] + products[r * panels.width() + j]);
+  // Distances of all members to member `pick`, computed together with those to the likeliest next picks.
+  const float* column(int64_t pick) {
+    const int64_t panel = kernels_.precise.panel;
+    if (column_[at(pick)] < 0) {
+      std::vector<int64_t> likely;
+      for (int64_t i = 0; i < call_.num_rows; ++i) {
+        if (i != pick && column_[at(i)] < 0 && high_[at(i)] >= 0) likely.push_back(i);
       }
+      const int64_t others = std::min<int64_t>(panel - 1, static_cast<int64_t>(likely.size()));
+      std::partial_sort(likely.begin(), likely.begin() + others, likely.end(),
+                        [this](int64_t a, int64_t b) { return high_[at(a)] > high_[at(b)]; });
+      likely.resize(at(others));
+      likely.push_back(pick);
+      const Panels panels(kernels_.precise, others + 1, call_.dim, [&](int64_t place, char* elements) {
+        const int64_t i = likely[at(place)];
+        column_[at(i)] = static_cast<int64_t>(columns_.size()) * panel + place;
+        std::memcpy(elements, element(i), row_bytes());
+        return sqnorm_[at(i)];
+      });
+      columns_.emplace_back(size() * at(panel));
+      multiply(panels, columns_.back().data(), 1, call_.num_rows);
     }
+    const int64_t slot = column_[at(pick)];
+    return columns_[at(slot / panel)].data() + (slot % panel) * call_.num_rows;
   }
 
   void first_interval(int64_t i, const RowNorms& largest) {
@@ -106,7 +131,6 @@ class Block {
   }
 
   double to_center(int64_t i, int64_t j) const { return to_centers_[at(i * centers_.width() + j)]; }
-  double to_member(int64_t i, int64_t j) const { return to_members_[at(i * members_.width() + j)]; }
 
   // The lowest position that is certainly farthest; -1 when every member has been picked.
   int64_t farthest() {
@@ -136,7 +160,9 @@ class Block {
     if (low_[at(i)] == high_[at(i)]) return;
     double nearest = kInfinity;
     for (int64_t j = 0; j < call_.num_centers; ++j) nearest = std::min(nearest, to_center(i, j));
-    for (int64_t p = 0; p < call_.num_picks; ++p) nearest = std::min(nearest, to_member(i, call_.picks[p]));
+    for (int64_t p = 0; p < call_.num_picks; ++p) {
+      nearest = std::min(nearest, static_cast<double>(column(call_.picks[p])[i]));
+    }
     const double limit = nearest + 2.0 * error_[at(i)];
     double exact = kInfinity;
     const auto consider = [&](double approximate, const float* center) {
@@ -145,15 +171,16 @@ class Block {
     };
     for (int64_t j = 0; j < call_.num_centers; ++j) consider(to_center(i, j), call_.centers + j * call_.dim);
     for (int64_t p = 0; p < call_.num_picks; ++p) {
-      consider(to_member(i, call_.picks[p]), call_.rows + call_.picks[p] * call_.dim);
+      consider(column(call_.picks[p])[i], call_.rows + call_.picks[p] * call_.dim);
     }
     low_[at(i)] = high_[at(i)] = exact;
   }
 
   // Member `pick` becomes a centre: the other members' intervals fall, its own leaves the race.
   void add_center(int64_t pick) {
+    const float* approximations = column(pick);
     for (int64_t i = 0; i < call_.num_rows; ++i) {
-      const double approximate = to_member(i, pick);
+      const double approximate = approximations[i];
       const double error = error_[at(i)];
       if (low_[at(i)] < 0 || approximate - error >= high_[at(i)]) continue;
       if (std::isfinite(approximate) && std::isfinite(error)) {
@@ -169,11 +196,12 @@ class Block {
   PickBlock& call_;
   const Kernels kernels_;
   Panels centers_;
-  Panels members_;
+  std::vector<char> elements_;  // [padded rows, dim] float32, less the offset
   std::vector<Norms> sqnorm_;
   std::vector<double> error_;
   std::vector<float> to_centers_;
-  std::vector<float> to_members_;
+  std::vector<std::vector<float>> columns_;  // each [panel, num_rows]: distances to a panel of members
+  std::vector<int64_t> column_;              // a member's place among them, or -1
   std::vector<double> low_;
   std::vector<double> high_;
   std::vector<double> scratch_;

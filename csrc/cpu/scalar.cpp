@@ -19,6 +19,19 @@ struct Vec {
   static float mul(float a, float b) { return a * b; }
   static float div(float a, float b) { return a / b; }
   static float sum(float a) { return a; }
+
+  struct Double {
+    static constexpr int64_t kWidth = 1;
+    template <class T>
+    static double load(const T* from) {
+      return static_cast<double>(to_float(*from));
+    }
+    static double from(const double* from) { return *from; }
+    static void store(double* to, double value) { *to = value; }
+    static double add(double a, double b) { return a + b; }
+    static double sub(double a, double b) { return a - b; }
+    static double mul(double a, double b) { return a * b; }
+  };
 };
 
 struct Mul {
@@ -52,7 +65,7 @@ Kernels scalar_kernels() {
   return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
           gram,
           gram,
-          {sqdist<float>, sqdist<BFloat16>, sqdist<Float16>}};
+          {sqdist<Vec, float>, sqdist<Vec, BFloat16>, sqdist<Vec, Float16>}};
 }
 
 }  // namespace diverseevol

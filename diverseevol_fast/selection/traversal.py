@@ -103,12 +103,17 @@ class Traversal:
     def __init__(self, rows: torch.Tensor, centers: torch.Tensor, backend: str, stop: float, progress: bool):
         """rows [N, D]; centers [M, D] float32, the values of the first centres, which need not be among the rows."""
         self.rows, self.backend, self.stop, self.progress = rows, backend, stop, progress
-        self.centers = centers  # [M + picks, D] float32
+        self._centers, self._count = centers, len(centers)  # [room, D] float32, of which count are in use
         self.picks: list[int] = []
         self.sqdist: list[float] = []
         self.passes = 0.0
         self.bound = torch.full((len(rows),), float("inf"), dtype=torch.float32, device=rows.device)  # [N]
         self.offset: torch.Tensor | None = None  # [D]
+
+    @property
+    def centers(self) -> torch.Tensor:
+        """[M + picks, D] float32."""
+        return self._centers[: self._count]
 
     def exclude(self, rows: list[int]) -> None:
         """These rows are centres: never picked."""
@@ -195,7 +200,11 @@ class Traversal:
         self.picks += rows
         self.sqdist += sqdist
         self.exclude(rows)
-        self.centers = torch.cat([self.centers, self.rows[rows].to(torch.float32)])
+        wanted = self._count + len(rows)
+        if wanted > len(self._centers):  # room for twice as many: a copy for every pick would be quadratic
+            self._centers = torch.cat([self.centers, self._centers.new_empty(wanted, self.rows.shape[1])])
+        self._centers[self._count : wanted] = self.rows[rows].to(torch.float32)
+        self._count = wanted
         self.bar.update(len(rows), radius=sqdist[-1] ** 0.5)
 
     def _largest_bounds(self, size: int) -> tuple[torch.Tensor, float]:
