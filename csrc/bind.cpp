@@ -63,27 +63,56 @@ T* address(uintptr_t value) {
   return reinterpret_cast<T*>(value);
 }
 
-int64_t bind_masked_mean_pool(uintptr_t hidden, int dtype, uintptr_t mask, uintptr_t cu_seqlens, uintptr_t prefix_sum,
-                              int64_t prefix_len, uintptr_t out, int64_t batch, int64_t tokens, int64_t dim,
-                              int64_t hidden_stride_batch, int64_t hidden_stride_token, const std::string& isa,
-                              int threads) {
-  MaskedMeanPool call{address<const void>(hidden),
-                      static_cast<DType>(dtype),
-                      address<const uint8_t>(mask),
-                      address<const int64_t>(cu_seqlens),
-                      address<const float>(prefix_sum),
-                      prefix_len,
-                      address<float>(out),
-                      batch,
-                      tokens,
-                      dim,
-                      hidden_stride_batch,
-                      hidden_stride_token,
-                      isa_named(isa),
-                      threads,
-                      -1};
+// What masked_mean_pool and pool_min_sqdist have in common, as Python gives it.
+struct PoolArguments {
+  uintptr_t hidden;
+  int dtype;
+  uintptr_t mask, cu_seqlens, prefix_sum;
+  int64_t prefix_len;
+  uintptr_t out;
+  int64_t batch, tokens, dim, hidden_stride_batch, hidden_stride_token;
+  std::string isa;
+  int threads;
+
+  MaskedMeanPool call() const {
+    return {address<const void>(hidden),
+            static_cast<DType>(dtype),
+            address<const uint8_t>(mask),
+            address<const int64_t>(cu_seqlens),
+            address<const float>(prefix_sum),
+            prefix_len,
+            address<float>(out),
+            batch,
+            tokens,
+            dim,
+            hidden_stride_batch,
+            hidden_stride_token,
+            isa_named(isa),
+            threads,
+            -1};
+  }
+};
+
+int64_t bind_masked_mean_pool(const PoolArguments& arguments) {
+  MaskedMeanPool call = arguments.call();
   run("masked_mean_pool", masked_mean_pool, call);
   return call.first_empty_row;
+}
+
+py::tuple bind_pool_min_sqdist(const PoolArguments& arguments, uintptr_t centers, int64_t num_centers, uintptr_t offset,
+                               uintptr_t bound) {
+  const MaskedMeanPool pool = arguments.call();
+  PoolMinSqdist call{pool,
+                     {{pool.out, DType::kFloat32, pool.batch, pool.dim, pool.dim},
+                      address<const float>(centers),
+                      num_centers,
+                      address<const float>(offset),
+                      address<float>(bound),
+                      pool.isa,
+                      pool.threads,
+                      -1}};
+  run("pool_min_sqdist", pool_min_sqdist, call);
+  return py::make_tuple(call.pool.first_empty_row, call.screen.first_bad_row);
 }
 
 int64_t bind_min_sqdist(uintptr_t x, int dtype, int64_t rows, int64_t dim, int64_t stride, uintptr_t centers,
@@ -141,10 +170,22 @@ PYBIND11_MODULE(_native, module) {
   using py::arg;
   module.doc() = "C++ kernels of diverseevol_fast; call them through diverseevol_fast.ops";
   module.def("usable_isas", &usable_isas, "ISAs that this CPU can run and this build has, slowest first");
-  module.def("masked_mean_pool", &bind_masked_mean_pool, arg("hidden"), arg("dtype"), arg("mask"), arg("cu_seqlens"),
-             arg("prefix_sum"), arg("prefix_len"), arg("out"), arg("batch"), arg("tokens"), arg("dim"),
-             arg("hidden_stride_batch"), arg("hidden_stride_token"), arg("isa"), arg("threads"),
+  py::class_<PoolArguments>(module, "PoolArguments")
+      .def(py::init([](uintptr_t hidden, int dtype, uintptr_t mask, uintptr_t cu_seqlens, uintptr_t prefix_sum,
+                       int64_t prefix_len, uintptr_t out, int64_t batch, int64_t tokens, int64_t dim,
+                       int64_t hidden_stride_batch, int64_t hidden_stride_token, std::string isa, int threads) {
+             return PoolArguments{hidden, dtype,  mask, cu_seqlens,          prefix_sum,          prefix_len, out,
+                                  batch,  tokens, dim,  hidden_stride_batch, hidden_stride_token, isa,        threads};
+           }),
+           py::kw_only(), arg("hidden"), arg("dtype"), arg("mask"), arg("cu_seqlens"), arg("prefix_sum"),
+           arg("prefix_len"), arg("out"), arg("batch"), arg("tokens"), arg("dim"), arg("hidden_stride_batch"),
+           arg("hidden_stride_token"), arg("isa"), arg("threads"));
+  module.def("masked_mean_pool", &bind_masked_mean_pool, arg("arguments"),
              "Pools rows; returns the lowest row with nothing to pool, or -1");
+  module.def("pool_min_sqdist", &bind_pool_min_sqdist, arg("arguments"), arg("centers"), arg("num_centers"),
+             arg("offset"), arg("bound"),
+             "Pools rows and bounds them; returns the lowest row with nothing to pool, and the lowest that is not "
+             "finite, or -1");
   module.def("min_sqdist", &bind_min_sqdist, arg("x"), arg("dtype"), arg("rows"), arg("dim"), arg("stride"),
              arg("centers"), arg("num_centers"), arg("offset"), arg("bound"), arg("isa"), arg("threads"),
              "Lowers bounds; returns the lowest row that is not finite, or -1");

@@ -65,6 +65,14 @@ struct MinSqdist {
 
 Status min_sqdist(MinSqdist& call);
 
+// Both in one call: the rows of `screen` are what `pool` writes. Nothing is bounded when a row has nothing to pool.
+struct PoolMinSqdist {
+  MaskedMeanPool pool;
+  MinSqdist screen;
+};
+
+Status pool_min_sqdist(PoolMinSqdist& call);
+
 // Greedy K-Center inside a block, exact: the winner is picked while it is above every row outside.
 struct PickBlock {
   const float* rows;  // [num_rows, dim], contiguous, in ascending order of their numbers in the data

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
+    "KCenterStream": ".selection.stream",
     "kcenter": ".selection.traversal",
     "masked_mean_pool": ".ops.pooling",
 }
@@ -13,6 +14,7 @@ __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
     from .ops.pooling import masked_mean_pool as masked_mean_pool
+    from .selection.stream import KCenterStream as KCenterStream
     from .selection.traversal import kcenter as kcenter
 
 

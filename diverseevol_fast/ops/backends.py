@@ -15,6 +15,7 @@ NAMES = ("native", "triton", "reference")
 OPS = {
     "masked_mean_pool": NAMES,
     "min_sqdist": ("native", "reference"),
+    "pool_min_sqdist": ("native", "reference"),
     "pick_block": ("native", "reference"),
     "update_argmax": ("native", "reference"),
 }

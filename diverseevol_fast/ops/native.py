@@ -36,11 +36,51 @@ def masked_mean_pool(
     Raises:
         ValueError: a row has nothing to pool.
     """
+    out, arguments, _kept = _pool_arguments(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    _check_pooled(_native.masked_mean_pool(arguments), mask)
+    return out
+
+
+def pool_min_sqdist(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    prefix_sum: torch.Tensor | None,
+    prefix_len: int,
+    centers: torch.Tensor,
+    offset: torch.Tensor,
+    bound: torch.Tensor,
+) -> tuple[torch.Tensor, int]:
+    """masked_mean_pool, and min_sqdist of what it gives, in one call: the pooled rows [B, D], and what it returns.
+
+    Raises:
+        ValueError: a row has nothing to pool.
+    """
+    out, arguments, _kept = _pool_arguments(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    first_empty, first_bad = _native.pool_min_sqdist(
+        arguments,
+        centers=centers.data_ptr(),
+        num_centers=len(centers),
+        offset=offset.data_ptr(),
+        bound=bound.data_ptr(),
+    )
+    _check_pooled(first_empty, mask)
+    return out, first_bad
+
+
+def _pool_arguments(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    prefix_sum: torch.Tensor | None,
+    prefix_len: int,
+) -> tuple[torch.Tensor, "_native.PoolArguments", tuple]:
+    """The result's tensor, the call's arguments, and what must live until the call is over."""
     packed = cu_seqlens is not None
     batch = len(cu_seqlens) - 1 if packed else hidden.shape[0]
     mask = None if mask is None else mask.contiguous()
     out = torch.empty((batch, hidden.shape[-1]), dtype=torch.float32)
-    first_empty = _native.masked_mean_pool(
+    arguments = _native.PoolArguments(
         hidden=hidden.data_ptr(),
         dtype=DTYPE_CODES[hidden.dtype],
         mask=_address(mask),
@@ -56,9 +96,12 @@ def masked_mean_pool(
         isa=chosen_isa(),
         threads=torch.get_num_threads(),
     )
+    return out, arguments, (hidden, mask, cu_seqlens, prefix_sum)
+
+
+def _check_pooled(first_empty: int, mask: torch.Tensor | None) -> None:
     if first_empty >= 0:
-        raise ValueError(f"{'cu_seqlens' if packed else 'mask'}: row {first_empty} has no token to pool")
-    return out
+        raise ValueError(f"{'cu_seqlens' if mask is None else 'mask'}: row {first_empty} has no token to pool")
 
 
 def min_sqdist(x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor) -> int:

@@ -1,8 +1,9 @@
-"""masked_mean_pool: token states to one embedding per row."""
+"""masked_mean_pool: token states to one embedding per row; pool_min_sqdist: and its bound in the same call."""
 
 import torch
 
-from . import backends
+from . import backends, reference
+from .screening import min_sqdist
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -38,6 +39,52 @@ def masked_mean_pool(
         TypeError: a wrong dtype, or not a tensor.
         ValueError: wrong shapes or devices, a row with nothing to pool (named), an unusable backend.
     """
+    given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    chosen = backends.choose(hidden.device.type, backend, "masked_mean_pool")
+    return backends.module_of(chosen, "masked_mean_pool").masked_mean_pool(*given)
+
+
+def pool_min_sqdist(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    centers: torch.Tensor,
+    offset: torch.Tensor,
+    bound: torch.Tensor,
+    cu_seqlens: torch.Tensor | None = None,
+    prefix_sum: torch.Tensor | None = None,
+    prefix_len: int = 0,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """masked_mean_pool, and min_sqdist of the pooled rows, in one call while they are in the cache.
+
+    Arguments, returns and errors are those of the two.
+    """
+    given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    if backends.choose(hidden.device.type, backend, "pool_min_sqdist") == "reference":
+        pooled = reference.masked_mean_pool(*given)
+        min_sqdist(pooled, centers, offset, bound, "reference")
+        return pooled
+    from . import native
+
+    pooled, bad = native.pool_min_sqdist(*given, centers.contiguous(), offset.contiguous(), bound)
+    if bad >= 0:
+        raise ValueError(f"hidden: row {bad} pools to a value that is not finite")
+    return pooled
+
+
+def checked_rows(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    prefix_sum: torch.Tensor | None,
+    prefix_len: int,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, int]:
+    """The arguments as the backends take them: columns contiguous, mask bool, limits int64.
+
+    Raises:
+        TypeError, ValueError: as masked_mean_pool says.
+    """
     if (mask is None) == (cu_seqlens is None):
         raise ValueError("expected either mask (padded rows) or cu_seqlens (packed rows)")
     given = {"hidden": hidden, "mask": mask, "cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum}
@@ -56,9 +103,7 @@ def masked_mean_pool(
     hidden = hidden.detach()
     if hidden.stride(-1) != 1:
         hidden = hidden.contiguous()
-    chosen = backends.choose(hidden.device.type, backend, "masked_mean_pool")
-    pool = backends.module_of(chosen, "masked_mean_pool").masked_mean_pool
-    return pool(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    return hidden, mask, cu_seqlens, prefix_sum, prefix_len
 
 
 def _checked_mask(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -88,13 +88,7 @@ def kcenter(
     traversal = Traversal(rows, rows[pool + first].to(torch.float32), chosen, stop, progress)
     traversal.exclude(pool + first)
     traversal.run(wanted - len(first), method, block_size)
-    return KCenterResult(
-        indices=np.array(first + traversal.picks, dtype=np.int64),
-        sqdist=np.array([float("inf")] * len(first) + traversal.sqdist, dtype=np.float64),
-        passes=traversal.passes,
-        backend=chosen,
-        seconds=time.perf_counter() - began,
-    )
+    return traversal.result(first, time.perf_counter() - began)
 
 
 class Traversal:
@@ -109,6 +103,16 @@ class Traversal:
         self.passes = 0.0
         self.bound = torch.full((len(rows),), float("inf"), dtype=torch.float32, device=rows.device)  # [N]
         self.offset: torch.Tensor | None = None  # [D]
+
+    def result(self, first: list[int], seconds: float) -> KCenterResult:
+        """The picks so far, after `first`, which was not picked by distance."""
+        return KCenterResult(
+            indices=np.array(first + self.picks, dtype=np.int64),
+            sqdist=np.array([float("inf")] * len(first) + self.sqdist, dtype=np.float64),
+            passes=self.passes,
+            backend=self.backend,
+            seconds=seconds,
+        )
 
     @property
     def centers(self) -> torch.Tensor:
@@ -130,6 +134,11 @@ class Traversal:
                 self.offset = row_mean(self.rows)
                 self.screen(self.centers)
                 self.pick_blocks(k, block_size)
+
+    def run_bounded(self, k: int) -> None:
+        """As run, with bounds and offset that are there already."""
+        with Progress("select", k, "pick", shown=self.progress) as self.bar:
+            self.pick_blocks(k, None)
 
     def screen(self, centers: torch.Tensor) -> None:
         """Lower every row's bound for the given centres: one pass."""
