@@ -1,10 +1,10 @@
-# make demo | make test | make lint | make wheel-test. Everything runs in .venv, which the first target makes.
+# make demo | make test | make lint | make wheel-test | make sanitize | make bench. Everything runs in .venv, which the first target makes.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE := $(shell find csrc -type f)
 
-.PHONY: demo test lint wheel-test clean
+.PHONY: demo test lint wheel-test sanitize clean
 
 demo: $(STAMP)
 	$(BIN)/diverseevol run examples/quickstart.yml
@@ -17,6 +17,16 @@ lint: $(STAMP)
 
 wheel-test: $(STAMP)
 	bash tests/wheel.sh
+
+# The extension's tests with AddressSanitizer and UBSan.
+sanitize: $(STAMP)
+	mkdir -p build
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Release -DDEF_SANITIZE=ON \
+	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) >build/sanitize.log
+	$(BIN)/cmake --build build/sanitize >>build/sanitize.log
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  $(BIN)/python tests/sanitize.py build/sanitize
 
 # Installs again only when what it is made from has changed, so that a second call needs no network.
 $(STAMP): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)
