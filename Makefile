@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE := $(shell find csrc -type f)
 
-.PHONY: demo test lint wheel-test sanitize clean
+.PHONY: demo test lint wheel-test sanitize bench clean
 
 demo: $(STAMP)
 	$(BIN)/diverseevol run examples/quickstart.yml
@@ -27,6 +27,11 @@ sanitize: $(STAMP)
 	$(BIN)/cmake --build build/sanitize >>build/sanitize.log
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(BIN)/python tests/sanitize.py build/sanitize
+
+# The peers table and its picture, appended to bench/results/.
+bench: $(STAMP)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/python bench/selection.py
 
 # Installs again only when what it is made from has changed, so that a second call needs no network.
 $(STAMP): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)

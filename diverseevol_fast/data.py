@@ -118,7 +118,7 @@ def _parse_lines(path: Path, text: str) -> list[dict]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
+            raise InputError(f"{path}, line {number}: not JSON: {error.msg} (column {error.colno})") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
         rows.append(row)

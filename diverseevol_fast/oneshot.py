@@ -81,20 +81,21 @@ def select_subset(args: argparse.Namespace) -> str:
     if store is not None:
         store.remove()
     told = [f"{output}: {len(rows)} rows"] if output else []
-    return "\n".join([*told, f"{picks}: {len(rows)} picks in {result.seconds:.2f} s, {result.passes:g} passes"])
+    passes = "1 pass" if result.passes == 1 else f"{result.passes} passes"
+    return "\n".join([*told, f"{picks}: {len(rows)} picks in {result.seconds:.2f} s, {passes}"])
 
 
 def _centers(args: argparse.Namespace, candidates: np.ndarray, n: int) -> list[int] | None:
     """The rows already selected, as positions among the candidates."""
     selected = [] if args.selected is None else load_row_numbers(args.selected, n)
-    if not 0 <= args.n <= len(candidates) - len(selected):
-        raise InputError(
-            f"-n: expected 0 to {len(candidates) - len(selected)}, the rows that can be picked, got {args.n}"
-        )
     positions = np.searchsorted(candidates, selected)
     for row, position in zip(selected, positions, strict=True):
         if not (0 <= row < n and position < len(candidates) and candidates[position] == row):
             raise InputError(f"{args.selected}: expected rows from 0 to {n - 1} that are not left out, got {row}")
+    if not 0 <= args.n <= len(candidates) - len(selected):
+        raise InputError(
+            f"-n: expected 0 to {len(candidates) - len(selected)}, the rows that can be picked, got {args.n}"
+        )
     return None if args.selected is None else positions.tolist()
 
 

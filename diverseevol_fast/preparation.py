@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 import random
-from collections.abc import Callable
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from .models import (
     resolve_model,
     usable_length,
 )
-from .state import RunState, build_folder, check_identity
+from .state import RunState, build_folder, check_identity, record_identity
 from .templates import Tokens, check_template, render, tokenize
 from .training import training_arguments, translate_train_args
 
@@ -76,12 +76,22 @@ def prepare(config: Config, state: RunState) -> Given:
     check_template(data, tokenizer)
     length = usable_length(config.model_max_length, _model_config(base, config))
     identity = _identity(config, data, base)
-    if check_identity(state, identity):
-        log.info("continuing the run in %s", state.folder)
+    begun = check_identity(state, identity)
+    if begun:
+        log.info("%s: this run was begun before; what is finished stands", state.folder)
     shown = int(candidates[0])
     log.info("sample %d, as the model sees it:\n%s", shown, "".join(text for text, _ in render(data, shown, tokenizer)))
-    tokens = _tokens(state, lambda: tokenize(data, tokenizer, length, empty))
+    tokens = Tokens.load(state.tokens_file) if begun else tokenize(data, tokenizer, length, empty)
     log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length)
+    if not any(tokens.has_response(row) for row in initial_pool):
+        longest = int(tokens.lengths().max())
+        raise InputError(
+            f"model_max_length {length} cuts the response of every row of the initial pool away (the longest row has "
+            f"{longest} tokens or more); raise it"
+        )
+    if not begun:
+        tokens.save(state.tokens_file)  # made once: a chat template may print the day's date
+        record_identity(state, identity)
     return Given(data, tokens, tokenizer, base, candidates, held_out, initial_pool, identity)
 
 
@@ -145,18 +155,12 @@ def versions() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _tokens(state: RunState, make: Callable[[], Tokens]) -> Tokens:
-    """The run's tokens, made once: a chat template may print the day's date."""
-    path = state.folder / "state" / "tokens.npz"
-    if not path.exists():
-        make().save(path)
-    return Tokens.load(path)
-
-
 def _base_model(config: Config, data: Data, state: RunState) -> Path:
     if config.model_name_or_path != SMALL_LLAMA:
         return resolve_model(config.model_name_or_path, config.cache_dir, config.trust_remote_code)
     folder = state.folder / "base"
+    if not state.identity_file.exists():  # left by a start that was refused, perhaps on other data
+        shutil.rmtree(folder, ignore_errors=True)
     if not folder.is_dir():
         build_folder(folder, lambda partial: build_base_model(data, partial, config.seed))
     return folder

@@ -3,6 +3,7 @@
     data/rd_<r>_labeled.json, rd_<r>_unlabeled.json     the pool that round r trains on, and the rest
     output/rd_<r>/                                      the model trained in round r
     state/run.json                                      what the run was made from; compared when it is continued
+    state/tokens.npz                                    the rows' token ids
     state/rd_<r>/selected.json                          the rows that joined the pool in round r, in pick order
     state/rd_<r>/metrics.json, manifest.json            figures; hashes, versions, random states
 
@@ -26,6 +27,14 @@ class RunState:
 
     def __init__(self, folder: Path):
         self.folder = folder
+
+    @property
+    def identity_file(self) -> Path:
+        return self.folder / "state" / "run.json"
+
+    @property
+    def tokens_file(self) -> Path:
+        return self.folder / "state" / "tokens.npz"
 
     def round_folder(self, r: int) -> Path:
         return self.folder / "state" / f"rd_{r}"
@@ -95,20 +104,31 @@ def open_run(folder: Path) -> Iterator[RunState]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"{folder}: another process is running it") from error
-        yield RunState(folder)
+        state = RunState(folder)
+        try:
+            yield state
+        finally:
+            if not state.identity_file.exists():
+                _leave_nothing(folder)
+
+
+def _leave_nothing(folder: Path) -> None:
+    """A run that was refused at the start leaves no folder behind, unless there is something in it."""
+    (folder / "state" / "lock").unlink(missing_ok=True)
+    for path in (folder / "state", folder):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def check_identity(state: RunState, identity: dict[str, Any]) -> bool:
-    """Record what the run is made from; True when it was begun before, from the same.
+    """Whether the run was begun before, from the same.
 
     Raises:
         InputError: it was begun from something else; says from what.
     """
-    path = state.folder / "state" / "run.json"
-    if not path.exists():
-        write_json(path, identity)
+    if not state.identity_file.exists():
         return False
-    before = read_json(path)
+    before = read_json(state.identity_file)
     differing = [
         f"{key}: the run has {_short(before.get(key))}, now {_short(identity.get(key))}"
         for key in sorted(before.keys() | identity.keys())
@@ -117,6 +137,11 @@ def check_identity(state: RunState, identity: dict[str, Any]) -> bool:
     if differing:
         raise InputError(f"{state.folder}: an output of another run; name another output_dir. {'; '.join(differing)}")
     return True
+
+
+def record_identity(state: RunState, identity: dict[str, Any]) -> None:
+    """The run is begun, from this."""
+    write_json(state.identity_file, identity)
 
 
 def _short(value: Any) -> str:

@@ -68,6 +68,10 @@ class Tokens:
         with np.load(path, allow_pickle=False) as saved:
             return Tokens(saved["ids"], saved["is_response"], saved["offsets"], int(saved["truncated"]))
 
+    def has_response(self, index: int) -> bool:
+        """Whether a token of the row can be trained on: response, and not the first."""
+        return bool(self.row(index)[1][1:].any())
+
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """ids and is_response of one row."""
         part = slice(self.offsets[index], self.offsets[index + 1])

@@ -150,7 +150,7 @@ def train(
     truncation left nothing of their response.
 
     Raises:
-        InputError: train_args that transformers refuses, or no row with a response.
+        InputError: train_args that transformers refuses.
         RunError: the loss is not finite.
     """
     from transformers import PrinterCallback, Trainer, set_seed
@@ -164,9 +164,7 @@ def train(
     )  # fmt: skip
     if config.peft:
         model = with_lora(model, config.peft)
-    rows = [row for row in pool if tokens.row(row)[1][1:].any()]
-    if not rows:
-        raise InputError("model_max_length cuts every response of the pool away; raise it")
+    rows = [row for row in pool if tokens.has_response(row)]
     trainer = Trainer(
         model=model,
         args=args,

@@ -103,6 +103,8 @@ def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):
     ):
         (tmp_path / "s.json").write_text(text)
         fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "s.json")], words)
+    (tmp_path / "s.json").write_text(json.dumps(list(range(95))))
+    fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "s.json")], "s.json: expected rows from 0 to 89")
     fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "p.json")], "would replace it; name it with --picks")
     fails(capsys, [*base, "-n", "1", "--data", str(data_file), "--columns", "{a"], "--columns: not a YAML mapping")
     fails(capsys, [*base, "-n", "1", "--data", str(data_file), "--output", "o.txt"], "expected a name ending in .json")

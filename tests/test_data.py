@@ -71,7 +71,7 @@ def test_empty_rows_are_listed(tmp_path):
     [
         ("", "no rows; expected at least one"),
         ("[]", "no rows"),
-        ('{"instruction": "a", "output": "b"}\n\n{"instruction": \n', "x.json, line 3: not JSON: .* at column"),
+        ('{"instruction": "a", "output": "b"}\n\n{"instruction": \n', "x.json, line 3: not JSON: .* .column"),
         ('[\n{"instruction": "a"},\n{]', "x.json, line 3: not JSON"),
         ("[1]", "row 0: expected an object, got int"),
         ('"x"\n', "line 1: expected an object, got str"),

@@ -209,6 +209,14 @@ def test_the_days_date_in_a_chat_template_changes_nothing(tmp_path, settings, ti
     assert selected(out, 1) == before
 
 
+def test_a_refused_start_leaves_nothing_and_can_be_mended(tmp_path, settings, capsys):
+    assert run(tmp_path, settings, "--model_max_length", "20") == 2
+    assert "model_max_length 20 cuts the response of every row" in capsys.readouterr().err
+    assert run(tmp_path, settings, "--full_data_path", "absent.json") == 2
+    assert not Path(settings["output_dir"]).exists()
+    assert run(tmp_path, settings, "--n_round", "0") == 0
+
+
 def test_memory_can_be_saved_in_the_middle_of_a_run(finished, tmp_path, settings):
     assert run(tmp_path, settings, "--max_tokens_per_batch", "256") == 0
 

@@ -30,7 +30,7 @@ class KCenterResult:
 
     indices: np.ndarray  # [picks] int64, in pick order
     sqdist: np.ndarray  # [picks] float64, each pick's squared distance to its nearest centre when picked
-    passes: float  # how many times all rows were read
+    passes: int  # how many times all rows were read
     backend: str
     seconds: float
 
@@ -100,7 +100,7 @@ class Traversal:
         self._centers, self._count = centers, len(centers)  # [room, D] float32, of which count are in use
         self.picks: list[int] = []
         self.sqdist: list[float] = []
-        self.passes = 0.0
+        self.passes = 0
         self.bound = torch.full((len(rows),), float("inf"), dtype=torch.float32, device=rows.device)  # [N]
         self.offset: torch.Tensor | None = None  # [D]
 

