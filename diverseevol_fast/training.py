@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .batches import pad, token_budget_batches
 from .config import Config, nearest
-from .embedding import pad, token_budget_batches
 from .errors import InputError, RunError
 from .models import load_causal_lm
 from .progress import Progress

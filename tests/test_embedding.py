@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
+from diverseevol_fast.batches import pad, token_budget_batches
 from diverseevol_fast.data import load_data
-from diverseevol_fast.embedding import EmbeddingStore, embed_rows, pad, token_budget_batches
+from diverseevol_fast.embedding import EmbeddingStore, embed_rows
 from diverseevol_fast.errors import InputError, RunError
 from diverseevol_fast.models import backbone, load_causal_lm, load_encoder, load_tokenizer
 from diverseevol_fast.templates import tokenize

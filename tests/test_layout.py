@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "diverseevol_fast"
 MAY_IMPORT_TRANSFORMERS = {"models", "templates", "embedding", "training", "preparation", "quickstart"}
-STAGES = {"data", "templates", "embedding", "training", "state", "models"}
+STAGES = {"data", "templates", "batches", "embedding", "training", "state", "models"}
 
 pytestmark = pytest.mark.skipif(not PACKAGE.is_dir(), reason="needs the checkout")
 
@@ -73,6 +73,8 @@ def test_nothing_imports_upward():
             assert ".cli" not in names, path
         if path.stem in STAGES:
             assert not {".loop", ".preparation", ".oneshot"} & names, path
+    assert ".training" not in imports(PACKAGE / "embedding.py")
+    assert ".embedding" not in imports(PACKAGE / "training.py")
     for path in (PACKAGE / "ops").glob("*.py"):
         assert not {n for n in imports(path) if n.startswith("..") and n not in ("..", ".._native")}, path
 
