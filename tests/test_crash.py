@@ -27,9 +27,9 @@ def slowly(function, seconds):
     return call
 
 embedding.SECONDS_BETWEEN_FLUSHES = 0.0
-embedding.masked_mean_pool = slowly(embedding.masked_mean_pool, 0.02)
-loop.kcenter = slowly(loop.kcenter, 0.5)
-training.Collator.__call__ = slowly(training.Collator.__call__, 0.1)
+embedding.masked_mean_pool = slowly(embedding.masked_mean_pool, 0.03)
+loop.kcenter = slowly(loop.kcenter, 1.5)
+training.Collator.__call__ = slowly(training.Collator.__call__, 0.6)
 sys.exit(main(sys.argv[1:]))
 """
 
