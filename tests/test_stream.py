@@ -104,6 +104,7 @@ def test_mistakes():
         stream.select(1)
     for arguments, words in (
         ({"centers": torch.full((1, 4), float("nan")), "n": 3}, "centers: expected finite"),
+        ({"centers": torch.ones(1, 1 << 16), "n": 3}, "expected fewer than 65536 columns"),
         ({"centers": centers, "n": 0}, "n: expected an integer"),
         ({"centers": centers, "n": 3, "store": torch.empty(3, 5)}, "store: expected shape"),
     ):

@@ -9,7 +9,7 @@ import torch
 from ..ops import backends, min_sqdist, pool_min_sqdist
 from ..ops.pooling import masked_mean_pool
 from .arguments import as_count, as_radius, as_rows
-from .traversal import KCenterResult, Traversal, row_mean
+from .traversal import LARGEST_DIM, KCenterResult, Traversal, row_mean
 
 
 class KCenterStream:
@@ -40,6 +40,8 @@ class KCenterStream:
         values = as_rows(centers).to(torch.float32).contiguous()
         if not torch.isfinite(values).all():
             raise ValueError("centers: expected finite values")
+        if values.shape[1] >= LARGEST_DIM:
+            raise ValueError(f"centers: expected fewer than {LARGEST_DIM} columns, for which bounds hold; use kcenter")
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"n: expected an integer of at least 1, got {n!r}")
         if store is None:
