@@ -1,31 +1,32 @@
-// Work over ranges, on threads of its own.
+// Work over ranges, on OpenMP's threads: the ones that torch uses, so that the two never compete for a core.
 #pragma once
+
+#include <omp.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <system_error>
-#include <thread>
-#include <vector>
+#include <exception>
 
 namespace diverseevol {
 
-// Calls work(first, last) on at most `threads` threads, over disjoint ranges that cover [0, count).
+// Calls work(first, last) on at most `threads` threads, over disjoint ranges that cover [0, count). An exception of
+// any of them is thrown here.
 template <class Work>
 void parallel_ranges(int64_t count, int threads, const Work& work) {
-  const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, count));
-  std::vector<std::thread> others;
-  others.reserve(static_cast<size_t>(parts - 1));
-  for (int64_t part = 1; part < parts; ++part) {
-    const int64_t first = count * part / parts;
-    const int64_t last = count * (part + 1) / parts;
+  const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
+  std::exception_ptr failed;
+#pragma omp parallel num_threads(parts)
+  {
+    const int64_t ranges = omp_get_num_threads();  // may be fewer
+    const int64_t range = omp_get_thread_num();
     try {
-      others.emplace_back([&work, first, last] { work(first, last); });
-    } catch (const std::system_error&) {  // no thread to be had: the work is done here
-      work(first, last);
+      work(count * range / ranges, count * (range + 1) / ranges);
+    } catch (...) {
+#pragma omp critical
+      failed = std::current_exception();
     }
   }
-  work(0, count / parts);
-  for (std::thread& other : others) other.join();
+  if (failed) std::rethrow_exception(failed);
 }
 
 }  // namespace diverseevol
