@@ -157,7 +157,7 @@ def table(rows: list[dict]) -> str:
         same = "yes" if row["same_picks"] else f"first {row['first_different_pick']}"
         cells = [
             row["what"], f"{row['seconds']:.4g}", f"{row['times_ours']:.0f}x" if row["times_ours"] else "", same,
-            f"{row['passes']:g}" if row["passes"] is not None else "", f"{row['times_roofline']:.1f}",
+            f"{row['passes']:.2f}" if row["passes"] is not None else "", f"{row['times_roofline']:.1f}",
             f"{row['extra_bytes'] / 1e6:.0f} MB" if row["extra_bytes"] else "",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")

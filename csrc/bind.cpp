@@ -104,6 +104,8 @@ py::tuple bind_pool_min_sqdist(const PoolArguments& arguments, uintptr_t centers
   const MaskedMeanPool pool = arguments.call();
   PoolMinSqdist call{pool,
                      {{pool.out, DType::kFloat32, pool.batch, pool.dim, pool.dim},
+                      nullptr,
+                      pool.batch,
                       address<const float>(centers),
                       num_centers,
                       address<const float>(offset),
@@ -115,9 +117,12 @@ py::tuple bind_pool_min_sqdist(const PoolArguments& arguments, uintptr_t centers
   return py::make_tuple(call.pool.first_empty_row, call.screen.first_bad_row);
 }
 
-int64_t bind_min_sqdist(uintptr_t x, int dtype, int64_t rows, int64_t dim, int64_t stride, uintptr_t centers,
-                        int64_t num_centers, uintptr_t offset, uintptr_t bound, const std::string& isa, int threads) {
+int64_t bind_min_sqdist(uintptr_t x, int dtype, int64_t rows, int64_t dim, int64_t stride, uintptr_t numbers,
+                        int64_t count, uintptr_t centers, int64_t num_centers, uintptr_t offset, uintptr_t bound,
+                        const std::string& isa, int threads) {
   MinSqdist call{{address<const void>(x), static_cast<DType>(dtype), rows, dim, stride},
+                 address<const int64_t>(numbers),
+                 count,
                  address<const float>(centers),
                  num_centers,
                  address<const float>(offset),
@@ -187,8 +192,8 @@ PYBIND11_MODULE(_native, module) {
              "Pools rows and bounds them; returns the lowest row with nothing to pool, and the lowest that is not "
              "finite, or -1");
   module.def("min_sqdist", &bind_min_sqdist, arg("x"), arg("dtype"), arg("rows"), arg("dim"), arg("stride"),
-             arg("centers"), arg("num_centers"), arg("offset"), arg("bound"), arg("isa"), arg("threads"),
-             "Lowers bounds; returns the lowest row that is not finite, or -1");
+             arg("numbers"), arg("count"), arg("centers"), arg("num_centers"), arg("offset"), arg("bound"), arg("isa"),
+             arg("threads"), "Lowers bounds; returns the lowest row that is not finite, or -1");
   module.def("pick_block", &bind_pick_block, arg("rows"), arg("num_rows"), arg("centers"), arg("num_centers"),
              arg("dim"), arg("offset"), arg("bound"), arg("threshold"), arg("stop_sqdist"), arg("max_picks"),
              arg("picks"), arg("sqdist"), arg("isa"), arg("threads"),

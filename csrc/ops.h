@@ -54,10 +54,12 @@ struct Rows {
 // The bound holds for the exact distance and for its float64 value, whatever the precision of the products.
 struct MinSqdist {
   Rows x;
-  const float* centers;  // [num_centers, dim], contiguous: the centres' stored values
-  int64_t num_centers;   // >= 1
-  const float* offset;   // [dim]: subtracted from rows and centres before the products; any finite values
-  float* bound;          // [rows], in place; -infinity stays
+  const int64_t* numbers;  // [count]: the rows to bound, each once; null: all
+  int64_t count;           // x.rows when numbers is null
+  const float* centers;    // [num_centers, dim], contiguous: the centres' stored values
+  int64_t num_centers;     // >= 1
+  const float* offset;     // [dim]: subtracted from rows and centres before the products; any finite values
+  float* bound;            // [x.rows], in place; -infinity stays
   Isa isa;
   int threads;
   int64_t first_bad_row;  // written: the lowest row that holds a value that is not finite, or -1

@@ -81,8 +81,7 @@ def select_subset(args: argparse.Namespace) -> str:
     if store is not None:
         store.remove()
     told = [f"{output}: {len(rows)} rows"] if output else []
-    passes = "1 pass" if result.passes == 1 else f"{result.passes} passes"
-    return "\n".join([*told, f"{picks}: {len(rows)} picks in {result.seconds:.2f} s, {passes}"])
+    return "\n".join([*told, f"{picks}: {len(rows)} picks in {result.seconds:.2f} s, {result.passes:.2f} passes"])
 
 
 def _centers(args: argparse.Namespace, candidates: np.ndarray, n: int) -> list[int] | None:

@@ -124,14 +124,19 @@ def test_radius():
         kcenter(x, None, radius=-1.0)
 
 
-def test_passes_are_few_on_clustered_rows_and_counted():
+def test_passes_are_few_and_counted():
+    x = make("gaussian", 20_000, 64, 0, 1.0, 0.0)
+    assert 1 < kcenter(x, 100, list(range(100))).passes < 1.2
+    assert kcenter(x[:4000], 100, list(range(100)), method="streaming").passes == 199
+
+
+def test_passes_are_few_where_the_first_centres_say_nothing():
+    """Fifty clusters: most rows have no near one among the centres of the first screen, and are read a second time."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((50, 64))[rng.integers(0, 50, 4000)] + 0.1 * rng.standard_normal((4000, 64))).astype("f4")
     x[rng.choice(4000, 150, replace=False)] *= 2
-    result = kcenter(x, 100, list(range(100)))
-    assert result.passes == 1
-    assert kcenter(x, 100, list(range(100)), method="streaming").passes == 199
-    assert kcenter(x, 1000, [0]).passes < 20
+    assert kcenter(x, 100, list(range(100))).passes < 2.3
+    assert kcenter(x, 1000, [0]).passes < 10
 
 
 def test_dlpack_and_other_arguments():
@@ -193,6 +198,34 @@ def test_update_argmax(backend):
     assert torch.equal(again, expected)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_update_argmax_waits_for_all_threads(isa, monkeypatch):
+    """One long row for each of two threads, which finish in either order."""
+    monkeypatch.setenv("DIVERSEEVOL_ISA", isa)
+    x = torch.stack([torch.zeros(20_000), torch.ones(20_000)])
+    for _ in range(500):
+        nearest = torch.full((2,), float("inf"), dtype=torch.float64)
+        assert update_argmax(x, x[0], nearest, backend="native") == 1
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bounds_of_chosen_rows(isa, dtype, monkeypatch):
+    monkeypatch.setenv("DIVERSEEVOL_ISA", isa)
+    x = torch.from_numpy(make("gaussian", 300, 37, 2, 1.0, 0.0)).to(dtype)
+    centers, offset = x[:40].float(), x[:40].float().mean(dim=0)
+    everything = torch.full((300,), float("inf"))
+    min_sqdist(x, centers, offset, everything, backend="native")
+    for rows in (torch.tensor([], dtype=torch.int64), torch.tensor([299]), torch.arange(3, 300, 2)):
+        wide = torch.zeros(300, 74, dtype=dtype)
+        wide[:, ::2] = x
+        for some in (x, wide[:, ::2]):
+            bound = torch.full((300,), float("inf"))
+            min_sqdist(some, centers, offset, bound, rows, backend="native")
+            assert torch.equal(bound[rows], everything[rows])
+            assert bound.isinf().sum() == 300 - len(rows)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_pick_block_stops_at_the_threshold_and_tightens_bounds(backend):
     x = torch.from_numpy(make("gaussian", 60, 16, 4, 1.0, 0.0))
@@ -252,4 +285,4 @@ def test_real_embeddings(shared_data):
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     result = kcenter(x, 100, list(range(100)))
     assert result.indices.tolist() == kcenter(x, 100, list(range(100)), method="streaming").indices.tolist()
-    assert result.passes == 1
+    assert result.passes < 1.2

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/parallel.h"
 
 namespace diverseevol {
 
@@ -44,26 +45,31 @@ inline double certified_error(const RowNorms& row, const RowNorms& center, int64
 // Centres packed for a gram.
 class Panels {
  public:
-  // elements_of(j, elements) writes centre j's elements [padded] and returns its norms.
+  // elements_of(j, elements) writes centre j's elements [padded] and returns its norms; called from any thread.
   template <class ElementsOf>
-  Panels(const Gram& gram, int64_t num_centers, int64_t dim, const ElementsOf& elements_of)
+  Panels(const Gram& gram, int64_t num_centers, int64_t dim, int threads, const ElementsOf& elements_of)
       : gram_(gram),
         num_centers_(num_centers),
         padded_((dim + gram.depth - 1) / gram.depth * gram.depth),
         width_((num_centers + gram.panel - 1) / gram.panel * gram.panel),
         data_(static_cast<size_t>(width_ * row_bytes())),
         sqnorm_(static_cast<size_t>(width_), std::numeric_limits<float>::infinity()) {
-    std::vector<char> elements(static_cast<size_t>(gram.panel * row_bytes()));
-    for (int64_t first = 0; first < num_centers; first += gram.panel) {
-      const int64_t count = std::min(gram.panel, num_centers - first);
-      for (int64_t j = 0; j < count; ++j) {
-        const Norms norms = elements_of(first + j, elements.data() + j * row_bytes());
-        sqnorm_[static_cast<size_t>(first + j)] = norms.sqnorm;
-        const RowNorms one = above(norms, gram, dim);
-        largest_.norm = std::max(largest_.norm, one.norm);
-        largest_.lost = std::max(largest_.lost, one.lost);
+    std::vector<RowNorms> norms(static_cast<size_t>(num_centers));
+    parallel_ranges(width_ / gram.panel, threads, [&](int64_t first_panel, int64_t last_panel) {
+      std::vector<char> elements(static_cast<size_t>(gram.panel * row_bytes()));
+      for (int64_t first = first_panel * gram.panel; first < last_panel * gram.panel; first += gram.panel) {
+        const int64_t count = std::min(gram.panel, num_centers - first);
+        for (int64_t j = 0; j < count; ++j) {
+          const Norms one = elements_of(first + j, elements.data() + j * row_bytes());
+          sqnorm_[static_cast<size_t>(first + j)] = one.sqnorm;
+          norms[static_cast<size_t>(first + j)] = above(one, gram, dim);
+        }
+        gram.pack(elements.data(), count, padded_, data_.data() + first * row_bytes());
       }
-      gram.pack(elements.data(), count, padded_, data_.data() + first * row_bytes());
+    });
+    for (const RowNorms& one : norms) {
+      largest_.norm = std::max(largest_.norm, one.norm);
+      largest_.lost = std::max(largest_.lost, one.lost);
     }
   }
 
@@ -90,9 +96,9 @@ class Panels {
 
 // Float32 centres [num_centers, dim], contiguous, less the offset.
 inline Panels centered_panels(const Gram& gram, const float* centers, int64_t num_centers, int64_t dim,
-                              const float* offset) {
+                              const float* offset, int threads) {
   const int64_t padded = (dim + gram.depth - 1) / gram.depth * gram.depth;
-  return Panels(gram, num_centers, dim, [&](int64_t j, char* elements) {
+  return Panels(gram, num_centers, dim, threads, [&](int64_t j, char* elements) {
     return gram.center_row[0](centers + j * dim, offset, dim, padded, elements);
   });
 }

@@ -33,27 +33,31 @@ class Tile {
         rows_(static_cast<size_t>(kTileRows * panels.row_bytes())),
         products_(static_cast<size_t>(kTileRows * panels.width())) {}
 
-  // Bounds rows [first, last); returns the first row that is not finite, or -1.
+  // Bounds the rows at places [first, last) of those asked for; returns the first that is not finite, or -1.
   int64_t bound(int64_t first, int64_t last) {
     const Gram& gram = kernels_.screen;
     const auto center_row = gram.center_row[static_cast<int>(call_.x.dtype)];
     const int64_t count = last - first;
     Norms norms[kTileRows];
     for (int64_t r = 0; r < count; ++r) {
-      norms[r] = center_row(row_of(call_.x, first + r), call_.offset, call_.x.dim, panels_.padded(),
+      norms[r] = center_row(row_of(call_.x, number(first + r)), call_.offset, call_.x.dim, panels_.padded(),
                             rows_.data() + r * panels_.row_bytes());
       // Finite values can have an infinite norm: such a row keeps its bound.
-      if (!std::isfinite(norms[r].sqnorm) && !all_finite(kernels_, call_.x, first + r)) return first + r;
+      if (!std::isfinite(norms[r].sqnorm) && !all_finite(kernels_, call_.x, number(first + r))) {
+        return number(first + r);
+      }
     }
     const int64_t whole_groups = (count + gram.row_group - 1) / gram.row_group * gram.row_group;
     panels_.multiply(rows_.data(), whole_groups, products_.data());
     for (int64_t r = 0; r < count; ++r) {
-      lower(call_.bound[first + r], norms[r], products_.data() + r * panels_.width());
+      lower(call_.bound[number(first + r)], norms[r], products_.data() + r * panels_.width());
     }
     return -1;
   }
 
  private:
+  int64_t number(int64_t place) const { return call_.numbers == nullptr ? place : call_.numbers[place]; }
+
   void lower(float& bound, const Norms& norms, const float* products) const {
     float nearest = std::numeric_limits<float>::infinity();
     for (int64_t j = 0; j < panels_.num_centers(); ++j) nearest = std::min(nearest, panels_.sqnorm()[j] + products[j]);
@@ -75,13 +79,14 @@ Status min_sqdist(MinSqdist& call) {
   if (!isa_usable(call.isa)) return Status::kUnusableIsa;
   if (!known(call.x.dtype)) return Status::kUnknownDType;
   const Kernels kernels = kernels_of(call.isa);
-  const Panels panels = centered_panels(kernels.screen, call.centers, call.num_centers, call.x.dim, call.offset);
-  const int64_t tiles = (call.x.rows + kTileRows - 1) / kTileRows;
+  const Panels panels =
+      centered_panels(kernels.screen, call.centers, call.num_centers, call.x.dim, call.offset, call.threads);
+  const int64_t tiles = (call.count + kTileRows - 1) / kTileRows;
   std::atomic<int64_t> first_bad{call.x.rows};
   parallel_ranges(tiles, call.threads, [&](int64_t first, int64_t last) {
     Tile tile(call, kernels, panels);
     for (int64_t t = first; t < last; ++t) {
-      const int64_t bad = tile.bound(t * kTileRows, std::min((t + 1) * kTileRows, call.x.rows));
+      const int64_t bad = tile.bound(t * kTileRows, std::min((t + 1) * kTileRows, call.count));
       int64_t lowest = first_bad.load();
       while (bad >= 0 && bad < lowest && !first_bad.compare_exchange_weak(lowest, bad)) {
       }

@@ -20,7 +20,8 @@ class Block {
   explicit Block(PickBlock& call)
       : call_(call),
         kernels_(kernels_of(call.isa)),
-        centers_(centered_panels(kernels_.precise, call.centers, call.num_centers, call.dim, call.offset)),
+        centers_(
+            centered_panels(kernels_.precise, call.centers, call.num_centers, call.dim, call.offset, call.threads)),
         elements_(padded_rows() * row_bytes()),
         sqnorm_(size()),
         error_(size()),
@@ -108,7 +109,7 @@ class Block {
                         [this](int64_t a, int64_t b) { return high_[at(a)] > high_[at(b)]; });
       likely.resize(at(others));
       likely.push_back(pick);
-      const Panels panels(kernels_.precise, others + 1, call_.dim, [&](int64_t place, char* elements) {
+      const Panels panels(kernels_.precise, others + 1, call_.dim, 1, [&](int64_t place, char* elements) {
         const int64_t i = likely[at(place)];
         column_[at(i)] = static_cast<int64_t>(columns_.size()) * panel + place;
         std::memcpy(elements, element(i), row_bytes());

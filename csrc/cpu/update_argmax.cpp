@@ -13,7 +13,7 @@ Status update_argmax(UpdateArgmax& call) {
   if (!known(call.x.dtype)) return Status::kUnknownDType;
   const auto sqdist = kernels_of(call.isa).sqdist[static_cast<int>(call.x.dtype)];
   std::mutex mutex;
-  call.farthest = 0;
+  call.farthest = -1;
   parallel_ranges(call.x.rows, call.threads, [&](int64_t first, int64_t last) {
     std::vector<double> scratch(static_cast<size_t>(call.x.dim) + 16);
     int64_t farthest = first;
@@ -23,9 +23,10 @@ Status update_argmax(UpdateArgmax& call) {
       if (nearest > call.nearest[farthest]) farthest = i;
     }
     const std::lock_guard<std::mutex> lock(mutex);
+    // The other one, if any, is of a range that is finished: nobody writes to it any more.
     const double ours = call.nearest[farthest];
-    const double theirs = call.nearest[call.farthest];
-    if (ours > theirs || (ours == theirs && farthest < call.farthest)) call.farthest = farthest;
+    const double theirs = call.farthest < 0 ? -1.0 : call.nearest[call.farthest];
+    if (call.farthest < 0 || ours > theirs || (ours == theirs && farthest < call.farthest)) call.farthest = farthest;
   });
   return Status::kOk;
 }

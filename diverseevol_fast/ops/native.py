@@ -104,13 +104,18 @@ def _check_pooled(first_empty: int, mask: torch.Tensor | None) -> None:
         raise ValueError(f"{'cu_seqlens' if mask is None else 'mask'}: row {first_empty} has no token to pool")
 
 
-def min_sqdist(x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor) -> int:
+def min_sqdist(
+    x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, numbers: torch.Tensor | None
+) -> int:
     """x [N, D] with D contiguous, centers [M, D] float32, offset [D] float32, bound [N] float32 in place.
 
-    Returns the first row that is not finite (bounds of later rows may be unset then), or -1.
+    numbers: int64, the rows to bound, or None for all. All contiguous. Returns the first row that is not finite
+    (bounds of later rows may be unset then), or -1.
     """
     return _native.min_sqdist(
         **_rows(x),
+        numbers=_address(numbers),
+        count=len(x) if numbers is None else len(numbers),
         centers=centers.data_ptr(),
         num_centers=len(centers),
         offset=offset.data_ptr(),

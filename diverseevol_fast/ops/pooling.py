@@ -63,7 +63,7 @@ def pool_min_sqdist(
     given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
     if backends.choose(hidden.device.type, backend, "pool_min_sqdist") == "reference":
         pooled = reference.masked_mean_pool(*given)
-        min_sqdist(pooled, centers, offset, bound, "reference")
+        min_sqdist(pooled, centers, offset, bound, backend="reference")
         return pooled
     from . import native
 

@@ -9,7 +9,8 @@ import torch
 from ..ops import backends, min_sqdist, pool_min_sqdist
 from ..ops.pooling import masked_mean_pool
 from .arguments import as_count, as_radius, as_rows
-from .traversal import LARGEST_DIM, KCenterResult, Traversal, row_mean
+from .bounds import FIRST_CENTERS, row_mean, spread_first
+from .traversal import LARGEST_DIM, KCenterResult, Traversal
 
 
 class KCenterStream:
@@ -53,8 +54,10 @@ class KCenterStream:
             raise ValueError(f"store: expected shape {(n, values.shape[1])}, got {tuple(self.store.shape)}")
         self.pushed = torch.zeros(n, dtype=torch.bool)
         chosen = backends.choose(values.device.type, backend, "pool_min_sqdist")
-        self._traversal = Traversal(self.store, values, chosen, -1.0, progress)
-        self._traversal.offset = row_mean(values)
+        self._traversal = Traversal(self.store, values[spread_first(len(values))], chosen, -1.0, progress)
+        self._bounds = self._traversal.bounds
+        self._bounds.offset = row_mean(values)
+        self._first_centers = self._traversal.centers[:FIRST_CENTERS]
 
     def push(
         self,
@@ -74,15 +77,15 @@ class KCenterStream:
             TypeError, ValueError: as masked_mean_pool says; a candidate that came before, or is not finite.
         """
         given = {"cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum, "prefix_len": prefix_len}
-        traversal = self._traversal
+        backend = self._bounds.backend
         if self.store.dtype != torch.float32:
-            return self.push_embeddings(masked_mean_pool(hidden, mask, **given, backend=traversal.backend), rows=rows)
+            return self.push_embeddings(masked_mean_pool(hidden, mask, **given, backend=backend), rows=rows)
         count = len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
         places = self._places(rows, count)
         bound = torch.full((count,), float("inf"), device=self.store.device)
         pooled = pool_min_sqdist(
-            hidden, mask, **given, backend=traversal.backend,
-            centers=traversal.centers, offset=traversal.offset, bound=bound,
+            hidden, mask, **given, backend=backend,
+            centers=self._first_centers, offset=self._bounds.offset, bound=bound,
         )  # fmt: skip
         return self._keep(places, pooled, bound)
 
@@ -94,8 +97,7 @@ class KCenterStream:
         places = self._places(rows, len(x))
         values = x.to(self.store.dtype)
         bound = torch.full((len(x),), float("inf"), device=self.store.device)
-        traversal = self._traversal
-        min_sqdist(values, traversal.centers, traversal.offset, bound, traversal.backend)
+        min_sqdist(values, self._first_centers, self._bounds.offset, bound, backend=self._bounds.backend)
         return self._keep(places, values, bound)
 
     def select(self, k: int | None, *, radius: float | None = None) -> KCenterResult:
@@ -110,6 +112,7 @@ class KCenterStream:
             raise ValueError(f"select: {missing} of {len(self.pushed)} candidates have not been pushed")
         traversal = self._traversal
         before = len(traversal.picks)
+        self._bounds.rows_read = 0
         traversal.stop = as_radius(radius)
         traversal.run_bounded(as_count(k, len(self.pushed) - before, radius))
         result = traversal.result([], time.perf_counter() - began)
@@ -134,6 +137,6 @@ class KCenterStream:
 
     def _keep(self, places: torch.Tensor, values: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
         self.store[places] = values
-        self._traversal.bound[places] = bound
+        self._bounds.keep(places, bound, len(self._first_centers))
         self.pushed[places] = True
         return values

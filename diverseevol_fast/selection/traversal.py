@@ -2,7 +2,7 @@
 
 A row's distance to its nearest centre only ever falls, so a stale value is an upper bound. One pass bounds all rows;
 greedy then runs exactly inside the block of rows with the largest bounds, and its winner is the global farthest row for
-as long as it is above every bound outside. Only then are the rows outside looked at again.
+as long as it is above every bound outside. Only then are rows outside looked at again, and only those that matter.
 """
 
 import time
@@ -16,12 +16,13 @@ import torch
 from ..ops import backends, block, screening, streaming
 from ..progress import Progress
 from .arguments import as_count, as_radius, as_row_numbers, as_rows
+from .bounds import Bounds, spread_first
 
 SMALLEST_BLOCK = 256
-LARGEST_FIRST_BLOCK = 1024
-LARGEST_BLOCK = 4096  # rows; the block holds their distances to one another
+LARGEST_FIRST_BLOCK = 512
+LARGEST_BLOCK = 4096  # rows; the block holds their distances to centres and to one another
 LARGEST_DIM = 1 << 16  # above it the error bound of the screen does not hold
-OFFSET_SAMPLE = 256
+STREAMING_COST = 25  # of a distance in the streaming pass, in distances inside a block
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class KCenterResult:
 
     indices: np.ndarray  # [picks] int64, in pick order
     sqdist: np.ndarray  # [picks] float64, each pick's squared distance to its nearest centre when picked
-    passes: int  # how many times all rows were read
+    passes: float  # how many rows were read, divided by N: 1.05 is one pass and a twentieth of the rows again
     backend: str
     seconds: float
 
@@ -53,7 +54,8 @@ def kcenter(
     Euclidean, reported squared; ties go to the lowest row. The picks are those of float64 arithmetic on the stored
     values (ops/reference.py), whatever the dtype, backend, method or block size.
 
-    Memory beyond x: N float32 bounds, the centres, the block's rows and their distances to centres and one another.
+    Memory beyond x: a float32 bound and an int32 for each row, the centres, the block's rows and their distances to
+    centres and one another.
 
     Args:
         x: [N, D] embeddings: numpy array, memory map, torch tensor or any DLPack object; float32, bfloat16 or
@@ -65,7 +67,7 @@ def kcenter(
         seed: for the first row alone.
         backend: "auto", "native" (C++ on the CPU) or "reference" (float64 in torch, on x's device).
         method: "block", or "streaming": one pass over x for every centre, the classical loop.
-        block_size: rows in the block at first; None: chosen from k. It grows when that saves passes.
+        block_size: rows in the block at first; None: chosen from k. It grows when blocks yield few picks.
         progress: show picks, rate and the current radius.
 
     Raises:
@@ -84,9 +86,10 @@ def kcenter(
     if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
         raise ValueError(f"block_size: expected an integer of at least 1, got {block_size!r}")
     chosen = backends.choose(rows.device.type, backend, "min_sqdist")
+    pool = [pool[i] for i in spread_first(len(pool))]
     first = [] if pool or wanted == 0 else [int(np.random.default_rng(seed).integers(len(rows)))]
     traversal = Traversal(rows, rows[pool + first].to(torch.float32), chosen, stop, progress)
-    traversal.exclude(pool + first)
+    traversal.bounds.exclude(pool + first)
     traversal.run(wanted - len(first), method, block_size)
     return traversal.result(first, time.perf_counter() - began)
 
@@ -98,18 +101,16 @@ class Traversal:
         """rows [N, D]; centers [M, D] float32, the values of the first centres, which need not be among the rows."""
         self.rows, self.backend, self.stop, self.progress = rows, backend, stop, progress
         self._centers, self._count = centers, len(centers)  # [room, D] float32, of which count are in use
+        self.bounds = Bounds(rows, backend)
         self.picks: list[int] = []
         self.sqdist: list[float] = []
-        self.passes = 0
-        self.bound = torch.full((len(rows),), float("inf"), dtype=torch.float32, device=rows.device)  # [N]
-        self.offset: torch.Tensor | None = None  # [D]
 
     def result(self, first: list[int], seconds: float) -> KCenterResult:
         """The picks so far, after `first`, which was not picked by distance."""
         return KCenterResult(
             indices=np.array(first + self.picks, dtype=np.int64),
             sqdist=np.array([float("inf")] * len(first) + self.sqdist, dtype=np.float64),
-            passes=self.passes,
+            passes=self.bounds.rows_read / len(self.rows),
             backend=self.backend,
             seconds=seconds,
         )
@@ -119,10 +120,6 @@ class Traversal:
         """[M + picks, D] float32."""
         return self._centers[: self._count]
 
-    def exclude(self, rows: list[int]) -> None:
-        """These rows are centres: never picked."""
-        self.bound[rows] = -float("inf")
-
     def run(self, k: int, method: str, block_size: int | None) -> None:
         """Pick k rows, or fewer when the stop is reached."""
         with Progress("select", k, "pick", shown=self.progress) as self.bar:
@@ -130,50 +127,47 @@ class Traversal:
             if len(self.centers) == 0 or method == "streaming" or few or self.rows.shape[1] >= LARGEST_DIM:
                 screening.check_finite(self.rows)
                 self.stream(k)
-            else:
-                self.offset = row_mean(self.rows)
-                self.screen(self.centers)
-                self.pick_blocks(k, block_size)
+                return
+            if not torch.isfinite(self.centers).all():
+                screening.check_finite(self.rows)
+            self.bounds.screen(self.centers)
+            self.pick_blocks(k, block_size)
 
     def run_bounded(self, k: int) -> None:
         """As run, with bounds and offset that are there already."""
         with Progress("select", k, "pick", shown=self.progress) as self.bar:
             self.pick_blocks(k, None)
 
-    def screen(self, centers: torch.Tensor) -> None:
-        """Lower every row's bound for the given centres: one pass."""
-        screening.min_sqdist(self.rows, centers, self.offset, self.bound, self.backend)
-        self.passes += 1
-
     def pick_blocks(self, k: int, block_size: int | None) -> None:
-        """Pick k rows block by block, from bounds that hold for the centres of before."""
-        size = block_size or max(SMALLEST_BLOCK, min(2 * k, LARGEST_FIRST_BLOCK))
-        screened = len(self.centers)
+        """Pick k rows block by block."""
+        size = block_size or min(max(SMALLEST_BLOCK, 2 * k), LARGEST_FIRST_BLOCK)
         while k > 0:
-            members, threshold = self._largest_bounds(size)
-            if len(members) == 0:
-                return
+            self.bounds.refine(self.centers, size)
+            members, threshold = self.bounds.largest(size)
             found, following = self._pick_in(members, threshold, k)
             k -= found
-            if k == 0 or (following > threshold and following <= self.stop):
+            # Members are no farther than `following` by now, the others no farther than `threshold`.
+            if k == 0 or max(following, threshold) <= max(self.stop, -1.0):
                 return
-            # The next pick is at `following` or above: rows with lower bounds need no look.
-            contenders = int((self.bound >= following).sum())
-            if contenders <= max(2 * SMALLEST_BLOCK, min(LARGEST_BLOCK, len(self.rows) // 16)):
-                size = max(size, contenders + contenders // 4)
-            elif screened < len(self.centers):
-                self.screen(self.centers[screened:])
-                screened = len(self.centers)
-            elif 2 * size <= LARGEST_BLOCK:
-                size = 2 * size
-            else:
+            if found >= size / 16:
+                continue
+            if 2 * size <= LARGEST_BLOCK:
+                size *= 2
+            elif self._streaming_is_cheaper(k, size, found):
                 self.stream(k)
                 return
+
+    def _streaming_is_cheaper(self, k: int, size: int, found: int) -> bool:
+        """Whether k picks would cost less one pass each than in blocks that give `found` picks."""
+        if found == 0:
+            return True
+        in_blocks = k / found * size * self._count
+        return in_blocks > STREAMING_COST * (self._count + k) * len(self.rows)
 
     def stream(self, k: int) -> None:
         """The classical loop: float64 distances of all rows to one centre at a time, one pass each."""
         nearest = torch.full((len(self.rows),), float("inf"), dtype=torch.float64, device=self.rows.device)
-        nearest[self.bound == -float("inf")] = -1.0
+        nearest[self.bounds.bound == -float("inf")] = -1.0
         farthest = 0
         for center in self.centers:
             farthest = self._update(nearest, center)
@@ -188,18 +182,19 @@ class Traversal:
                 farthest = self._update(nearest, self.centers[-1])
 
     def _update(self, nearest: torch.Tensor, center: torch.Tensor) -> int:
-        self.passes += 1
+        self.bounds.rows_read += len(self.rows)
         return streaming.update_argmax(self.rows, center, nearest, self.backend)
 
     def _pick_in(self, members: torch.Tensor, threshold: float, k: int) -> tuple[int, float]:
         """Pick inside a block; returns how many, and the squared distance of the first that was not picked."""
-        bound = self.bound[members]
+        bound = self.bounds.bound[members]
         values = self.rows[members].to(torch.float32)  # exact for every stored dtype
+        self.bounds.rows_read += len(members)
         picks, sqdist, following = block.pick_block(
-            values, self.centers, self.offset, bound, threshold, self.stop, k, self.backend
+            values, self.centers, self.bounds.offset, bound, threshold, self.stop, k, self.backend
         )
-        self.bound[members] = bound
         self._add(members[picks].tolist(), sqdist.tolist())
+        self.bounds.keep(members, bound, self._count)
         return len(picks), following
 
     def _add(self, rows: list[int], sqdist: list[float]) -> None:
@@ -208,23 +203,10 @@ class Traversal:
             return
         self.picks += rows
         self.sqdist += sqdist
-        self.exclude(rows)
+        self.bounds.exclude(rows)
         wanted = self._count + len(rows)
         if wanted > len(self._centers):  # room for twice as many: a copy for every pick would be quadratic
             self._centers = torch.cat([self.centers, self._centers.new_empty(wanted, self.rows.shape[1])])
         self._centers[self._count : wanted] = self.rows[rows].to(torch.float32)
         self._count = wanted
         self.bar.update(len(rows), radius=sqdist[-1] ** 0.5)
-
-    def _largest_bounds(self, size: int) -> tuple[torch.Tensor, float]:
-        """The `size` rows with the largest bounds, ascending, and the largest bound left outside."""
-        top = torch.topk(self.bound, min(size + 1, len(self.bound)))
-        threshold = float(top.values[size]) if len(top.values) > size else -float("inf")
-        members = top.indices[:size][top.values[:size] > -float("inf")]
-        return members.sort().values, threshold
-
-
-def row_mean(rows: torch.Tensor) -> torch.Tensor:
-    """The mean [D] of some rows: what embeddings share is subtracted, since in products it would cost digits."""
-    mean = rows[:: max(1, len(rows) // OFFSET_SAMPLE)].to(torch.float32).mean(dim=0)
-    return torch.where(torch.isfinite(mean), mean, 0.0)
