@@ -92,7 +92,7 @@ struct PickBlock {
   int64_t* picks;     // [max_picks] written: positions in the block, in pick order
   double* sqdist;     // [max_picks] written: each one's float64 squared distance to its nearest centre when picked
   int64_t num_picks;  // written
-  double next;        // written: the float64 squared distance of the winner that was not picked; -1: no row is left
+  double next;        // written: no row that is left is farther (squared); -1: none is left
 };
 
 Status pick_block(PickBlock& call);

@@ -62,7 +62,6 @@ struct Mul {
   static __m256 broadcast(const float* from) { return _mm256_broadcast_ss(from); }
   static __m256 panel(const float* from) { return _mm256_loadu_ps(from); }
   static __m256 multiply_add(__m256 acc, __m256 a, __m256 b) { return _mm256_fmadd_ps(a, b, acc); }
-  static float times_minus_two(float value) { return -2.0F * value; }
   static __m256 store_elements(float* to, __m256 value) {
     _mm256_storeu_ps(to, value);
     return _mm256_setzero_ps();

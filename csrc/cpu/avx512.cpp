@@ -20,7 +20,6 @@ struct Mul {
   static __m512 broadcast(const float* from) { return _mm512_set1_ps(*from); }
   static __m512 panel(const float* from) { return _mm512_loadu_ps(from); }
   static __m512 multiply_add(__m512 acc, __m512 a, __m512 b) { return _mm512_fmadd_ps(a, b, acc); }
-  static float times_minus_two(float value) { return -2.0F * value; }
   static __m512 store_elements(float* to, __m512 value) {
     _mm512_storeu_ps(to, value);
     return _mm512_setzero_ps();

@@ -22,7 +22,6 @@ struct Mul {
   }
   static __m512bh panel(const Element* from) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from)); }
   static __m512 multiply_add(__m512 acc, __m512bh a, __m512bh b) { return _mm512_dpbf16_ps(acc, a, b); }
-  static Element times_minus_two(Element value) { return round(-2.0F * to_float(value)); }
   static __m512 store_elements(Element* to, __m512 value) {
     const __m256i rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded);

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -34,12 +36,27 @@ inline RowNorms above(const Norms& norms, const Gram& gram, int64_t dim) {
 //   elements      2 (|x - x'| |c| + |x'| |c - c'|)      rounded to x', c' before the products
 //   underflow     dim 2^-124 (1 + r)
 // The float64 value that the specification gives is within 2^-40 u r^2 of the exact one; 32 leaves room for it and for
-// terms of second order, as does the 2 %. Holds for dim below 2^16.
+// terms of second order, as does the 2 %. Holds for dim below 2^16; infinite where the sums may overflow.
 inline double certified_error(const RowNorms& row, const RowNorms& center, int64_t dim) {
   const double r = row.norm + center.norm;
+  if (!(r < 0x1p63)) return std::numeric_limits<double>::infinity();  // float32 sums may overflow
   const double sums = static_cast<double>(dim + 32) * 0x1p-24 * r * r;
   const double elements = 2.0 * (row.lost * center.norm + (row.norm + row.lost) * center.lost);
   return 1.02 * (sums + elements) + static_cast<double>(dim) * 0x1p-124 * (1.0 + r);
+}
+
+// Lays out `count` centres' elements, `groups` times four bytes each, as a panel [groups][panel], zero beyond the last.
+inline void pack_panel(const char* elements, int64_t count, int64_t panel, int64_t groups, char* panel_data) {
+  constexpr int64_t kStep = 16;  // groups taken at once, so that what is written stays in the L1 cache
+  std::memset(panel_data, 0, static_cast<size_t>(groups * panel) * sizeof(uint32_t));
+  for (int64_t first = 0; first < groups; first += kStep) {
+    const int64_t last = std::min(first + kStep, groups);
+    for (int64_t place = 0; place < count; ++place) {
+      for (int64_t group = first; group < last; ++group) {
+        std::memcpy(panel_data + (group * panel + place) * 4, elements + (place * groups + group) * 4, 4);
+      }
+    }
+  }
 }
 
 // Centres packed for a gram.
@@ -52,7 +69,7 @@ class Panels {
         num_centers_(num_centers),
         padded_((dim + gram.depth - 1) / gram.depth * gram.depth),
         width_((num_centers + gram.panel - 1) / gram.panel * gram.panel),
-        data_(static_cast<size_t>(width_ * row_bytes())),
+        data_(new char[static_cast<size_t>(width_ * row_bytes())]),
         sqnorm_(static_cast<size_t>(width_), std::numeric_limits<float>::infinity()) {
     std::vector<RowNorms> norms(static_cast<size_t>(num_centers));
     parallel_ranges(width_ / gram.panel, threads, [&](int64_t first_panel, int64_t last_panel) {
@@ -64,7 +81,7 @@ class Panels {
           sqnorm_[static_cast<size_t>(first + j)] = one.sqnorm;
           norms[static_cast<size_t>(first + j)] = above(one, gram, dim);
         }
-        gram.pack(elements.data(), count, padded_, data_.data() + first * row_bytes());
+        pack_panel(elements.data(), count, gram.panel, padded_ / gram.depth, data_.get() + first * row_bytes());
       }
     });
     for (const RowNorms& one : norms) {
@@ -73,10 +90,10 @@ class Panels {
     }
   }
 
-  // products[r][j] = -2 row_r . centre_j, [num_rows, width()], meaningful for j < num_centers() alone; num_rows a
+  // products[r][j] = row_r . centre_j, [num_rows, width()], meaningful for j < num_centers() alone; num_rows a
   // multiple of the gram's row group.
   void multiply(const void* rows, int64_t num_rows, float* products) const {
-    gram_.multiply(rows, num_rows, data_.data(), num_centers_, padded_, products);
+    gram_.multiply(rows, num_rows, data_.get(), num_centers_, padded_, products);
   }
 
   int64_t num_centers() const { return num_centers_; }
@@ -89,7 +106,7 @@ class Panels {
  private:
   const Gram gram_;
   const int64_t num_centers_, padded_, width_;
-  std::vector<char> data_;
+  const std::unique_ptr<char[]> data_;
   std::vector<float> sqnorm_;
   RowNorms largest_{0.0, 0.0};
 };

@@ -2,7 +2,7 @@
 // Included by one .cpp per ISA. In an unnamed namespace for the reason masked_mean_pool.h gives.
 //
 // `Mul` says how a group of rows meets a panel of centres:
-//   Element            what rows and centres are stored as
+//   Element            what rows and centres are stored as; kDepth of them are four bytes
 //   kDepth             elements that one multiply takes from each row (2 where products come in pairs)
 //   kRows, kVecs       rows of a group; vectors of a panel, each of kLanes centres
 //   Acc, zero, load, store, broadcast(const Element*), panel(const Element*), multiply_add(acc, row, centres)
@@ -17,26 +17,6 @@
 namespace {
 
 constexpr int64_t kDepthBlock = 1024;  // dimensions taken at once, so that rows and centres stay in the L2 cache
-
-// Panel data: [padded / kDepth][panel][kDepth], the elements times -2, zero beyond the last centre.
-template <class Mul>
-void pack(const void* elements_data, int64_t count, int64_t padded, void* panel_data) {
-  using Element = typename Mul::Element;
-  const Element* elements = static_cast<const Element*>(elements_data);
-  Element* panel = static_cast<Element*>(panel_data);
-  constexpr int64_t kPanel = Mul::kVecs * Mul::kLanes;
-  constexpr int64_t kStep = 16;  // dimensions taken at once, so that what is written stays in the L1 cache
-  std::memset(static_cast<void*>(panel), 0, static_cast<size_t>(padded * kPanel) * sizeof *panel);
-  for (int64_t first = 0; first < padded; first += kStep) {
-    const int64_t last = first + kStep < padded ? first + kStep : padded;
-    for (int64_t place = 0; place < count; ++place) {
-      for (int64_t d = first; d < last; ++d) {
-        panel[((d / Mul::kDepth) * kPanel + place) * Mul::kDepth + d % Mul::kDepth] =
-            Mul::times_minus_two(elements[place * padded + d]);
-      }
-    }
-  }
-}
 
 // One group of rows with one panel over dimensions [first, last); adds to products unless first is 0.
 template <class Mul>
@@ -111,6 +91,7 @@ diverseevol::Norms center_row(const void* row_data, const float* offset, int64_t
 
 template <class Vec, class Mul>
 diverseevol::Gram gram_of() {
+  static_assert(Mul::kDepth * sizeof(typename Mul::Element) == sizeof(uint32_t), "what pack_panel moves at a time");
   return {Mul::kRows,
           Mul::kVecs * Mul::kLanes,
           Mul::kDepth,
@@ -118,7 +99,6 @@ diverseevol::Gram gram_of() {
           sizeof(typename Mul::Element) < sizeof(float),
           {center_row<Vec, Mul, float>, center_row<Vec, Mul, diverseevol::BFloat16>,
            center_row<Vec, Mul, diverseevol::Float16>},
-          pack<Mul>,
           multiply<Mul>};
 }
 

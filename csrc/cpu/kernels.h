@@ -23,15 +23,13 @@ struct Norms {
 struct Gram {
   int64_t row_group;
   int64_t panel;
-  int64_t depth;
+  int64_t depth;  // elements in four bytes
   int64_t element_size;
   bool rounds;  // whether elements are narrower than float32
   // Writes one row's elements [padded]; indexed by DType.
   Norms (*center_row[3])(const void* row, const float* offset, int64_t dim, int64_t padded, void* elements);
-  // Lays out up to `panel` centres' elements [count, padded], times -2, as one panel [padded * panel elements].
-  void (*pack)(const void* elements, int64_t count, int64_t padded, void* panel_data);
-  // products[r][j] = -2 row_r . centre_j, [num_rows, num_centers rounded up to whole panels], of which columns beyond
-  // the last centre may be left as they are; num_rows a multiple of row_group.
+  // products[r][j] = row_r . centre_j, [num_rows, num_centers rounded up to whole panels], of which columns beyond the
+  // last centre mean nothing; num_rows a multiple of row_group. Panel data: [padded / depth][panel][depth] elements.
   void (*multiply)(const void* rows, int64_t num_rows, const void* panels, int64_t num_centers, int64_t padded,
                    float* products);
 };

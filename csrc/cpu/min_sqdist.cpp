@@ -60,7 +60,9 @@ class Tile {
 
   void lower(float& bound, const Norms& norms, const float* products) const {
     float nearest = std::numeric_limits<float>::infinity();
-    for (int64_t j = 0; j < panels_.num_centers(); ++j) nearest = std::min(nearest, panels_.sqnorm()[j] + products[j]);
+    for (int64_t j = 0; j < panels_.num_centers(); ++j) {
+      nearest = std::min(nearest, panels_.sqnorm()[j] - 2.0F * products[j]);
+    }
     const double error = certified_error(above(norms, kernels_.screen, call_.x.dim), panels_.largest(), call_.x.dim);
     const double above_exact = static_cast<double>(norms.sqnorm) + static_cast<double>(nearest) + error;
     if (above_exact < static_cast<double>(bound)) bound = static_cast<float>(above_exact);  // false for NaN

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "cpu/centered.h"
@@ -15,35 +16,50 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
+// A member's two smallest approximate distances to centres, and whose the smallest is.
+struct Nearest {
+  float distance = std::numeric_limits<float>::infinity();
+  float second = std::numeric_limits<float>::infinity();
+  const float* center = nullptr;
+
+  void meet(float approximate, const float* other) {
+    second = std::min(second, std::max(distance, approximate));
+    center = approximate < distance ? other : center;
+    distance = std::min(distance, approximate);
+  }
+};
+
 class Block {
  public:
   explicit Block(PickBlock& call)
       : call_(call),
+        floor_(std::max({call.threshold, call.stop_sqdist, -1.0})),
         kernels_(kernels_of(call.isa)),
-        centers_(
-            centered_panels(kernels_.precise, call.centers, call.num_centers, call.dim, call.offset, call.threads)),
-        elements_(padded_rows() * row_bytes()),
-        sqnorm_(size()),
+        gram_(kernels_.screen),
+        centers_(centered_panels(gram_, call.centers, call.num_centers, call.dim, call.offset, call.threads)),
+        elements_(new char[padded_rows() * row_bytes()]),
+        norms_(size()),
         error_(size()),
-        to_centers_(size() * static_cast<size_t>(centers_.width())),
+        to_centers_(new float[size() * at(call.num_centers)]),
         column_(size(), -1),
+        nearest_(size()),
         low_(size()),
         high_(size()),
         scratch_(static_cast<size_t>(call.dim) + 16) {}
 
   void run() {
     approximate();
+    for (int64_t i = 0; i < call_.num_rows; ++i) race_.push_back(i);
+    drop_the_beaten();
     for (call_.num_picks = 0; call_.num_picks < call_.max_picks; ++call_.num_picks) {
-      const int64_t winner = farthest();
-      if (winner < 0) {
-        call_.next = -1.0;
+      if (race_.empty()) {
+        call_.next = call_.num_picks < call_.num_rows ? floor_ : -1.0;
         break;
       }
-      // A winner that may be no farther than a row outside, or than the stop, is looked at exactly.
-      if (low_[at(winner)] <= std::max(call_.threshold, call_.stop_sqdist)) resolve(winner);
-      call_.next = low_[at(winner)];
-      if (call_.next <= call_.threshold || call_.next <= call_.stop_sqdist) break;
+      const int64_t winner = farthest();
       resolve(winner);
+      call_.next = low_[at(winner)];
+      if (call_.next <= floor_) break;
       call_.picks[call_.num_picks] = winner;
       call_.sqdist[call_.num_picks] = low_[at(winner)];
       add_center(winner);
@@ -59,38 +75,49 @@ class Block {
  private:
   size_t size() const { return static_cast<size_t>(call_.num_rows); }
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
-  size_t row_bytes() const { return at(call_.dim) * sizeof(float); }
+  size_t row_bytes() const { return at(centers_.row_bytes()); }
   size_t padded_rows() const {
-    const int64_t group = kernels_.precise.row_group;
+    const int64_t group = gram_.row_group;
     return at((call_.num_rows + group - 1) / group * group);
   }
-  char* element(int64_t i) { return elements_.data() + at(i) * row_bytes(); }
+  char* element(int64_t i) { return elements_.get() + at(i) * row_bytes(); }
 
-  // All approximate squared distances of the members to the centres and to one another, and the first intervals.
+  // All approximate squared distances of the members to the centres, and the first intervals.
   void approximate() {
-    const Gram& gram = kernels_.precise;
+    parallel_ranges(call_.num_rows, call_.threads, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const float* row = call_.rows + i * call_.dim;
+        norms_[at(i)] = gram_.center_row[0](row, call_.offset, call_.dim, centers_.padded(), element(i));
+      }
+    });
     RowNorms largest = centers_.largest();
-    for (int64_t i = 0; i < call_.num_rows; ++i) {
-      const float* row = call_.rows + i * call_.dim;
-      sqnorm_[at(i)] = gram.center_row[0](row, call_.offset, call_.dim, call_.dim, element(i));
-      largest.norm = std::max(largest.norm, above(sqnorm_[at(i)], gram, call_.dim).norm);
+    for (const Norms& norms : norms_) {
+      const RowNorms member = above(norms, gram_, call_.dim);
+      largest.norm = std::max(largest.norm, member.norm);
+      largest.lost = std::max(largest.lost, member.lost);
     }
-    multiply(centers_, to_centers_.data(), centers_.width(), 1);
-    for (int64_t i = 0; i < call_.num_rows; ++i) first_interval(i, largest);
+    multiply(centers_, [&](int64_t i, const float* products) {
+      Nearest nearest;
+      for (int64_t j = 0; j < call_.num_centers; ++j) {
+        const float approximate = norms_[at(i)].sqnorm + (centers_.sqnorm()[j] - 2.0F * products[j]);
+        to_centers_[at(i * call_.num_centers + j)] = approximate;
+        nearest.meet(approximate, call_.centers + j * call_.dim);
+      }
+      nearest_[at(i)] = nearest;
+      first_interval(i, largest);
+    });
   }
 
-  // out[i * row_stride + j * center_stride] = approximate squared distance of member i to centre j of the panels.
-  void multiply(const Panels& panels, float* out, int64_t row_stride, int64_t center_stride) {
-    const int64_t group = kernels_.precise.row_group;
+  // Calls use(i, products of member i with the panels' centres) for every member, from any thread.
+  template <class Use>
+  void multiply(const Panels& panels, const Use& use) {
+    const int64_t group = gram_.row_group;
     parallel_ranges(static_cast<int64_t>(padded_rows()) / group, call_.threads, [&](int64_t first, int64_t last) {
       std::vector<float> products(at(group * panels.width()));
       for (int64_t row = first * group; row < last * group; row += group) {
         panels.multiply(element(row), group, products.data());
         for (int64_t i = row; i < std::min(row + group, call_.num_rows); ++i) {
-          const float* own = products.data() + (i - row) * panels.width();
-          for (int64_t j = 0; j < panels.num_centers(); ++j) {
-            out[i * row_stride + j * center_stride] = sqnorm_[at(i)].sqnorm + (panels.sqnorm()[j] + own[j]);
-          }
+          use(i, products.data() + (i - row) * panels.width());
         }
       }
     });
@@ -98,56 +125,56 @@ class Block {
 
   // Distances of all members to member `pick`, computed together with those to the likeliest next picks.
   const float* column(int64_t pick) {
-    const int64_t panel = kernels_.precise.panel;
+    const int64_t panel = gram_.panel;
     if (column_[at(pick)] < 0) {
       std::vector<int64_t> likely;
-      for (int64_t i = 0; i < call_.num_rows; ++i) {
-        if (i != pick && column_[at(i)] < 0 && high_[at(i)] >= 0) likely.push_back(i);
+      for (const int64_t i : race_) {
+        if (i != pick && column_[at(i)] < 0) likely.push_back(i);
       }
       const int64_t others = std::min<int64_t>(panel - 1, static_cast<int64_t>(likely.size()));
       std::partial_sort(likely.begin(), likely.begin() + others, likely.end(),
                         [this](int64_t a, int64_t b) { return high_[at(a)] > high_[at(b)]; });
       likely.resize(at(others));
       likely.push_back(pick);
-      const Panels panels(kernels_.precise, others + 1, call_.dim, 1, [&](int64_t place, char* elements) {
+      const Panels panels(gram_, others + 1, call_.dim, 1, [&](int64_t place, char* elements) {
         const int64_t i = likely[at(place)];
         column_[at(i)] = static_cast<int64_t>(columns_.size()) * panel + place;
         std::memcpy(elements, element(i), row_bytes());
-        return sqnorm_[at(i)];
+        return norms_[at(i)];
       });
-      columns_.emplace_back(size() * at(panel));
-      multiply(panels, columns_.back().data(), 1, call_.num_rows);
+      columns_.emplace_back(new float[size() * at(panel)]);
+      float* distances = columns_.back().get();
+      multiply(panels, [&](int64_t i, const float* products) {
+        for (int64_t j = 0; j < panels.num_centers(); ++j) {
+          distances[j * call_.num_rows + i] = norms_[at(i)].sqnorm + (panels.sqnorm()[j] - 2.0F * products[j]);
+        }
+      });
     }
     const int64_t slot = column_[at(pick)];
-    return columns_[at(slot / panel)].data() + (slot % panel) * call_.num_rows;
+    return columns_[at(slot / panel)].get() + (slot % panel) * call_.num_rows;
   }
 
   void first_interval(int64_t i, const RowNorms& largest) {
-    const double error = certified_error(above(sqnorm_[at(i)], kernels_.precise, call_.dim), largest, call_.dim);
+    const double error = certified_error(above(norms_[at(i)], gram_, call_.dim), largest, call_.dim);
     error_[at(i)] = std::isfinite(error) ? error : kInfinity;
-    double nearest = kInfinity;
-    for (int64_t j = 0; j < call_.num_centers; ++j) nearest = std::min(nearest, to_center(i, j));
-    low_[at(i)] = std::isinf(error_[at(i)]) ? 0.0 : std::max(0.0, nearest - error_[at(i)]);
-    high_[at(i)] = std::min(nearest + error_[at(i)], static_cast<double>(call_.bound[i]));
+    const bool known = std::isfinite(error);
+    const double nearest = static_cast<double>(nearest_[at(i)].distance);
+    low_[at(i)] = known ? std::max(0.0, nearest - error) : 0.0;
+    high_[at(i)] = static_cast<double>(call_.bound[i]);
+    if (known) high_[at(i)] = std::min(high_[at(i)], nearest + error);
   }
 
-  double to_center(int64_t i, int64_t j) const { return to_centers_[at(i * centers_.width() + j)]; }
-
-  // The lowest position that is certainly farthest; -1 when every member has been picked.
+  // The lowest position that is certainly farthest, of those in the race.
   int64_t farthest() {
     double best_low = -1.0;
-    for (int64_t i = 0; i < call_.num_rows; ++i) best_low = std::max(best_low, low_[at(i)]);
-    if (best_low < 0) return -1;
-    int64_t winner = -1;
-    int64_t contenders = 0;
-    for (int64_t i = 0; i < call_.num_rows; ++i) {
-      if (high_[at(i)] < best_low) continue;
-      ++contenders;
-      if (winner < 0) winner = i;
+    for (const int64_t i : race_) best_low = std::max(best_low, low_[at(i)]);
+    std::vector<int64_t> overlapping;
+    for (const int64_t i : race_) {
+      if (high_[at(i)] >= best_low) overlapping.push_back(i);
     }
-    if (contenders == 1) return winner;
-    winner = -1;
-    for (int64_t i = 0; i < call_.num_rows; ++i) {
+    if (overlapping.size() == 1) return overlapping.front();
+    int64_t winner = -1;
+    for (const int64_t i : overlapping) {
       if (high_[at(i)] < best_low) continue;
       resolve(i);
       best_low = std::max(best_low, low_[at(i)]);
@@ -156,54 +183,74 @@ class Block {
     return winner;
   }
 
-  // Makes the interval of member i its float64 squared distance, from the centres that can be its nearest.
+  // Makes the interval of member i its float64 squared distance.
   void resolve(int64_t i) {
     if (low_[at(i)] == high_[at(i)]) return;
+    const Nearest& nearest = nearest_[at(i)];
+    const double limit = static_cast<double>(nearest.distance) + 2.0 * error_[at(i)];
+    const bool alone = static_cast<double>(nearest.second) > limit;  // false where nothing is known
+    low_[at(i)] = high_[at(i)] = alone ? exact(i, nearest.center) : nearest_exact(i, limit);
+  }
+
+  double exact(int64_t i, const float* center) {
+    return kernels_.sqdist[0](call_.rows + i * call_.dim, center, call_.dim, scratch_.data());
+  }
+
+  // From the centres that can be the nearest: those whose approximate distance is not above the limit.
+  double nearest_exact(int64_t i, double limit) {
     double nearest = kInfinity;
-    for (int64_t j = 0; j < call_.num_centers; ++j) nearest = std::min(nearest, to_center(i, j));
-    for (int64_t p = 0; p < call_.num_picks; ++p) {
-      nearest = std::min(nearest, static_cast<double>(column(call_.picks[p])[i]));
-    }
-    const double limit = nearest + 2.0 * error_[at(i)];
-    double exact = kInfinity;
-    const auto consider = [&](double approximate, const float* center) {
-      if (approximate > limit) return;  // false for NaN: then it is looked at
-      exact = std::min(exact, kernels_.sqdist[0](call_.rows + i * call_.dim, center, call_.dim, scratch_.data()));
+    const auto consider = [&](float approximate, const float* center) {
+      if (static_cast<double>(approximate) > limit) return;  // false for NaN: then it is looked at
+      nearest = std::min(nearest, exact(i, center));
     };
-    for (int64_t j = 0; j < call_.num_centers; ++j) consider(to_center(i, j), call_.centers + j * call_.dim);
+    for (int64_t j = 0; j < call_.num_centers; ++j) {
+      consider(to_centers_[at(i * call_.num_centers + j)], call_.centers + j * call_.dim);
+    }
     for (int64_t p = 0; p < call_.num_picks; ++p) {
       consider(column(call_.picks[p])[i], call_.rows + call_.picks[p] * call_.dim);
     }
-    low_[at(i)] = high_[at(i)] = exact;
+    return nearest;
   }
 
-  // Member `pick` becomes a centre: the other members' intervals fall, its own leaves the race.
+  // Member `pick` becomes a centre: the intervals of those in the race fall.
   void add_center(int64_t pick) {
     const float* approximations = column(pick);
-    for (int64_t i = 0; i < call_.num_rows; ++i) {
-      const double approximate = approximations[i];
-      const double error = error_[at(i)];
-      if (low_[at(i)] < 0 || approximate - error >= high_[at(i)]) continue;
-      if (std::isfinite(approximate) && std::isfinite(error)) {
-        low_[at(i)] = std::max(0.0, std::min(low_[at(i)], approximate - error));
-        high_[at(i)] = std::min(high_[at(i)], approximate + error);
-      } else {
+    const float* center = call_.rows + pick * call_.dim;
+    for (const int64_t i : race_) {
+      nearest_[at(i)].meet(approximations[i], center);
+      if (std::isinf(error_[at(i)])) {  // the products say nothing
         low_[at(i)] = 0.0;
+        continue;
       }
+      const double approximate = static_cast<double>(approximations[i]);
+      if (approximate - error_[at(i)] >= high_[at(i)]) continue;
+      low_[at(i)] = std::max(0.0, std::min(low_[at(i)], approximate - error_[at(i)]));
+      high_[at(i)] = std::min(high_[at(i)], approximate + error_[at(i)]);
     }
     low_[at(pick)] = high_[at(pick)] = -1.0;
+    drop_the_beaten();
+  }
+
+  // Members that cannot be picked any more leave the race; their bounds hold all the same.
+  void drop_the_beaten() {
+    const auto beaten = [this](int64_t i) { return high_[at(i)] <= floor_; };
+    race_.erase(std::remove_if(race_.begin(), race_.end(), beaten), race_.end());
   }
 
   PickBlock& call_;
+  const double floor_;         // picks are farther than this; at least -1, the distance of what is picked
+  std::vector<int64_t> race_;  // members that may be picked, ascending
   const Kernels kernels_;
+  const Gram& gram_;
   Panels centers_;
-  std::vector<char> elements_;  // [padded rows, dim] float32, less the offset
-  std::vector<Norms> sqnorm_;
+  const std::unique_ptr<char[]> elements_;  // [padded rows]: less the offset, as the gram stores them
+  std::vector<Norms> norms_;
   std::vector<double> error_;
-  std::vector<float> to_centers_;
-  std::vector<std::vector<float>> columns_;  // each [panel, num_rows]: distances to a panel of members
-  std::vector<int64_t> column_;              // a member's place among them, or -1
-  std::vector<double> low_;
+  const std::unique_ptr<float[]> to_centers_;      // [num_rows, num_centers]: approximate distances
+  std::vector<std::unique_ptr<float[]>> columns_;  // each [panel, num_rows]: distances to a panel of members
+  std::vector<int64_t> column_;                    // a member's place among them, or -1
+  std::vector<Nearest> nearest_;
+  std::vector<double> low_;  // the exact distance is in [low, high]; negative: picked
   std::vector<double> high_;
   std::vector<double> scratch_;
 };

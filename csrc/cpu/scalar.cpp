@@ -48,7 +48,6 @@ struct Mul {
   static float broadcast(const float* from) { return *from; }
   static float panel(const float* from) { return *from; }
   static float multiply_add(float acc, float a, float b) { return acc + a * b; }
-  static float times_minus_two(float value) { return -2.0F * value; }
   static float store_elements(float* to, float value) { return store_element(to, value); }
   static float store_element(float* to, float value) {
     *to = value;

@@ -2,46 +2,91 @@
 // Written once for all vector widths; in an unnamed namespace for the reason masked_mean_pool.h gives.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/convert.h"
 
 namespace {
 
-// scratch: at least dim + 16 doubles. Vec: the ISA's float vector, which knows its float64 counterpart.
+// The squares of a row's differences from a centre, one or a vector of them.
 template <class Vec, class T>
-double sqdist(const void* row_data, const float* center, int64_t dim, double* scratch) {
+struct Squares {
   using Double = typename Vec::Double;
-  const T* row = static_cast<const T*>(row_data);
-  const auto square = [row, center](int64_t d) {
+  const T* row;
+  const float* center;
+
+  double one(int64_t d) const {
     const double difference = static_cast<double>(to_float(row[d])) - static_cast<double>(center[d]);
     return difference * difference;
-  };
-  const auto squares = [row, center](int64_t d) {
+  }
+  auto some(int64_t d) const {
     const auto difference = Double::sub(Double::load(row + d), Double::load(center + d));
     return Double::mul(difference, difference);
+  }
+};
+
+// Three halvings at once, for d in [first, last): element d of each eighth, of which those from kParts on are zero.
+template <int kParts, class Value, class Add>
+inline auto add_eighths(const Value& value, const Add& add) {
+  const auto pair = [&](auto part) {
+    if constexpr (part() + 4 < kParts) {
+      return add(value(part()), value(part() + 4));
+    } else {
+      return value(part());
+    }
   };
+  return add(add(pair(std::integral_constant<int, 0>()), pair(std::integral_constant<int, 2>())),
+             add(pair(std::integral_constant<int, 1>()), pair(std::integral_constant<int, 3>())));
+}
+
+template <int kParts, class Vec, class T>
+void sum_eighths(const Squares<Vec, T>& squares, int64_t first, int64_t last, int64_t eighth, double* sums) {
+  using Double = typename Vec::Double;
+  int64_t d = first;
+  for (; d + Double::kWidth <= last; d += Double::kWidth) {
+    Double::store(sums + d, add_eighths<kParts>([&](int part) { return squares.some(d + part * eighth); },
+                                                [](auto a, auto b) { return Double::add(a, b); }));
+  }
+  for (; d < last; ++d) {
+    sums[d] = add_eighths<kParts>([&](int part) { return squares.one(d + part * eighth); },
+                                  [](double a, double b) { return a + b; });
+  }
+}
+
+template <class Vec, class T>
+void sum_eighths(int64_t parts, const Squares<Vec, T>& squares, int64_t first, int64_t last, int64_t eighth,
+                 double* sums) {
+  if (parts == 4) sum_eighths<4>(squares, first, last, eighth, sums);
+  if (parts == 5) sum_eighths<5>(squares, first, last, eighth, sums);
+  if (parts == 6) sum_eighths<6>(squares, first, last, eighth, sums);
+  if (parts == 7) sum_eighths<7>(squares, first, last, eighth, sums);
+  if (parts == 8) sum_eighths<8>(squares, first, last, eighth, sums);
+}
+
+// scratch: at least dim + 16 doubles. Vec: the ISA's float vector, which knows its float64 counterpart.
+template <class Vec, class T>
+double sqdist(const void* row, const float* center, int64_t dim, double* scratch) {
+  using Double = typename Vec::Double;
+  const Squares<Vec, T> squares{static_cast<const T*>(row), center};
   int64_t width = 1;
   while (width < dim) width *= 2;
-  // The first halving on the way in: element d of the lower half meets d + width / 2, zero beyond dim.
-  const int64_t half = std::max<int64_t>(1, width / 2);
-  const int64_t met = width == 1 ? 0 : dim - half;
-  int64_t d = 0;
-  for (; d + Double::kWidth <= met; d += Double::kWidth) {
-    Double::store(scratch + d, Double::add(squares(d), squares(d + half)));
+  if (width >= 8) {
+    const int64_t eighth = width / 8;
+    const int64_t parts = dim / eighth;
+    sum_eighths(parts + 1, squares, 0, dim % eighth, eighth, scratch);
+    sum_eighths(parts, squares, dim % eighth, eighth, eighth, scratch);
+    width = eighth;
+  } else {
+    for (int64_t d = 0; d < width; ++d) scratch[d] = d < dim ? squares.one(d) : 0.0;
   }
-  for (; d < met; ++d) scratch[d] = square(d) + square(d + half);
-  for (; d + Double::kWidth <= half; d += Double::kWidth) Double::store(scratch + d, squares(d));
-  for (; d < half; ++d) scratch[d] = square(d);
-  int64_t w = half / 2;
-  for (; w >= Double::kWidth; w /= 2) {
-    for (d = 0; d < w; d += Double::kWidth) {
-      Double::store(scratch + d, Double::add(Double::from(scratch + d), Double::from(scratch + d + w)));
+  for (width /= 2; width >= Double::kWidth; width /= 2) {
+    for (int64_t d = 0; d < width; d += Double::kWidth) {
+      Double::store(scratch + d, Double::add(Double::from(scratch + d), Double::from(scratch + d + width)));
     }
   }
-  for (; w >= 1; w /= 2) {
-    for (d = 0; d < w; ++d) scratch[d] = scratch[d] + scratch[d + w];
+  for (; width >= 1; width /= 2) {
+    for (int64_t d = 0; d < width; ++d) scratch[d] = scratch[d] + scratch[d + width];
   }
   return scratch[0];
 }

@@ -8,10 +8,20 @@
 
 namespace diverseevol {
 
+namespace {
+
+// The sum by halving takes a row from eight places at once, which the processor's own prefetching does not follow.
+void prefetch(const void* data, int64_t bytes) {
+  for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(data) + line);
+}
+
+}  // namespace
+
 Status update_argmax(UpdateArgmax& call) {
   if (!isa_usable(call.isa)) return Status::kUnusableIsa;
   if (!known(call.x.dtype)) return Status::kUnknownDType;
   const auto sqdist = kernels_of(call.isa).sqdist[static_cast<int>(call.x.dtype)];
+  const int64_t row_bytes = call.x.dim * (call.x.dtype == DType::kFloat32 ? 4 : 2);
   std::mutex mutex;
   call.farthest = -1;
   parallel_ranges(call.x.rows, call.threads, [&](int64_t first, int64_t last) {
@@ -19,6 +29,7 @@ Status update_argmax(UpdateArgmax& call) {
     int64_t farthest = first;
     for (int64_t i = first; i < last; ++i) {
       double& nearest = call.nearest[i];
+      if (i + 1 < last) prefetch(row_of(call.x, i + 1), row_bytes);
       if (nearest >= 0) nearest = std::min(nearest, sqdist(row_of(call.x, i), call.center, call.x.dim, scratch.data()));
       if (nearest > call.nearest[farthest]) farthest = i;
     }

@@ -28,8 +28,8 @@ def pick_block(
         backend: "auto", "native" or "reference".
 
     Returns:
-        Picks (int64 positions, in pick order), their squared distances when picked (float64), and the squared
-        distance of the winner that was not picked (-1 when no row is left; no meaning after max_picks).
+        Picks (int64 positions, in pick order), their squared distances when picked (float64), and a squared distance
+        that no row left in the block exceeds (-1 when none is left; no meaning after max_picks).
     """
     if backends.choose(rows.device.type, backend, "pick_block") == "reference":
         return reference.pick_block(rows, centers, bound, threshold, stop, max_picks)
