@@ -14,6 +14,7 @@ namespace diverseevol {
 
 namespace {
 
+constexpr int64_t kWorthThreads = 16;  // members to resolve at once
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // A member's two smallest approximate distances to centres, and whose the smallest is.
@@ -44,8 +45,7 @@ class Block {
         column_(size(), -1),
         nearest_(size()),
         low_(size()),
-        high_(size()),
-        scratch_(static_cast<size_t>(call.dim) + 16) {}
+        high_(size()) {}
 
   void run() {
     approximate();
@@ -173,17 +173,23 @@ class Block {
       if (high_[at(i)] >= best_low) overlapping.push_back(i);
     }
     if (overlapping.size() == 1) return overlapping.front();
-    int64_t winner = -1;
+    const auto resolve_some = [&](int64_t first, int64_t last) {
+      for (int64_t place = first; place < last; ++place) resolve(overlapping[at(place)]);
+    };
+    const int64_t count = static_cast<int64_t>(overlapping.size());
+    if (count < kWorthThreads) {
+      resolve_some(0, count);
+    } else {
+      parallel_ranges(count, call_.threads, resolve_some);
+    }
+    int64_t winner = overlapping.front();
     for (const int64_t i : overlapping) {
-      if (high_[at(i)] < best_low) continue;
-      resolve(i);
-      best_low = std::max(best_low, low_[at(i)]);
-      if (winner < 0 || low_[at(i)] > low_[at(winner)]) winner = i;
+      if (low_[at(i)] > low_[at(winner)]) winner = i;
     }
     return winner;
   }
 
-  // Makes the interval of member i its float64 squared distance.
+  // Makes the interval of member i its float64 squared distance. From any thread, one for each member.
   void resolve(int64_t i) {
     if (low_[at(i)] == high_[at(i)]) return;
     const Nearest& nearest = nearest_[at(i)];
@@ -193,7 +199,9 @@ class Block {
   }
 
   double exact(int64_t i, const float* center) {
-    return kernels_.sqdist[0](call_.rows + i * call_.dim, center, call_.dim, scratch_.data());
+    thread_local std::vector<double> scratch;
+    scratch.resize(at(call_.dim) + 16);
+    return kernels_.sqdist[0](call_.rows + i * call_.dim, center, call_.dim, scratch.data());
   }
 
   // From the centres that can be the nearest: those whose approximate distance is not above the limit.
@@ -252,7 +260,6 @@ class Block {
   std::vector<Nearest> nearest_;
   std::vector<double> low_;  // the exact distance is in [low, high]; negative: picked
   std::vector<double> high_;
-  std::vector<double> scratch_;
 };
 
 }  // namespace

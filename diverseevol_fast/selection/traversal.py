@@ -21,8 +21,11 @@ from .bounds import Bounds, spread_first
 SMALLEST_BLOCK = 256
 LARGEST_FIRST_BLOCK = 512
 LARGEST_BLOCK = 4096  # rows; the block holds their distances to centres and to one another
-LARGEST_DIM = 1 << 16  # above it the error bound of the screen does not hold
-STREAMING_COST = 25  # of a distance in the streaming pass, in distances inside a block
+FEW_PASSES = 6  # so few cost less than a screen and a block
+FEW_ELEMENTS = 10_000_000  # so few are read in the time that a screen and a block take to begin
+ELEMENTS_PER_CALL = 250_000  # read in the time that a call takes to begin
+SMALLEST_DIM = 5  # narrower rows are streamed in less time than the largest bounds are found
+LARGEST_DIM = 1 << 16  # from here on the error bound of the screen does not hold
 
 
 @dataclass(frozen=True)
@@ -123,15 +126,21 @@ class Traversal:
     def run(self, k: int, method: str, block_size: int | None) -> None:
         """Pick k rows, or fewer when the stop is reached."""
         with Progress("select", k, "pick", shown=self.progress) as self.bar:
-            few = len(self.centers) + k <= 4  # a screen and a block cost more than so few passes
-            if len(self.centers) == 0 or method == "streaming" or few or self.rows.shape[1] >= LARGEST_DIM:
+            if len(self.centers) == 0 or not torch.isfinite(self.centers).all():
                 screening.check_finite(self.rows)
+            if method == "streaming" or self._is_small(k):
                 self.stream(k)
                 return
-            if not torch.isfinite(self.centers).all():
-                screening.check_finite(self.rows)
             self.bounds.screen(self.centers)
             self.pick_blocks(k, block_size)
+
+    def _is_small(self, k: int) -> bool:
+        """Whether streaming takes less time than a screen and a block, or bounds do not hold."""
+        n, dim = self.rows.shape
+        passes = len(self.centers) + k
+        if passes <= FEW_PASSES or not SMALLEST_DIM <= dim < LARGEST_DIM:
+            return True
+        return passes * (n * dim + ELEMENTS_PER_CALL) <= FEW_ELEMENTS
 
     def run_bounded(self, k: int) -> None:
         """As run, with bounds and offset that are there already."""
@@ -149,28 +158,32 @@ class Traversal:
             # Members are no farther than `following` by now, the others no farther than `threshold`.
             if k == 0 or max(following, threshold) <= max(self.stop, -1.0):
                 return
-            if found >= size / 16:
-                continue
-            if 2 * size <= LARGEST_BLOCK:
-                size *= 2
-            elif self._streaming_is_cheaper(k, size, found):
+            if found == 0 and not self._fit_a_block(following):
                 self.stream(k)
                 return
+            if found == 0:
+                size = LARGEST_BLOCK
+            elif found < size / 16:
+                size = min(2 * size, LARGEST_BLOCK)
 
-    def _streaming_is_cheaper(self, k: int, size: int, found: int) -> bool:
-        """Whether k picks would cost less one pass each than in blocks that give `found` picks."""
-        if found == 0:
-            return True
-        in_blocks = k / found * size * self._count
-        return in_blocks > STREAMING_COST * (self._count + k) * len(self.rows)
+    def _fit_a_block(self, following: float) -> bool:
+        """Whether the rows whose bounds are not below `following` are few enough for one block, once up to date."""
+        for _ in range(2):
+            contenders = int((self.bounds.bound >= following).sum())
+            if contenders <= LARGEST_BLOCK:
+                return True
+            self.bounds.refine(self.centers, contenders)
+        return False
 
     def stream(self, k: int) -> None:
         """The classical loop: float64 distances of all rows to one centre at a time, one pass each."""
         nearest = torch.full((len(self.rows),), float("inf"), dtype=torch.float64, device=self.rows.device)
         nearest[self.bounds.bound == -float("inf")] = -1.0
         farthest = 0
-        for center in self.centers:
+        for i, center in enumerate(self.centers):
             farthest = self._update(nearest, center)
+            if i == 0 and not torch.isfinite(nearest).all():
+                screening.check_finite(self.rows)
         while k > 0:
             value = float(nearest[farthest])
             if value < 0 or value <= self.stop:
