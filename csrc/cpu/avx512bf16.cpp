@@ -47,7 +47,7 @@ namespace diverseevol {
 
 Kernels avx512bf16_kernels() {
   Kernels kernels = avx512_kernels();
-  kernels.screen = gram_of<Vec, Mul>();
+  kernels.gram = gram_of<Vec, Mul>();
   return kernels;
 }
 

@@ -67,7 +67,7 @@ class Panels {
   Panels(const Gram& gram, int64_t num_centers, int64_t dim, int threads, const ElementsOf& elements_of)
       : gram_(gram),
         num_centers_(num_centers),
-        padded_((dim + gram.depth - 1) / gram.depth * gram.depth),
+        padded_(gram.padded(dim)),
         width_((num_centers + gram.panel - 1) / gram.panel * gram.panel),
         data_(new char[static_cast<size_t>(width_ * row_bytes())]),
         sqnorm_(static_cast<size_t>(width_), std::numeric_limits<float>::infinity()) {
@@ -114,9 +114,8 @@ class Panels {
 // Float32 centres [num_centers, dim], contiguous, less the offset.
 inline Panels centered_panels(const Gram& gram, const float* centers, int64_t num_centers, int64_t dim,
                               const float* offset, int threads) {
-  const int64_t padded = (dim + gram.depth - 1) / gram.depth * gram.depth;
   return Panels(gram, num_centers, dim, threads, [&](int64_t j, char* elements) {
-    return gram.center_row[0](centers + j * dim, offset, dim, padded, elements);
+    return gram.center_row[0](centers + j * dim, offset, dim, gram.padded(dim), elements);
   });
 }
 

@@ -95,6 +95,7 @@ diverseevol::Gram gram_of() {
   return {Mul::kRows,
           Mul::kVecs * Mul::kLanes,
           Mul::kDepth,
+          Mul::kDepth,
           sizeof(typename Mul::Element),
           sizeof(typename Mul::Element) < sizeof(float),
           {center_row<Vec, Mul, float>, center_row<Vec, Mul, diverseevol::BFloat16>,

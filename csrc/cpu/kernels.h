@@ -18,14 +18,16 @@ struct Norms {
   float lost;
 };
 
-// Products of rows with centres, both after subtraction of the offset. Rows are taken `row_group` at a time;
-// centres are packed in panels of `panel`, their dimensions padded with zeros to a multiple of `depth`.
+// Products of rows with centres, both after subtraction of the offset. Rows are taken `row_group` at a time, centres
+// are packed in panels of `panel`, the dimensions of both are padded with zeros to a multiple of `padding`.
 struct Gram {
   int64_t row_group;
   int64_t panel;
-  int64_t depth;  // elements in four bytes
+  int64_t depth;    // elements in four bytes
+  int64_t padding;  // a multiple of depth
   int64_t element_size;
   bool rounds;  // whether elements are narrower than float32
+  int64_t padded(int64_t dim) const { return (dim + padding - 1) / padding * padding; }
   // Writes one row's elements [padded]; indexed by DType.
   Norms (*center_row[3])(const void* row, const float* offset, int64_t dim, int64_t padded, void* elements);
   // products[r][j] = row_r . centre_j, [num_rows, num_centers rounded up to whole panels], of which columns beyond the
@@ -38,8 +40,7 @@ struct Kernels {
   // Indexed by DType; see masked_mean_pool.h.
   void (*pool_row[3])(const void* hidden, int64_t stride_token, const int64_t* kept, int64_t count, int64_t dim,
                       int64_t prefix_len, float* out);
-  Gram screen;   // the fastest products, in any precision
-  Gram precise;  // float32 products
+  Gram gram;  // the fastest products, in any precision
   // Float64 squared distance, summed by halving (see ops/reference.py); scratch: [dim + 16] doubles.
   // row is indexed by DType, center is float32.
   double (*sqdist[3])(const void* row, const float* center, int64_t dim, double* scratch);
@@ -49,5 +50,6 @@ Kernels scalar_kernels();
 Kernels avx2_kernels();
 Kernels avx512_kernels();
 Kernels avx512bf16_kernels();
+Kernels amxbf16_kernels();
 
 }  // namespace diverseevol

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/centered.h"
+#include "cpu/convert.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 
@@ -14,13 +15,16 @@ namespace {
 
 constexpr int64_t kTileRows = 96;  // a multiple of every gram's row group
 
-bool all_finite(const Kernels& kernels, const Rows& x, int64_t row) {
-  const std::vector<float> zeros(static_cast<size_t>(x.dim));
-  std::vector<char> copy(static_cast<size_t>(x.dim) * sizeof(float));
-  const Gram& gram = kernels.precise;  // its elements are the row's float32 values
-  gram.center_row[static_cast<int>(x.dtype)](row_of(x, row), zeros.data(), x.dim, x.dim, copy.data());
-  const float* values = reinterpret_cast<const float*>(copy.data());
-  return std::all_of(values, values + x.dim, [](float value) { return std::isfinite(value); });
+template <class T>
+bool all_finite(const void* row_data, int64_t dim) {
+  const T* row = static_cast<const T*>(row_data);
+  return std::all_of(row, row + dim, [](T value) { return std::isfinite(to_float(value)); });
+}
+
+bool all_finite(const Rows& x, int64_t row) {
+  if (x.dtype == DType::kBFloat16) return all_finite<BFloat16>(row_of(x, row), x.dim);
+  if (x.dtype == DType::kFloat16) return all_finite<Float16>(row_of(x, row), x.dim);
+  return all_finite<float>(row_of(x, row), x.dim);
 }
 
 // One thread's tile buffers, and the work on a tile.
@@ -35,7 +39,7 @@ class Tile {
 
   // Bounds the rows at places [first, last) of those asked for; returns the first that is not finite, or -1.
   int64_t bound(int64_t first, int64_t last) {
-    const Gram& gram = kernels_.screen;
+    const Gram& gram = kernels_.gram;
     const auto center_row = gram.center_row[static_cast<int>(call_.x.dtype)];
     const int64_t count = last - first;
     Norms norms[kTileRows];
@@ -43,7 +47,7 @@ class Tile {
       norms[r] = center_row(row_of(call_.x, number(first + r)), call_.offset, call_.x.dim, panels_.padded(),
                             rows_.data() + r * panels_.row_bytes());
       // Finite values can have an infinite norm: such a row keeps its bound.
-      if (!std::isfinite(norms[r].sqnorm) && !all_finite(kernels_, call_.x, number(first + r))) {
+      if (!std::isfinite(norms[r].sqnorm) && !all_finite(call_.x, number(first + r))) {
         return number(first + r);
       }
     }
@@ -63,7 +67,7 @@ class Tile {
     for (int64_t j = 0; j < panels_.num_centers(); ++j) {
       nearest = std::min(nearest, panels_.sqnorm()[j] - 2.0F * products[j]);
     }
-    const double error = certified_error(above(norms, kernels_.screen, call_.x.dim), panels_.largest(), call_.x.dim);
+    const double error = certified_error(above(norms, kernels_.gram, call_.x.dim), panels_.largest(), call_.x.dim);
     const double above_exact = static_cast<double>(norms.sqnorm) + static_cast<double>(nearest) + error;
     if (above_exact < static_cast<double>(bound)) bound = static_cast<float>(above_exact);  // false for NaN
   }
@@ -82,7 +86,7 @@ Status min_sqdist(MinSqdist& call) {
   if (!known(call.x.dtype)) return Status::kUnknownDType;
   const Kernels kernels = kernels_of(call.isa);
   const Panels panels =
-      centered_panels(kernels.screen, call.centers, call.num_centers, call.x.dim, call.offset, call.threads);
+      centered_panels(kernels.gram, call.centers, call.num_centers, call.x.dim, call.offset, call.threads);
   const int64_t tiles = (call.count + kTileRows - 1) / kTileRows;
   std::atomic<int64_t> first_bad{call.x.rows};
   parallel_ranges(tiles, call.threads, [&](int64_t first, int64_t last) {

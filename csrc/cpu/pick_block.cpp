@@ -36,7 +36,7 @@ class Block {
       : call_(call),
         floor_(std::max({call.threshold, call.stop_sqdist, -1.0})),
         kernels_(kernels_of(call.isa)),
-        gram_(kernels_.screen),
+        gram_(kernels_.gram),
         centers_(centered_panels(gram_, call.centers, call.num_centers, call.dim, call.offset, call.threads)),
         elements_(new char[padded_rows() * row_bytes()]),
         norms_(size()),
