@@ -14,6 +14,7 @@ namespace diverseevol {
 template <class Work>
 void parallel_ranges(int64_t count, int threads, const Work& work) {
   const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
+  if (parts == 1) return work(0, count);
   std::exception_ptr failed;
 #pragma omp parallel num_threads(parts)
   {

@@ -14,7 +14,7 @@ namespace diverseevol {
 
 namespace {
 
-constexpr int64_t kWorthThreads = 16;  // members to resolve at once
+constexpr int64_t kWorthThreads = 1 << 23;  // multiplications: for fewer, other threads cost more than they bring
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // A member's two smallest approximate distances to centres, and whose the smallest is.
@@ -73,6 +73,7 @@ class Block {
   }
 
  private:
+  int threads_for(int64_t multiplications) const { return multiplications > kWorthThreads ? call_.threads : 1; }
   size_t size() const { return static_cast<size_t>(call_.num_rows); }
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
   size_t row_bytes() const { return at(centers_.row_bytes()); }
@@ -84,7 +85,7 @@ class Block {
 
   // All approximate squared distances of the members to the centres, and the first intervals.
   void approximate() {
-    parallel_ranges(call_.num_rows, call_.threads, [&](int64_t first, int64_t last) {
+    parallel_ranges(call_.num_rows, threads_for(call_.num_rows * call_.dim), [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const float* row = call_.rows + i * call_.dim;
         norms_[at(i)] = gram_.center_row[0](row, call_.offset, call_.dim, centers_.padded(), element(i));
@@ -112,15 +113,16 @@ class Block {
   template <class Use>
   void multiply(const Panels& panels, const Use& use) {
     const int64_t group = gram_.row_group;
-    parallel_ranges(static_cast<int64_t>(padded_rows()) / group, call_.threads, [&](int64_t first, int64_t last) {
-      std::vector<float> products(at(group * panels.width()));
-      for (int64_t row = first * group; row < last * group; row += group) {
-        panels.multiply(element(row), group, products.data());
-        for (int64_t i = row; i < std::min(row + group, call_.num_rows); ++i) {
-          use(i, products.data() + (i - row) * panels.width());
-        }
-      }
-    });
+    parallel_ranges(static_cast<int64_t>(padded_rows()) / group,
+                    threads_for(call_.num_rows * panels.width() * call_.dim), [&](int64_t first, int64_t last) {
+                      std::vector<float> products(at(group * panels.width()));
+                      for (int64_t row = first * group; row < last * group; row += group) {
+                        panels.multiply(element(row), group, products.data());
+                        for (int64_t i = row; i < std::min(row + group, call_.num_rows); ++i) {
+                          use(i, products.data() + (i - row) * panels.width());
+                        }
+                      }
+                    });
   }
 
   // Distances of all members to member `pick`, computed together with those to the likeliest next picks.
@@ -177,11 +179,7 @@ class Block {
       for (int64_t place = first; place < last; ++place) resolve(overlapping[at(place)]);
     };
     const int64_t count = static_cast<int64_t>(overlapping.size());
-    if (count < kWorthThreads) {
-      resolve_some(0, count);
-    } else {
-      parallel_ranges(count, call_.threads, resolve_some);
-    }
+    parallel_ranges(count, threads_for(count * call_.dim), resolve_some);
     int64_t winner = overlapping.front();
     for (const int64_t i : overlapping) {
       if (low_[at(i)] > low_[at(winner)]) winner = i;
