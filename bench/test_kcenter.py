@@ -1,4 +1,4 @@
-"""Whole selections, block-exact against streaming, with pytest-benchmark: pytest bench --benchmark-only.
+"""Whole selections, block-exact against streaming, with pytest-benchmark: pytest bench --benchmark-enable.
 
 The picks are checked before they are timed. bench/selection.py compares with other projects.
 """

@@ -1,4 +1,4 @@
-"""Each op on every ISA and in torch, with pytest-benchmark: pytest bench --benchmark-only [--benchmark-json FILE].
+"""Each op on every ISA and in torch, with pytest-benchmark: pytest bench --benchmark-enable [--benchmark-json FILE].
 
 Every result is checked before it is timed.
 """

@@ -49,9 +49,10 @@ KINDS = ["gaussian", "duplicates", "near-duplicates", "offset", "unit", "constan
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_picks_are_those_of_float64_greedy(kind):
+@pytest.mark.parametrize("block_size", [None, 16])
+def test_picks_are_those_of_float64_greedy(kind, block_size):
     x = data(kind)
-    result = kcenter(x, 40, [3, 77, 11])
+    result = kcenter(x, 40, [3, 77, 11], block_size=block_size)
     assert result.indices.tolist() == brute_force(x, 40, [3, 77, 11])
     assert result.indices.dtype == np.int64
     assert result.sqdist.dtype == np.float64
@@ -61,7 +62,7 @@ def test_picks_are_those_of_float64_greedy(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_near_duplicates_with_a_common_offset(kind):
     x = data(kind) + np.float32(1e3)
-    assert kcenter(x, 20, [0]).indices.tolist() == brute_force(x, 20, [0])
+    assert kcenter(x, 20, [0], block_size=16).indices.tolist() == brute_force(x, 20, [0])
 
 
 def test_sqdist_is_the_squared_distance_when_picked():

@@ -14,10 +14,10 @@ from types import ModuleType
 NAMES = ("native", "triton", "reference")
 OPS = {
     "masked_mean_pool": NAMES,
-    "min_sqdist": ("native", "reference"),
-    "pool_min_sqdist": ("native", "reference"),
-    "pick_block": ("native", "reference"),
-    "update_argmax": ("native", "reference"),
+    "min_sqdist": NAMES,
+    "pool_min_sqdist": NAMES,
+    "pick_block": NAMES,
+    "update_argmax": NAMES,
 }
 
 

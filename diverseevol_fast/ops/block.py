@@ -25,15 +25,14 @@ def pick_block(
         threshold: no row outside the block is farther than this (squared).
         stop: no pick at or below this (squared); negative for none.
         max_picks: at most so many.
-        backend: "auto", "native" or "reference".
+        backend: "auto", "native", "triton" or "reference".
 
     Returns:
         Picks (int64 positions, in pick order), their squared distances when picked (float64), and a squared distance
         that no row left in the block exceeds (-1 when none is left; no meaning after max_picks).
     """
-    if backends.choose(rows.device.type, backend, "pick_block") == "reference":
+    chosen = backends.choose(rows.device.type, backend, "pick_block")
+    if chosen == "reference":
         return reference.pick_block(rows, centers, bound, threshold, stop, max_picks)
-    from . import native
-
     rows, centers, offset = rows.contiguous(), centers.contiguous(), offset.contiguous()
-    return native.pick_block(rows, centers, offset, bound, threshold, stop, max_picks)
+    return backends.module_of(chosen, "pick_block").pick_block(rows, centers, offset, bound, threshold, stop, max_picks)

@@ -61,13 +61,13 @@ def pool_min_sqdist(
     Arguments, returns and errors are those of the two.
     """
     given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
-    if backends.choose(hidden.device.type, backend, "pool_min_sqdist") == "reference":
+    chosen = backends.choose(hidden.device.type, backend, "pool_min_sqdist")
+    if chosen == "reference":
         pooled = reference.masked_mean_pool(*given)
         min_sqdist(pooled, centers, offset, bound, backend="reference")
         return pooled
-    from . import native
-
-    pooled, bad = native.pool_min_sqdist(*given, centers.contiguous(), offset.contiguous(), bound)
+    run = backends.module_of(chosen, "pool_min_sqdist").pool_min_sqdist
+    pooled, bad = run(*given, centers.contiguous(), offset.contiguous(), bound)
     if bad >= 0:
         raise ValueError(f"hidden: row {bad} pools to a value that is not finite")
     return pooled

@@ -48,7 +48,7 @@ def min_sqdist(
         offset: [D] float32: subtracted from both before the products; near the rows' mean it makes bounds tight.
         bound: [N] float32, lowered in place; -infinity stays.
         rows: int64 row numbers, distinct: only these are read and bounded; None: all.
-        backend: "auto", "native" or "reference".
+        backend: "auto", "native", "triton" or "reference".
 
     Raises:
         ValueError: a row of x is not finite (the first is named), or an unusable backend.
@@ -64,10 +64,9 @@ def min_sqdist(
         check_finite(x)
         reference.min_sqdist(x, centers, bound)
         return
-    from . import native
-
+    run = backends.module_of(chosen, "min_sqdist").min_sqdist
     centers, offset = centers.contiguous(), offset.contiguous()
     for start, part in chunks(x):
-        bad = native.min_sqdist(part, centers, offset, bound[start : start + len(part)], rows)
+        bad = run(part, centers, offset, bound[start : start + len(part)], rows)
         if bad >= 0:
             raise ValueError(f"x: row {start + bad} holds a value that is not finite")

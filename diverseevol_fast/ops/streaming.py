@@ -13,16 +13,16 @@ def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor, 
         x: [N, D] float32, bfloat16 or float16; any strides; finite.
         center: [D] float32.
         nearest: [N] float64 squared distances, lowered in place; negative entries are centres and stay.
-        backend: "auto", "native" or "reference".
+        backend: "auto", "native", "triton" or "reference".
     """
-    if backends.choose(x.device.type, backend, "update_argmax") == "reference":
+    chosen = backends.choose(x.device.type, backend, "update_argmax")
+    if chosen == "reference":
         return reference.update_argmax(x, center, nearest)
-    from . import native
-
+    run = backends.module_of(chosen, "update_argmax").update_argmax
     center = center.contiguous()
     farthest = 0
     for start, part in chunks(x):
-        found = start + native.update_argmax(part, center, nearest[start : start + len(part)])
+        found = start + run(part, center, nearest[start : start + len(part)])
         if nearest[found] > nearest[farthest]:
             farthest = found
     return farthest

@@ -68,9 +68,11 @@ def kcenter(
             the first pick, with an infinite distance.
         radius: stop when no row is farther than this from its nearest centre (Euclidean, not squared).
         seed: for the first row alone.
-        backend: "auto", "native" (C++ on the CPU) or "reference" (float64 in torch, on x's device).
+        backend: "auto", "native" (C++ on the CPU), "triton" (a CUDA tensor) or "reference" (float64 in torch, on x's
+            device).
         method: "block", or "streaming": one pass over x for every centre, the classical loop.
-        block_size: rows in the block at first; None: chosen from k. It grows when blocks yield few picks.
+        block_size: rows in the block at first; None: chosen from k, and small problems are streamed. It grows when
+            blocks yield few picks.
         progress: show picks, rate and the current radius.
 
     Raises:
@@ -128,19 +130,18 @@ class Traversal:
         with Progress("select", k, "pick", shown=self.progress) as self.bar:
             if len(self.centers) == 0 or not torch.isfinite(self.centers).all():
                 screening.check_finite(self.rows)
-            if method == "streaming" or self._is_small(k):
+            bounds_hold = self.rows.shape[1] < LARGEST_DIM
+            if method == "streaming" or not bounds_hold or (block_size is None and self._is_small(k)):
                 self.stream(k)
                 return
             self.bounds.screen(self.centers)
             self.pick_blocks(k, block_size)
 
     def _is_small(self, k: int) -> bool:
-        """Whether streaming takes less time than a screen and a block, or bounds do not hold."""
+        """Whether streaming takes less time than a screen and a block."""
         n, dim = self.rows.shape
         passes = len(self.centers) + k
-        if passes <= FEW_PASSES or not SMALLEST_DIM <= dim < LARGEST_DIM:
-            return True
-        return passes * (n * dim + ELEMENTS_PER_CALL) <= FEW_ELEMENTS
+        return passes <= FEW_PASSES or dim < SMALLEST_DIM or passes * (n * dim + ELEMENTS_PER_CALL) <= FEW_ELEMENTS
 
     def run_bounded(self, k: int) -> None:
         """As run, with bounds and offset that are there already."""

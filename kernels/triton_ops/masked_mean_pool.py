@@ -9,13 +9,11 @@ BLOCK_DIM = 128
 
 
 @triton.jit
-def _masked_mean_pool_kernel(
-    hidden, mask, starts, lengths, prefix_sum, prefix_len, out, dim, stride_token,
+def mean_of_tokens(
+    hidden, mask, starts, lengths, prefix_sum, prefix_len, row, column, in_dim, stride_token,
     HAS_MASK: tl.constexpr, HAS_PREFIX: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)  # [BLOCK_DIM]
-    in_dim = column < dim
+    """The mean of one row's unmasked tokens at the given columns [BLOCK_DIM], float32."""
     base = hidden + tl.load(starts + row)
     length = tl.load(lengths + row)
     total = tl.zeros((BLOCK_DIM,), dtype=tl.float32)
@@ -35,8 +33,63 @@ def _masked_mean_pool_kernel(
         )  # [BLOCK_TOKENS, BLOCK_DIM]
         total += tl.sum(tile.to(tl.float32), axis=0)
         count += kept.to(tl.int32)
-    mean = total / (tl.sum(count, axis=0) + prefix_len).to(tl.float32)
+    return total / (tl.sum(count, axis=0) + prefix_len).to(tl.float32)
+
+
+@triton.jit
+def _masked_mean_pool_kernel(
+    hidden, mask, starts, lengths, prefix_sum, prefix_len, out, dim, stride_token,
+    HAS_MASK: tl.constexpr, HAS_PREFIX: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_DIM: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)  # [BLOCK_DIM]
+    in_dim = column < dim
+    mean = mean_of_tokens(
+        hidden, mask, starts, lengths, prefix_sum, prefix_len, row, column, in_dim, stride_token,
+        HAS_MASK, HAS_PREFIX, BLOCK_TOKENS, BLOCK_DIM,
+    )  # fmt: skip
     tl.store(out + row * dim + column, mean, mask=in_dim)
+
+
+class PoolArguments:
+    """What the pooling kernels are called with, out of what ops.pooling has checked.
+
+    Raises:
+        ValueError: a row has nothing to pool.
+    """
+
+    def __init__(
+        self,
+        hidden: torch.Tensor,
+        mask: torch.Tensor | None,
+        cu_seqlens: torch.Tensor | None,
+        prefix_sum: torch.Tensor | None,
+        prefix_len: int,
+    ):
+        device = hidden.device
+        if cu_seqlens is None:
+            self.batch, tokens, self.dim = hidden.shape
+            starts = torch.arange(self.batch, device=device) * hidden.stride(0)  # [B] elements
+            lengths = torch.full((self.batch,), tokens, device=device)
+            counts = mask.sum(dim=1)
+        else:
+            self.batch, self.dim = len(cu_seqlens) - 1, hidden.shape[1]
+            starts = cu_seqlens[:-1] * hidden.stride(0)
+            counts = lengths = cu_seqlens.diff()
+        empty = (counts + prefix_len == 0).nonzero()
+        if empty.numel():
+            name = "mask" if cu_seqlens is None else "cu_seqlens"
+            raise ValueError(f"{name}: row {int(empty[0])} has no token to pool")
+        unused = hidden  # a pointer that the kernel does not follow
+        self.out = torch.empty((self.batch, self.dim), dtype=torch.float32, device=device)
+        self.values = (
+            hidden, unused if mask is None else mask.to(torch.uint8).contiguous(), starts, lengths,
+            unused if prefix_sum is None else prefix_sum, prefix_len, self.out, self.dim, hidden.stride(-2),
+        )  # fmt: skip
+        self.constants = {
+            "HAS_MASK": mask is not None, "HAS_PREFIX": prefix_sum is not None,
+            "BLOCK_TOKENS": BLOCK_TOKENS, "BLOCK_DIM": BLOCK_DIM,
+        }  # fmt: skip
 
 
 def masked_mean_pool(
@@ -51,28 +104,8 @@ def masked_mean_pool(
     Raises:
         ValueError: a row has nothing to pool.
     """
-    if cu_seqlens is None:
-        batch, tokens, dim = hidden.shape
-        starts = torch.arange(batch, device=hidden.device) * hidden.stride(0)  # [B] elements
-        lengths = torch.full((batch,), tokens, device=hidden.device)
-        counts = mask.sum(dim=1)
-    else:
-        batch, dim = len(cu_seqlens) - 1, hidden.shape[1]
-        starts = cu_seqlens[:-1] * hidden.stride(0)
-        counts = lengths = cu_seqlens.diff()
-    empty = (counts + prefix_len == 0).nonzero()
-    if empty.numel():
-        name = "mask" if cu_seqlens is None else "cu_seqlens"
-        raise ValueError(f"{name}: row {int(empty[0])} has no token to pool")
-    out = torch.empty((batch, dim), dtype=torch.float32, device=hidden.device)
-    if out.numel() == 0:
-        return out
-    grid = (batch, triton.cdiv(dim, BLOCK_DIM))
-    unused = hidden  # a pointer that the kernel does not follow
-    _masked_mean_pool_kernel[grid](
-        hidden, unused if mask is None else mask.to(torch.uint8).contiguous(), starts, lengths,
-        unused if prefix_sum is None else prefix_sum, prefix_len, out, dim, hidden.stride(-2),
-        HAS_MASK=mask is not None, HAS_PREFIX=prefix_sum is not None,
-        BLOCK_TOKENS=BLOCK_TOKENS, BLOCK_DIM=BLOCK_DIM,
-    )  # fmt: skip
-    return out
+    arguments = PoolArguments(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    if arguments.out.numel():
+        grid = (arguments.batch, triton.cdiv(arguments.dim, BLOCK_DIM))
+        _masked_mean_pool_kernel[grid](*arguments.values, **arguments.constants)
+    return arguments.out

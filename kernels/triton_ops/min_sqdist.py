@@ -1,0 +1,114 @@
+"""min_sqdist in Triton: one program per tile of rows; bfloat16 products, running minimum, certified error."""
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK_ROWS = 64
+BLOCK_CENTERS = 32
+BLOCK_DIM = 64
+NO_BAD_ROW = 1 << 62
+# The matrix units cut off when they align summands: a bit or two worse than rounding to nearest.
+MATRIX_UNIT_ROUNDOFF = tl.constexpr(2.0**-22)
+
+
+@triton.jit
+def norm_above(sum_of_squares, dim):
+    """A norm [ROWS] float64 out of float32 sums of squares, from above: csrc/cpu/centered.h."""
+    return 1.005 * tl.sqrt(sum_of_squares.to(tl.float64) + dim * 2.0**-125)
+
+
+@triton.jit
+def certified_error(norm, lost, center_norm, center_lost, dim, ROUNDOFF: tl.constexpr):
+    """How far approximate squared distances can be off, [ROWS] float64: csrc/cpu/centered.h, which derives it.
+
+    ROUNDOFF: of one addition in the products' sums.
+    """
+    reach = norm + center_norm
+    sums = (dim + 32.0) * ROUNDOFF * reach * reach
+    elements = 2.0 * (lost * center_norm + (norm + lost) * center_lost)
+    error = 1.02 * (sums + elements) + dim * 2.0**-124 * (1.0 + reach)
+    return tl.where(reach < 2.0**63, error, float("inf"))  # float32 sums may overflow
+
+
+@triton.jit
+def _min_sqdist_kernel(
+    x, numbers, centers, center_sqnorm, center_norms, offset, bound, first_bad,
+    count, dim, num_centers, stride_row,
+    HAS_NUMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CENTERS: tl.constexpr, BLOCK_DIM: tl.constexpr,
+):  # fmt: skip
+    place = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # [BLOCK_ROWS]
+    kept = place < count
+    row = place
+    if HAS_NUMBERS:
+        row = tl.load(numbers + place, mask=kept, other=0)
+    nearest = tl.full((BLOCK_ROWS,), float("inf"), dtype=tl.float32)
+    sqnorm = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
+    lost = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
+    strange = tl.zeros((BLOCK_ROWS,), dtype=tl.int32)
+    for first in range(0, num_centers, BLOCK_CENTERS):
+        center = first + tl.arange(0, BLOCK_CENTERS)  # [BLOCK_CENTERS]
+        in_centers = center < num_centers
+        products = tl.zeros((BLOCK_ROWS, BLOCK_CENTERS), dtype=tl.float32)
+        for start in range(0, dim, BLOCK_DIM):
+            column = start + tl.arange(0, BLOCK_DIM)  # [BLOCK_DIM]
+            in_dim = column < dim
+            inside = kept[:, None] & in_dim[None, :]
+            stored = tl.load(x + row[:, None] * stride_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
+            shift = tl.load(offset + column, mask=in_dim, other=0.0)
+            values = tl.where(inside, stored - shift[None, :], 0.0)  # [BLOCK_ROWS, BLOCK_DIM]
+            elements = values.to(tl.bfloat16)
+            if first == 0:
+                gone = values - elements.to(tl.float32)
+                sqnorm += tl.sum(values * values, axis=1)
+                lost += tl.sum(gone * gone, axis=1)
+                strange = tl.maximum(strange, tl.max((stored - stored != 0.0).to(tl.int32), axis=1))
+            other = tl.load(
+                centers + center[None, :].to(tl.int64) * dim + column[:, None],
+                mask=in_centers[None, :] & in_dim[:, None],
+                other=0.0,
+            )  # [BLOCK_DIM, BLOCK_CENTERS]
+            products = tl.dot(elements, other, products)
+        own = tl.load(center_sqnorm + center, mask=in_centers, other=float("inf"))
+        nearest = tl.minimum(nearest, tl.min(own[None, :] - 2.0 * products, axis=1))
+    width = tl.full((BLOCK_ROWS,), 1.0, dtype=tl.float64) * dim
+    error = certified_error(
+        norm_above(sqnorm, width), norm_above(lost, width), tl.load(center_norms), tl.load(center_norms + 1), width,
+        MATRIX_UNIT_ROUNDOFF,
+    )  # fmt: skip
+    above = (sqnorm.to(tl.float64) + nearest.to(tl.float64) + error).to(tl.float32)
+    before = tl.load(bound + row, mask=kept, other=0.0)
+    tl.store(bound + row, above, mask=kept & (above < before))  # false for NaN
+    tl.atomic_min(first_bad, tl.min(tl.where(kept & (strange != 0), row, 1 << 62), axis=0))
+
+
+def centered_centers(
+    centers: torch.Tensor, offset: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Centres less the offset in `dtype` [M, D], squared norms [M], and the largest norm and rounding loss [2]."""
+    centered = centers - offset
+    elements = centered.to(dtype)
+    sqnorm = centered.square().sum(dim=1)
+    lost = (centered - elements.to(torch.float32)).square().sum(dim=1)
+    tiny = centers.shape[1] * 2.0**-125  # squares lost below float32's normal numbers
+    norms = 1.005 * (torch.stack([sqnorm.max(), lost.max()]).to(torch.float64) + tiny).sqrt()
+    return elements, sqnorm, norms
+
+
+def min_sqdist(
+    x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, numbers: torch.Tensor | None
+) -> int:
+    """As native.min_sqdist: x [N, D] with D contiguous; the first row that is not finite, or -1."""
+    count = len(x) if numbers is None else len(numbers)
+    if count == 0:
+        return -1
+    elements, sqnorm, norms = centered_centers(centers, offset, torch.bfloat16)
+    first_bad = torch.full((1,), NO_BAD_ROW, dtype=torch.int64, device=x.device)
+    _min_sqdist_kernel[(triton.cdiv(count, BLOCK_ROWS),)](
+        x, x if numbers is None else numbers, elements, sqnorm, norms, offset, bound, first_bad,
+        count, x.shape[1], len(centers), x.stride(0),
+        HAS_NUMBERS=numbers is not None,
+        BLOCK_ROWS=BLOCK_ROWS, BLOCK_CENTERS=BLOCK_CENTERS, BLOCK_DIM=BLOCK_DIM,
+    )  # fmt: skip
+    bad = int(first_bad)
+    return -1 if bad == NO_BAD_ROW else bad

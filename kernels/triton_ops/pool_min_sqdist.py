@@ -1,0 +1,94 @@
+"""pool_min_sqdist in Triton, one launch: a program pools some columns of a row and multiplies them with the centres;
+the last program of a row adds the parts in order and bounds it."""
+
+import torch
+import triton
+import triton.language as tl
+
+from .masked_mean_pool import BLOCK_DIM, PoolArguments, mean_of_tokens
+from .min_sqdist import NO_BAD_ROW, centered_centers, certified_error, min_sqdist, norm_above
+
+CENTERS = 32  # in the launch; others are screened after it
+ROUNDOFF = tl.constexpr(2.0**-24)  # float32 additions
+
+
+@triton.jit
+def _pool_min_sqdist_kernel(
+    hidden, mask, starts, lengths, prefix_sum, prefix_len, out, dim, stride_token,
+    centers, center_sqnorm, center_norms, offset, bound, parts, arrived, first_bad, num_centers,
+    HAS_MASK: tl.constexpr, HAS_PREFIX: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    CENTERS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)  # [BLOCK_DIM]
+    in_dim = column < dim
+    mean = mean_of_tokens(
+        hidden, mask, starts, lengths, prefix_sum, prefix_len, row, column, in_dim, stride_token,
+        HAS_MASK, HAS_PREFIX, BLOCK_TOKENS, BLOCK_DIM,
+    )  # fmt: skip
+    tl.store(out + row * dim + column, mean, mask=in_dim)
+    value = tl.where(in_dim, mean - tl.load(offset + column, mask=in_dim, other=0.0), 0.0)
+    center = tl.arange(0, CENTERS)  # [CENTERS]
+    points = tl.load(
+        centers + center[:, None].to(tl.int64) * dim + column[None, :],
+        mask=(center < num_centers)[:, None] & in_dim[None, :],
+        other=0.0,
+    )  # [CENTERS, BLOCK_DIM]
+    # A row's parts: [programs][CENTERS + 1], its products with the centres and its squared norm.
+    programs = tl.num_programs(1)
+    part = parts + (row * programs + tl.program_id(1)) * (CENTERS + 1)
+    tl.store(part + center, tl.sum(points * value[None, :], axis=1))
+    tl.store(part + CENTERS, tl.sum(value * value, axis=0))
+    tl.debug_barrier()  # every thread's part is written before the row's count rises
+    if tl.atomic_add(arrived + row, 1, sem="acq_rel") == programs - 1:
+        products = tl.zeros((CENTERS,), dtype=tl.float32)
+        sqnorm = tl.zeros((1,), dtype=tl.float32)
+        for program in range(programs):
+            other = parts + (row * programs + program) * (CENTERS + 1)
+            products += tl.load(other + center, cache_modifier=".cg")
+            sqnorm += tl.load(other + CENTERS + tl.arange(0, 1), cache_modifier=".cg")
+        own = tl.load(center_sqnorm + center, mask=center < num_centers, other=float("inf"))
+        nearest = tl.min(own - 2.0 * products, axis=0)
+        width = tl.full((1,), 1.0, dtype=tl.float64) * dim
+        error = certified_error(norm_above(sqnorm, width), 0.0, tl.load(center_norms), 0.0, width, ROUNDOFF)
+        above = (sqnorm.to(tl.float64) + nearest.to(tl.float64) + error).to(tl.float32)
+        place = bound + row + tl.arange(0, 1)
+        tl.store(place, above, mask=above < tl.load(place))  # false for NaN
+        tl.atomic_min(first_bad, tl.min(tl.where(sqnorm - sqnorm != 0.0, row, 1 << 62), axis=0))
+
+
+def pool_min_sqdist(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    prefix_sum: torch.Tensor | None,
+    prefix_len: int,
+    centers: torch.Tensor,
+    offset: torch.Tensor,
+    bound: torch.Tensor,
+) -> tuple[torch.Tensor, int]:
+    """As native.pool_min_sqdist: the pooled rows [B, D], and the first that is not finite, or -1.
+
+    Raises:
+        ValueError: a row has nothing to pool.
+    """
+    arguments = PoolArguments(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    pooled = arguments.out
+    if pooled.numel() == 0:
+        return pooled, -1
+    device, programs = hidden.device, triton.cdiv(arguments.dim, BLOCK_DIM)
+    points, sqnorm, norms = centered_centers(centers[:CENTERS], offset, torch.float32)
+    parts = torch.empty((arguments.batch, programs, CENTERS + 1), dtype=torch.float32, device=device)
+    arrived = torch.zeros(arguments.batch, dtype=torch.int32, device=device)
+    first_bad = torch.full((1,), NO_BAD_ROW, dtype=torch.int64, device=device)
+    _pool_min_sqdist_kernel[(arguments.batch, programs)](
+        *arguments.values, points, sqnorm, norms, offset, bound, parts, arrived, first_bad, len(points),
+        **arguments.constants, CENTERS=CENTERS,
+    )  # fmt: skip
+    suspect = int(first_bad)
+    if suspect != NO_BAD_ROW:  # or finite, and its square is not
+        bad = (~torch.isfinite(pooled).all(dim=1)).nonzero()
+        return pooled, int(bad[0]) if len(bad) else -1
+    if len(centers) > CENTERS:
+        return pooled, min_sqdist(pooled, centers[CENTERS:].contiguous(), offset, bound, None)
+    return pooled, -1

@@ -1,0 +1,114 @@
+"""Compiles every Triton kernel ahead of time, in its shipped configurations: python tests/compile_triton.py
+
+Prints one JSON line for each: kernel, compute capability, bytes spilled, registers. Needs no GPU.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import triton
+from diverseevol_fast.triton_ops import masked_mean_pool, min_sqdist, pick_block, pool_min_sqdist, update_argmax
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+CAPABILITIES = (80, 90, 100)
+I64, I32, F64, F32, BF16, F16, U8 = "*i64", "*i32", "*fp64", "*fp32", "*bf16", "*fp16", "*u8"
+
+
+POOL = {
+    "mask": U8, "starts": I64, "lengths": I64, "prefix_sum": F32, "prefix_len": "i32", "out": F32, "dim": "i32",
+    "stride_token": "i32",
+}  # fmt: skip
+
+
+def pool(dtype, has_mask, has_prefix):
+    """masked_mean_pool, padded or packed."""
+    sizes = {"BLOCK_TOKENS": masked_mean_pool.BLOCK_TOKENS, "BLOCK_DIM": masked_mean_pool.BLOCK_DIM}
+    constants = {"HAS_MASK": has_mask, "HAS_PREFIX": has_prefix, **sizes}
+    return masked_mean_pool._masked_mean_pool_kernel, {"hidden": dtype, **POOL}, constants
+
+
+def pool_and_screen(dtype, has_mask, has_prefix):
+    """pool_min_sqdist, padded or packed."""
+    _, signature, constants = pool(dtype, has_mask, has_prefix)
+    signature |= {
+        "centers": F32, "center_sqnorm": F32, "center_norms": F64, "offset": F32, "bound": F32, "parts": F32,
+        "arrived": I32, "first_bad": I64, "num_centers": "i32",
+    }  # fmt: skip
+    return pool_min_sqdist._pool_min_sqdist_kernel, signature, constants | {"CENTERS": pool_min_sqdist.CENTERS}
+
+
+def screen(dtype, has_numbers):
+    """min_sqdist, of all rows or of some."""
+    signature = {
+        "x": dtype, "numbers": I64, "centers": BF16, "center_sqnorm": F32, "center_norms": F64, "offset": F32,
+        "bound": F32, "first_bad": I64, "count": "i32", "dim": "i32", "num_centers": "i32", "stride_row": "i32",
+    }  # fmt: skip
+    sizes = {name: getattr(min_sqdist, name) for name in ("BLOCK_ROWS", "BLOCK_CENTERS", "BLOCK_DIM")}
+    return min_sqdist._min_sqdist_kernel, signature, {"HAS_NUMBERS": has_numbers, **sizes}
+
+
+def update(dtype, width):
+    """update_argmax for rows of one width."""
+    signature = {
+        "x": dtype, "center": F32, "nearest": F64, "best": F64, "where": I64, "count": "i32", "dim": "i32",
+        "stride_row": "i32",
+    }  # fmt: skip
+    return update_argmax._update_kernel, signature, {"ROWS": update_argmax.rows_of(width), "WIDTH": width}
+
+
+CONFIGURATIONS = [
+    *(pool(dtype, *flags) for dtype in (F32, BF16, F16) for flags in ((True, False), (True, True), (False, False))),
+    *(pool_and_screen(dtype, *flags) for dtype in (F32, BF16, F16) for flags in ((True, False), (False, True))),
+    *(screen(dtype, flag) for dtype in (F32, BF16, F16) for flag in (False, True)),
+    *(update(dtype, width) for dtype in (F32, BF16) for width in (1, 64, 1024, 4096)),
+    (update_argmax._farthest_kernel, {"best": F64, "where": I64, "farthest": I64, "programs": "i32"}, {"BLOCK": 1024}),
+    *(
+        (pick_block._sqdist_kernel,
+         {"members": F32, "others": F32, "out": F64, "dim": "i32", "num_others": "i32"},
+         {"OTHERS": pick_block.OTHERS, "WIDTH": width})
+        for width in (64, 1024, 4096)
+    ),
+    *(
+        (pick_block._pick_block_kernel,
+         {"nearest": F64, "between": F64, "floor": F64, "max_picks": "i32", "picks": I64, "sqdist": F64, "found": I32,
+          "num_rows": "i32"},
+         {"BLOCK": block})
+        for block in (256, 512, 4096)
+    ),
+]  # fmt: skip
+
+
+def spills(ptx: str, capability: int) -> tuple[int, int]:
+    """Bytes spilled and registers, as ptxas reports them."""
+    architecture = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+        done = subprocess.run(
+            [str(assembler), "-v", f"--gpu-name={architecture}", file.name, "-o", "/dev/null"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    words = done.stderr.replace(",", " ").split()
+    before = [int(words[i - 3]) for i, word in enumerate(words) if word == "stores" and words[i - 1] == "spill"]
+    registers = [int(words[i - 1]) for i, word in enumerate(words) if word == "registers"]
+    return sum(before), max(registers)
+
+
+def main() -> None:
+    for kernel, signature, constants in CONFIGURATIONS:
+        names = dict.fromkeys(constants, "constexpr")
+        for capability in CAPABILITIES:
+            source = ASTSource(fn=kernel, signature=signature | names, constexprs=constants)
+            compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+            spilled, registers = spills(compiled.asm["ptx"], capability)
+            line = {"kernel": kernel.__name__, "sm": capability, "spilled": spilled, "registers": registers}
+            print(json.dumps(line | {"constants": constants, "types": list(signature.values())}), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
