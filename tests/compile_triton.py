@@ -7,11 +7,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import triton
 from diverseevol_fast.triton_ops import masked_mean_pool, min_sqdist, pick_block, pool_min_sqdist, update_argmax
+from diverseevol_fast.triton_ops.sqdist import EXACT, rows_of
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 CAPABILITIES = (80, 90, 100)
@@ -48,7 +49,12 @@ def screen(dtype, has_numbers):
         "bound": F32, "first_bad": I64, "count": "i32", "dim": "i32", "num_centers": "i32", "stride_row": "i32",
     }  # fmt: skip
     sizes = {name: getattr(min_sqdist, name) for name in ("BLOCK_ROWS", "BLOCK_CENTERS", "BLOCK_DIM")}
-    return min_sqdist._min_sqdist_kernel, signature, {"HAS_NUMBERS": has_numbers, **sizes}
+    return (
+        min_sqdist._min_sqdist_kernel,
+        signature,
+        {"HAS_NUMBERS": has_numbers, "WIDEN": False, **sizes},
+        min_sqdist.LAUNCH,
+    )
 
 
 def update(dtype, width):
@@ -57,7 +63,7 @@ def update(dtype, width):
         "x": dtype, "center": F32, "nearest": F64, "best": F64, "where": I64, "count": "i32", "dim": "i32",
         "stride_row": "i32",
     }  # fmt: skip
-    return update_argmax._update_kernel, signature, {"ROWS": update_argmax.rows_of(width), "WIDTH": width}
+    return update_argmax._update_kernel, signature, {"ROWS": rows_of(width), "WIDTH": width}, EXACT
 
 
 CONFIGURATIONS = [
@@ -69,7 +75,7 @@ CONFIGURATIONS = [
     *(
         (pick_block._sqdist_kernel,
          {"members": F32, "others": F32, "out": F64, "dim": "i32", "num_others": "i32"},
-         {"OTHERS": pick_block.OTHERS, "WIDTH": width})
+         {"OTHERS": rows_of(width), "WIDTH": width}, EXACT)
         for width in (64, 1024, 4096)
     ),
     *(
@@ -84,13 +90,12 @@ CONFIGURATIONS = [
 
 def spills(ptx: str, capability: int) -> tuple[int, int]:
     """Bytes spilled and registers, as ptxas reports them."""
-    architecture = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
+    architecture = next(line.split()[1] for line in ptx.splitlines() if line.startswith(".target"))
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
-        assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
         done = subprocess.run(
-            [str(assembler), "-v", f"--gpu-name={architecture}", file.name, "-o", "/dev/null"],
+            [get_ptxas(capability).path, "-v", f"--gpu-name={architecture}", file.name, "-o", "/dev/null"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     words = done.stderr.replace(",", " ").split()
@@ -100,11 +105,11 @@ def spills(ptx: str, capability: int) -> tuple[int, int]:
 
 
 def main() -> None:
-    for kernel, signature, constants in CONFIGURATIONS:
+    for kernel, signature, constants, *launch in CONFIGURATIONS:
         names = dict.fromkeys(constants, "constexpr")
         for capability in CAPABILITIES:
             source = ASTSource(fn=kernel, signature=signature | names, constexprs=constants)
-            compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+            compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(*launch))
             spilled, registers = spills(compiled.asm["ptx"], capability)
             line = {"kernel": kernel.__name__, "sm": capability, "spilled": spilled, "registers": registers}
             print(json.dumps(line | {"constants": constants, "types": list(signature.values())}), flush=True)

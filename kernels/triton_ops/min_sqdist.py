@@ -6,7 +6,8 @@ import triton.language as tl
 
 BLOCK_ROWS = 64
 BLOCK_CENTERS = 32
-BLOCK_DIM = 64
+BLOCK_DIM = 32
+LAUNCH = {"num_warps": 8, "num_stages": 3}  # with 4 warps or 64 columns, registers spill
 NO_BAD_ROW = 1 << 62
 # The matrix units cut off when they align summands: a bit or two worse than rounding to nearest.
 MATRIX_UNIT_ROUNDOFF = tl.constexpr(2.0**-22)
@@ -35,7 +36,8 @@ def certified_error(norm, lost, center_norm, center_lost, dim, ROUNDOFF: tl.cons
 def _min_sqdist_kernel(
     x, numbers, centers, center_sqnorm, center_norms, offset, bound, first_bad,
     count, dim, num_centers, stride_row,
-    HAS_NUMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CENTERS: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    HAS_NUMBERS: tl.constexpr, WIDEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CENTERS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # [BLOCK_ROWS]
     kept = place < count
@@ -68,7 +70,10 @@ def _min_sqdist_kernel(
                 mask=in_centers[None, :] & in_dim[:, None],
                 other=0.0,
             )  # [BLOCK_DIM, BLOCK_CENTERS]
-            products = tl.dot(elements, other, products)
+            if WIDEN:
+                products = tl.dot(elements.to(tl.float32), other.to(tl.float32), products)
+            else:
+                products = tl.dot(elements, other, products)
         own = tl.load(center_sqnorm + center, mask=in_centers, other=float("inf"))
         nearest = tl.minimum(nearest, tl.min(own[None, :] - 2.0 * products, axis=1))
     width = tl.full((BLOCK_ROWS,), 1.0, dtype=tl.float64) * dim
@@ -108,7 +113,8 @@ def min_sqdist(
         x, x if numbers is None else numbers, elements, sqnorm, norms, offset, bound, first_bad,
         count, x.shape[1], len(centers), x.stride(0),
         HAS_NUMBERS=numbers is not None,
-        BLOCK_ROWS=BLOCK_ROWS, BLOCK_CENTERS=BLOCK_CENTERS, BLOCK_DIM=BLOCK_DIM,
+        WIDEN=triton.knobs.runtime.interpret,  # the interpreter multiplies bfloat16 as the integers that hold it
+        BLOCK_ROWS=BLOCK_ROWS, BLOCK_CENTERS=BLOCK_CENTERS, BLOCK_DIM=BLOCK_DIM, **LAUNCH,
     )  # fmt: skip
     bad = int(first_bad)
     return -1 if bad == NO_BAD_ROW else bad

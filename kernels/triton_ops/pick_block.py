@@ -4,24 +4,20 @@ import torch
 import triton
 import triton.language as tl
 
-from .sqdist import sqdist
-
-OTHERS = 8  # distances that a program takes
-LARGEST_WIDTH = 16_384  # columns, padded to a power of two, that a program holds in registers
+from .sqdist import EXACT, LARGEST_WIDTH, rows_of, sqdist
 
 
 @triton.jit
 def _sqdist_kernel(members, others, out, dim, num_others, OTHERS: tl.constexpr, WIDTH: tl.constexpr):
     member = tl.program_id(0).to(tl.int64)
+    other = tl.program_id(1).to(tl.int64) * OTHERS + tl.arange(0, OTHERS)  # [OTHERS]
     column = tl.arange(0, WIDTH)  # [WIDTH]
-    in_dim = column < dim
-    row = tl.load(members + member * dim + column, mask=in_dim, other=0.0)
-    for place in range(OTHERS):
-        other = tl.program_id(1).to(tl.int64) * OTHERS + place
-        if other < num_others:
-            point = tl.load(others + other * dim + column, mask=in_dim, other=0.0)
-            distance = sqdist(row[None, :], point, WIDTH)  # [1]
-            tl.store(out + member * num_others + other + tl.arange(0, 1), distance)
+    in_others, in_dim = other < num_others, column < dim
+    point = tl.load(members + member * dim + column, mask=in_dim, other=0.0)
+    rows = tl.load(
+        others + other[:, None] * dim + column[None, :], mask=in_others[:, None] & in_dim[None, :], other=0.0
+    )
+    tl.store(out + member * num_others + other, sqdist(rows, point, WIDTH), mask=in_others)
 
 
 @triton.jit
@@ -86,6 +82,7 @@ def pick_block(
 def _distances(members: torch.Tensor, others: torch.Tensor, width: int) -> torch.Tensor:
     """Squared distances [B, O] float64, in the specification's order of additions."""
     out = torch.empty((len(members), len(others)), dtype=torch.float64, device=members.device)
-    grid = (len(members), triton.cdiv(len(others), OTHERS))
-    _sqdist_kernel[grid](members, others, out, members.shape[1], len(others), OTHERS=OTHERS, WIDTH=width)
+    each = rows_of(width)
+    grid = (len(members), triton.cdiv(len(others), each))
+    _sqdist_kernel[grid](members, others, out, members.shape[1], len(others), OTHERS=each, WIDTH=width, **EXACT)
     return out

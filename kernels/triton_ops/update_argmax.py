@@ -4,9 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .sqdist import sqdist
-
-LARGEST_WIDTH = 16_384  # columns, padded to a power of two, that a program holds in registers
+from .sqdist import EXACT, LARGEST_WIDTH, rows_of, sqdist
 
 
 @triton.jit
@@ -42,11 +40,6 @@ def _farthest_kernel(best, where, farthest, programs, BLOCK: tl.constexpr):
     tl.store(farthest, tl.min(tl.where(largest == most, row, 1 << 62), axis=0))
 
 
-def rows_of(width: int) -> int:
-    """How many rows of a padded width a program takes."""
-    return max(1, 4096 // width)
-
-
 def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> int:
     """As native.update_argmax: x [N, D] with D contiguous, center [D] float32, nearest [N] float64 in place.
 
@@ -62,7 +55,7 @@ def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) 
     where = torch.empty(programs, dtype=torch.int64, device=x.device)
     farthest = torch.empty(1, dtype=torch.int64, device=x.device)
     _update_kernel[(programs,)](
-        x, center, nearest, best, where, len(x), x.shape[1], x.stride(0), ROWS=rows, WIDTH=width
+        x, center, nearest, best, where, len(x), x.shape[1], x.stride(0), ROWS=rows, WIDTH=width, **EXACT
     )
     _farthest_kernel[(1,)](best, where, farthest, programs, BLOCK=1024)
     return int(farthest)
