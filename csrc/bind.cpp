@@ -38,6 +38,8 @@ std::vector<std::string> usable_isas() {
   return names;
 }
 
+bool bind_isa_usable(const std::string& name) { return isa_usable(isa_named(name)); }
+
 void raise_unless_ok(const char* op, Status status) {
   switch (status) {
     case Status::kOk:
@@ -178,6 +180,7 @@ PYBIND11_MODULE(_native, module) {
   using py::arg;
   module.doc() = "C++ kernels of diverseevol_fast; call them through diverseevol_fast.ops";
   module.def("usable_isas", &usable_isas, "ISAs that this CPU can run and this build has, slowest first");
+  module.def("isa_usable", &bind_isa_usable, arg("name"));
   py::class_<PoolArguments>(module, "PoolArguments")
       .def(py::init([](uintptr_t hidden, int dtype, uintptr_t mask, uintptr_t cu_seqlens, uintptr_t prefix_sum,
                        int64_t prefix_len, uintptr_t out, int64_t batch, int64_t tokens, int64_t dim,

@@ -53,7 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     select.add_argument("-n", type=int, required=True, metavar="N", help="how many rows to pick")
     select.add_argument(
-        "--selected", type=Path, metavar="FILE", help="rows already selected: JSON list, picks.json or .npy"
+        "--selected",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="rows already selected, all of them: JSON lists, picks.json, .npy",
     )
     select.add_argument("--output", type=Path, metavar="FILE", help="the picked rows (subset.jsonl); needs --data")
     select.add_argument("--picks", type=Path, metavar="FILE", help="the record (picks.json beside the output)")

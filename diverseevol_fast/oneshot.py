@@ -43,16 +43,15 @@ def select_subset(args: argparse.Namespace) -> str:
     Raises:
         InputError, RunError: as loading, embedding and kcenter do.
     """
-    if (args.embeddings is None) == (args.model is None):
-        raise InputError("select: expected either --data and --model, or --embeddings")
+    if args.embeddings is not None and args.model is not None:
+        raise InputError("select: expected --model or --embeddings, got both")
+    if args.embeddings is None and args.model is None:
+        raise InputError("select: --model is missing, which embeds the data; or give their --embeddings")
     if args.embeddings is None or args.output is not None:
         _require(args, "data")
     output = args.output or (Path("subset.jsonl") if args.data else None)
     picks = args.picks or (output.parent if output else Path()) / "picks.json"
-    if args.selected and args.selected.resolve() == picks.resolve():
-        raise InputError(
-            f"--selected {args.selected}: the record of this choice would replace it; name it with --picks"
-        )
+    _check_nothing_is_replaced(args, output, picks)
     if output:
         check_row_file(output)
     data, empty = load_data(args.data, _columns(args)) if args.data else (None, [])
@@ -84,13 +83,36 @@ def select_subset(args: argparse.Namespace) -> str:
     return "\n".join([*told, f"{picks}: {len(rows)} picks in {result.seconds:.2f} s, {result.passes:.2f} passes"])
 
 
+def _check_nothing_is_replaced(args: argparse.Namespace, output: Path | None, picks: Path) -> None:
+    """No file that is read, or that was just written, is written over."""
+    if output is not None and output.resolve() == picks.resolve():
+        raise InputError(f"--picks {picks}: is --output too; name another file")
+    given = [("--data", args.data), ("--embeddings", args.embeddings)]
+    given += [("--selected", path) for path in args.selected or []]
+    inputs = {Path(path).resolve(): f"{name} {path}" for name, path in given if path is not None}
+    for name, path in (("--output", output), ("--picks", picks)):
+        if path is not None and path.resolve() in inputs:
+            raise InputError(f"{inputs[path.resolve()]}: would be replaced; give another {name}")
+
+
 def _centers(args: argparse.Namespace, candidates: np.ndarray, n: int) -> list[int] | None:
     """The rows already selected, as positions among the candidates."""
-    selected = [] if args.selected is None else load_row_numbers(args.selected, n)
-    positions = np.searchsorted(candidates, selected)
-    for row, position in zip(selected, positions, strict=True):
-        if not (0 <= row < n and position < len(candidates) and candidates[position] == row):
-            raise InputError(f"{args.selected}: expected rows from 0 to {n - 1} that are not left out, got {row}")
+    if args.selected is None:
+        selected = []
+    else:
+        selected = [(path, row) for path in args.selected for row in load_row_numbers(path, n)]
+        if not selected:
+            raise InputError(f"{args.selected[0]}: holds no row; leave --selected out when nothing is selected yet")
+    positions = np.searchsorted(candidates, [row for _, row in selected])
+    seen = {}
+    for (path, row), position in zip(selected, positions, strict=True):
+        if not 0 <= row < n:
+            raise InputError(f"{path}: expected rows from 0 to {n - 1}, got {row}")
+        if not (position < len(candidates) and candidates[position] == row):
+            raise InputError(f"{path}: row {row} is left out, because its instruction or output is empty")
+        if row in seen:
+            raise InputError(f"{path}: row {row} is given more than once, before in {seen[row]}")
+        seen[row] = path
     if not 0 <= args.n <= len(candidates) - len(selected):
         raise InputError(
             f"-n: expected 0 to {len(candidates) - len(selected)}, the rows that can be picked, got {args.n}"
@@ -109,10 +131,13 @@ def load_embeddings(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path}: not a whole .npy array: {error}") from error
+        reason = "" if "pickle" in str(error) else f": {error}"
+        raise InputError(f"{path}: not a whole .npy array of numbers{reason}; write one with numpy.save") from error
     if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype not in (np.float32, np.float16):
-        shape = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else "several arrays"
-        raise InputError(f"{path}: expected one float32 or float16 array [N, D], got {shape}")
+        shape = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else "an archive"
+        raise InputError(
+            f"{path}: expected one float32 or float16 array [N, D], got {shape}; convert it with astype and numpy.save"
+        )
     return x
 
 
@@ -129,11 +154,13 @@ def load_row_numbers(path: Path, n: int) -> list[int]:
             numbers = numbers.tolist()
         else:
             numbers = read_json(path)
-            numbers = numbers["indices"] if isinstance(numbers, dict) else numbers
-    except (OSError, ValueError, KeyError) as error:
+            numbers = numbers.get("indices") if isinstance(numbers, dict) else numbers
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected a JSON list of rows, a picks.json or a .npy file: {error}") from error
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
-        raise InputError(f"{path}: expected a flat list of row numbers")
+        raise InputError(f"{path}: expected a flat list of row numbers, or a record with such a list as 'indices'")
     return numbers
 
 
@@ -183,8 +210,8 @@ def _kcenter(x: np.ndarray, args: argparse.Namespace, centers: list[int] | None)
         return kcenter(x, args.n, centers, seed=args.seed, progress=True)
     except (TypeError, ValueError) as error:
         text = str(error)
-        for ours, theirs in (("centers:", f"{args.selected}:"), ("x:", f"{args.embeddings}:")):
-            text = text.replace(ours, theirs, 1) if text.startswith(ours) else text
+        if args.embeddings and text.startswith("x:"):
+            text = f"{args.embeddings}{text.removeprefix('x')}"
         raise InputError(text) from error
 
 
@@ -198,7 +225,7 @@ def _record(rows: np.ndarray, result: KCenterResult, args: argparse.Namespace) -
         "data": args.data,
         "model": args.model,
         "embeddings": str(args.embeddings) if args.embeddings else None,
-        "selected": str(args.selected) if args.selected else None,
+        "selected": [str(path) for path in args.selected or []],
         "seed": args.seed,
         "versions": versions(),
     }

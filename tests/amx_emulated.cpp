@@ -2,8 +2,10 @@
 // what is in which tile. Prints the largest difference from float64 products, relative to the norms.
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -17,6 +19,14 @@ struct Tile {
 } tiles[8];
 bool configured = false;
 
+Tile& tile(int number) {
+  if (!configured) {
+    std::puts("a tile was used without its configuration");
+    std::exit(1);
+  }
+  return tiles[number];
+}
+
 void loadconfig(const void* config) {
   const unsigned char* bytes = static_cast<const unsigned char*>(config);
   configured = bytes[0] == 1;
@@ -27,18 +37,18 @@ void loadconfig(const void* config) {
   }
 }
 
-void loadd(int tile, const void* base, long stride) {
-  for (int r = 0; r < 16; ++r) std::memcpy(tiles[tile].bytes[r], static_cast<const char*>(base) + r * stride, 64);
+void loadd(int number, const void* base, long stride) {
+  for (int r = 0; r < 16; ++r) std::memcpy(tile(number).bytes[r], static_cast<const char*>(base) + r * stride, 64);
 }
 
-void stored(int tile, void* base, long stride) {
-  for (int r = 0; r < 16; ++r) std::memcpy(static_cast<char*>(base) + r * stride, tiles[tile].bytes[r], 64);
+void stored(int number, void* base, long stride) {
+  for (int r = 0; r < 16; ++r) std::memcpy(static_cast<char*>(base) + r * stride, tile(number).bytes[r], 64);
 }
 
 void dpbf16ps(int sums, int a, int b) {
   for (int m = 0; m < 16; ++m) {
     float row[16];
-    std::memcpy(row, tiles[sums].bytes[m], 64);
+    std::memcpy(row, tile(sums).bytes[m], 64);
     for (int k = 0; k < 16; ++k) {
       for (int n = 0; n < 16; ++n) {
         diverseevol::BFloat16 left[2], right[2];
@@ -61,9 +71,9 @@ void dpbf16ps(int sums, int a, int b) {
 #undef _tile_dpbf16ps
 #define _tile_loadconfig(config) emulated::loadconfig(config)
 #define _tile_release() (emulated::configured = false)
-#define _tile_zero(tile) std::memset(emulated::tiles + (tile), 0, sizeof(emulated::Tile))
-#define _tile_loadd(tile, base, stride) emulated::loadd(tile, base, stride)
-#define _tile_stored(tile, base, stride) emulated::stored(tile, base, stride)
+#define _tile_zero(number) std::memset(&emulated::tile(number), 0, sizeof(emulated::Tile))
+#define _tile_loadd(number, base, stride) emulated::loadd(number, base, stride)
+#define _tile_stored(number, base, stride) emulated::stored(number, base, stride)
 #define _tile_dpbf16ps(sums, a, b) emulated::dpbf16ps(sums, a, b)
 #include "cpu/amxbf16.cpp"
 #include "cpu/centered.h"
@@ -120,7 +130,7 @@ int main() {
           cc += static_cast<double>(c[j * dim + d]) * c[j * dim + d];
         }
         const double off = std::fabs(products[r * panels.width() + j] - product) / std::sqrt(xx * cc);
-        largest = off <= largest ? largest : off;  // a NaN becomes the largest
+        largest = std::isfinite(off) ? std::max(largest, off) : INFINITY;
       }
     }
   }

@@ -10,7 +10,7 @@ import tempfile
 
 import triton
 from diverseevol_fast.triton_ops import masked_mean_pool, min_sqdist, pick_block, pool_min_sqdist, update_argmax
-from diverseevol_fast.triton_ops.sqdist import EXACT, rows_of
+from diverseevol_fast.triton_ops.sqdist import EXACT, LARGEST_WIDTH, rows_of
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
@@ -70,13 +70,13 @@ CONFIGURATIONS = [
     *(pool(dtype, *flags) for dtype in (F32, BF16, F16) for flags in ((True, False), (True, True), (False, False))),
     *(pool_and_screen(dtype, *flags) for dtype in (F32, BF16, F16) for flags in ((True, False), (False, True))),
     *(screen(dtype, flag) for dtype in (F32, BF16, F16) for flag in (False, True)),
-    *(update(dtype, width) for dtype in (F32, BF16) for width in (1, 64, 1024, 4096)),
+    *(update(dtype, width) for dtype in (F32, BF16, F16) for width in (1, 1024, LARGEST_WIDTH)),
     (update_argmax._farthest_kernel, {"best": F64, "where": I64, "farthest": I64, "programs": "i32"}, {"BLOCK": 1024}),
     *(
         (pick_block._sqdist_kernel,
          {"members": F32, "others": F32, "out": F64, "dim": "i32", "num_others": "i32"},
          {"OTHERS": rows_of(width), "WIDTH": width}, EXACT)
-        for width in (64, 1024, 4096)
+        for width in (1, 1024, LARGEST_WIDTH)
     ),
     *(
         (pick_block._pick_block_kernel,

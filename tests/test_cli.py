@@ -60,9 +60,15 @@ def test_embed_then_select_from_the_file_is_the_same(tmp_path, data_file, tiny_m
     assert gzip.decompress((tmp_path / "a.json.gz").read_bytes()) == gzip.decompress(
         (tmp_path / "b.json.gz").read_bytes()
     )
-    again = ["select", "--embeddings", str(x), "-n", "2", "--selected", str(tmp_path / "a.picks.json")]
-    assert main([*again, "--picks", str(tmp_path / "more.json")]) == 0
-    assert not set(json.loads((tmp_path / "more.json").read_text())["indices"]) & set(a["indices"])
+    chosen = ["a.picks.json"]
+    for name in ("more.json", "most.json"):  # each choice adds to all before it
+        earlier = [str(tmp_path / file) for file in chosen]
+        again = ["select", "--embeddings", str(x), "-n", "20", "--selected", *earlier]
+        assert main([*again, "--picks", str(tmp_path / name)]) == 0
+        chosen.append(name)
+    rows = [row for file in chosen for row in json.loads((tmp_path / file).read_text())["indices"]]
+    assert len(rows) == len(set(rows)) == 49
+    assert json.loads((tmp_path / "most.json").read_text())["selected"] == earlier
 
 
 def test_select_with_an_encoder(tmp_path, data_file, tiny_model):
@@ -92,12 +98,16 @@ def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):
     base = ["select", "--embeddings", str(x), "--picks", str(tmp_path / "p.json")]
     fails(capsys, [*base, "-n", "91"], "-n: expected 0 to 90, the rows that can be picked, got 91")
     fails(capsys, [*base, "-n", "-1"], "-n: expected 0 to 90")
-    fails(capsys, ["select", "-n", "1"], "either --data and --model, or --embeddings")
+    fails(capsys, ["select", "-n", "1"], "--model is missing")
+    fails(capsys, [*base, "-n", "1", "--model", str(tiny_model)], "--model or --embeddings, got both")
     fails(capsys, ["select", "-n", "1", "--model", str(tiny_model)], "--data is missing")
     fails(capsys, [*base, "-n", "1", "--output", str(tmp_path / "o.json")], "--data is missing")
-    fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "none.json")], "none.json: expected a JSON list")
+    fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "none.json")], "none.json: no such file")
     for text, words in (
-        ("{}", "expected a JSON list"),
+        ("{}", "flat list of row numbers"),
+        ("{", "expected a JSON list"),
+        ("[]", "s.json: holds no row"),
+        ("[3, 3]", "s.json: row 3 is given more than once"),
         ("[1.5]", "flat list of row numbers"),
         ("[99]", "s.json: expected rows from 0 to 89"),
     ):
@@ -105,9 +115,22 @@ def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):
         fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "s.json")], words)
     (tmp_path / "s.json").write_text(json.dumps(list(range(95))))
     fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "s.json")], "s.json: expected rows from 0 to 89")
-    fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "p.json")], "would replace it; name it with --picks")
+    fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "p.json")], "would be replaced; give another --picks")
     fails(capsys, [*base, "-n", "1", "--data", str(data_file), "--columns", "{a"], "--columns: not a YAML mapping")
     fails(capsys, [*base, "-n", "1", "--data", str(data_file), "--output", "o.txt"], "expected a name ending in .json")
+    before = x.read_bytes(), data_file.read_bytes()
+    both = ["select", "--embeddings", str(x), "--data", str(data_file), "-n", "1"]
+    for files, words in (
+        (["--picks", str(x)], "x.npy: would be replaced; give another --picks"),
+        (["--output", str(data_file)], "rows.jsonl: would be replaced; give another --output"),
+        (["--output", str(tmp_path / "o.json"), "--picks", str(tmp_path / "o.json")], "is --output too"),
+    ):
+        fails(capsys, [*both, *files], words)
+    assert before == (x.read_bytes(), data_file.read_bytes())
+    (tmp_path / "text.npy").write_text("1 2 3")
+    fails(
+        capsys, ["select", "--embeddings", str(tmp_path / "text.npy"), "-n", "1"], "not a whole .npy array of numbers;"
+    )
     np.save(x, np.zeros((3, 4)))
     fails(capsys, [*base, "-n", "1"], "expected one float32 or float16 array [N, D], got float64 (3, 4)")
     np.save(x, np.array([[1, 2], [3, np.nan]], dtype=np.float32))

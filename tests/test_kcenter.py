@@ -75,11 +75,12 @@ def test_sqdist_is_the_squared_distance_when_picked():
         chosen.append(pick)
 
 
+@pytest.mark.parametrize("block_size", [None, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_tensors_of_every_dtype(dtype):
+def test_tensors_of_every_dtype(dtype, block_size):
     x = torch.from_numpy(gaussian(80, 16)).to(dtype)
     before = x.clone()
-    assert kcenter(x, 15, [1]).indices.tolist() == brute_force(x.double().numpy(), 15, [1])
+    assert kcenter(x, 15, [1], block_size=block_size).indices.tolist() == brute_force(x.double().numpy(), 15, [1])
     assert torch.equal(x, before)
 
 
@@ -110,12 +111,13 @@ def test_masks_views_and_memory_maps(tmp_path):
         np.load(tmp_path / "x.npy", mmap_mode="r"),
     ):
         for centers in ([2, 9], mask, torch.tensor([2, 9]), np.array([2, 9], dtype=np.int32)):
-            assert kcenter(form, 12, centers).indices.tolist() == expected
+            for block_size in (None, 8):
+                assert kcenter(form, 12, centers, block_size=block_size).indices.tolist() == expected
 
 
 def test_every_row_can_be_picked():
     x = data("duplicates", n=20)
-    assert sorted([*kcenter(x, 17, [0, 5, 7]).indices.tolist(), 0, 5, 7]) == list(range(20))
+    assert sorted([*kcenter(x, 17, [0, 5, 7], block_size=8).indices.tolist(), 0, 5, 7]) == list(range(20))
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,8 @@ def test_mistakes():
     stream = KCenterStream(centers, 6)
     stream.push_embeddings(torch.randn(2, 4), rows=[4, 1])
     for rows, words in (
-        ([1, 2], "pushed twice"),
-        ([2, 2], "pushed twice"),
+        ([1, 2], "candidate 1 was pushed twice"),
+        ([2, 2], "candidate 2 was pushed twice"),
         ([2, 6], "from 0 to 5, got 6"),
         ([2], "2 numbers"),
     ):
@@ -110,10 +110,15 @@ def test_mistakes():
             stream.push_embeddings(torch.randn(2, 4), rows=rows)
     with pytest.raises(ValueError, match="expected 4 columns, got 5"):
         stream.push_embeddings(torch.randn(1, 5))
+    with pytest.raises(ValueError, match="hidden: expected 4 columns, got 8"):
+        stream.push(torch.randn(1, 3, 8), torch.ones(1, 3))
+    with pytest.raises(ValueError, match="n: 6 candidates were announced, and 7 have come"):
+        stream.push_embeddings(torch.randn(5, 4))
     with pytest.raises(ValueError, match="4 of 6 candidates have not been pushed"):
         stream.select(1)
     for arguments, words in (
         ({"centers": torch.full((1, 4), float("nan")), "n": 3}, "centers: expected finite"),
+        ({"centers": centers[:0], "n": 3}, r"centers: expected shape \[N, D\]"),
         ({"centers": torch.ones(1, 1 << 16), "n": 3}, "expected fewer than 65536 columns"),
         ({"centers": centers, "n": 0}, "n: expected an integer"),
         ({"centers": centers, "n": 3, "store": torch.empty(3, 5)}, "store: expected shape"),

@@ -10,8 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diverseevol_fast import kcenter
+from diverseevol_fast import KCenterStream, kcenter
 from diverseevol_fast.ops import backends, min_sqdist, pick_block, reference, update_argmax
+from diverseevol_fast.selection import bounds, stream, traversal
 
 ISAS = []
 if backends.native_unavailable() is None:
@@ -77,6 +78,35 @@ def test_same_picks_as_the_specification(problem, dtype, isa, method):
             result = kcenter(x, k, centers, backend=backend, method=method, block_size=block)
         assert result.indices.tolist() == expected
         assert result.sqdist.tolist() == sqdist
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problems(), st.integers(1, 12), st.integers(1, 6))
+def test_small_limits_make_no_difference(problem, largest_block, first_centers):
+    """Blocks that cannot grow, so that ties end in streaming; and most centres unseen by the first screen."""
+    array, k, centers, block = problem
+    x = torch.from_numpy(array)
+    expected, _ = reference.kcenter(x, k, centers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(traversal, "LARGEST_BLOCK", largest_block)
+        patch.setattr(bounds, "FIRST_CENTERS", first_centers)
+        patch.setattr(stream, "FIRST_CENTERS", first_centers)
+        assert kcenter(x, k, centers, block_size=min(block or 5, largest_block)).indices.tolist() == expected
+        rest = [row for row in range(len(x)) if row not in centers]
+        candidates = KCenterStream(x[centers], len(rest))
+        candidates.push_embeddings(x[rest])
+        found = [*candidates.select(k // 2).indices, *candidates.select(k - k // 2).indices]
+        assert [rest[row] for row in found] == expected
+
+
+def test_more_ties_than_a_block_holds():
+    x = torch.zeros(4500, 6)
+    x[::2, 0] = 1
+    expected, sqdist = reference.kcenter(x, 5, [1])
+    result = kcenter(x, 5, [1], block_size=64)
+    assert result.indices.tolist() == expected
+    assert result.sqdist.tolist() == sqdist
+    assert result.passes > 5  # streamed
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -151,7 +181,10 @@ def test_dlpack_and_other_arguments():
             return self.x.__dlpack_device__()
 
     x = np.random.default_rng(0).standard_normal((40, 5)).astype(np.float32)
-    assert kcenter(Wrapped(x), 5, [1]).indices.tolist() == kcenter(x, 5, [1]).indices.tolist()
+    for block in (None, 4):
+        found = kcenter(Wrapped(x), 5, [1], block_size=block).indices.tolist()
+        assert found == kcenter(x, 5, [1]).indices.tolist()
+    assert kcenter(x, 0, block_size=4).indices.tolist() == []
     for wrong, words in (({"method": "fast"}, "method: expected"), ({"block_size": 0}, "block_size: expected")):
         with pytest.raises(ValueError, match=words):
             kcenter(x, 3, **wrong)
@@ -198,6 +231,35 @@ def test_update_argmax(backend):
     assert torch.equal(again, expected)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("d", [40, 80])
+def test_the_screen_names_the_first_bad_row(backend, d):
+    wide = torch.from_numpy(make("gaussian", 500, 80, 1, 1.0, 0.0))
+    x = wide[:, :: 80 // d] if d == 40 else wide
+    x[400, 3] = x[131, 7] = float("nan")
+    bound = torch.full((500,), float("inf"))
+    for rows in (None, torch.arange(100, 480)):
+        with pytest.raises(ValueError, match="row 131 "):
+            min_sqdist(x, x[:40].contiguous(), x[0].contiguous(), bound, rows, backend=backend)
+
+
+def test_what_the_screen_refuses():
+    x, c, o, b = torch.randn(9, 5), torch.randn(2, 5), torch.randn(5), torch.full((9,), float("inf"))
+    for arguments, error, words in (
+        ((x, c[:, :4], o, b), ValueError, r"centers: expected shape \[M, 5\]"),
+        ((x, c[:0], o, b), ValueError, "M at least 1"),
+        ((x, c.double(), o, b), TypeError, "centers: expected float32"),
+        ((x, c, o[:4], b), ValueError, "offset: expected shape"),
+        ((x, c, o, b[:8]), ValueError, "bound: expected shape"),
+        ((x, c, o, torch.zeros(18)[::2]), ValueError, "bound: expected a contiguous"),
+        ((x, c, o, b, torch.tensor([9])), ValueError, "rows: expected numbers from 0 to 8"),
+        ((x, c, o, b, torch.tensor([-1])), ValueError, "rows: expected numbers from 0 to 8"),
+        ((x, c, o, b, torch.tensor([1.0])), TypeError, "rows: expected int64"),
+    ):
+        with pytest.raises(error, match=words):
+            min_sqdist(*arguments)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_update_argmax_waits_for_all_threads(isa, monkeypatch):
     """One long row for each of two threads, which finish in either order."""
@@ -238,6 +300,9 @@ def test_pick_block_stops_at_the_threshold_and_tightens_bounds(backend):
     assert following == threshold
     assert (bound[picks] == -float("inf")).all()
     assert bound.max() >= threshold
+    rows, one = torch.tensor([[3.1], [3.0]]), torch.zeros(1, 1)
+    loose = torch.tensor([9.7, 20.0])  # the first cannot be picked; it is the farther one all the same
+    assert pick_block(rows, one, torch.full((1,), 1000.0), loose, 10.0, -1.0, 5, backend=backend)[2] >= 9.6
     everything = pick_block(x[1:], x[:1], x.mean(0), torch.full((59,), float("inf")), -1.0, -1.0, 99, backend=backend)
     assert len(everything[0]) == 59
     assert everything[2] == -1.0
@@ -256,7 +321,7 @@ def test_memory_beyond_x_is_bounded(tmp_path):
     code = """
 import resource, sys
 import numpy as np, torch
-from diverseevol_fast import kcenter
+from diverseevol_fast import KCenterStream, kcenter
 torch.ones(10, 10) @ torch.ones(10, 10)
 x = np.load(sys.argv[1], mmap_mode="r")
 kcenter(x[:2000], 5, [0, 1])

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from test_traversal import KINDS, make
 
 from diverseevol_fast import kcenter
-from diverseevol_fast.ops import min_sqdist, pick_block, reference, update_argmax
+from diverseevol_fast.ops import masked_mean_pool, min_sqdist, pick_block, pool_min_sqdist, reference, update_argmax
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -81,6 +81,31 @@ def test_finite_values_whose_squares_overflow_keep_their_bound():
     min_sqdist(x, x[:4].clone(), x[0].clone(), bound, backend="triton")
     assert bound.isinf().all()
     assert kcenter(x, 9, [0], block_size=8, backend="triton").indices.tolist() == reference.kcenter(x.cpu(), 9, [0])[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_pool_min_sqdist(dtype, packed):
+    hidden = torch.randn(6, 9, 300, device=DEVICE).to(dtype)
+    mask = torch.rand(6, 9, device=DEVICE) < 0.7
+    mask[:, 0] = True
+    given = {"hidden": hidden, "mask": mask}
+    if packed:
+        limits = torch.cat([torch.zeros(1, dtype=torch.int64, device=DEVICE), mask.sum(1).cumsum(0)])
+        given = {"hidden": hidden[mask], "cu_seqlens": limits}
+    given |= {"prefix_sum": torch.randn(300, device=DEVICE), "prefix_len": 3}
+    centers, bound = torch.randn(40, 300, device=DEVICE), torch.full((6,), float("inf"), device=DEVICE)
+    exact = bound.clone()
+    pooled = pool_min_sqdist(**given, centers=centers, offset=centers.mean(dim=0), bound=bound, backend="triton")
+    assert torch.equal(pooled, masked_mean_pool(**given, backend="triton"))
+    reference.min_sqdist(pooled, centers, exact)
+    assert (bound >= exact).all()
+    assert (bound <= 1.05 * exact).all()
+    given["hidden"].view(-1, 300)[-1, 5] = float("nan")
+    if not packed:
+        mask[5, 8] = True
+    with pytest.raises(ValueError, match="row 5 "):
+        pool_min_sqdist(**given, centers=centers, offset=centers.mean(dim=0), bound=bound, backend="triton")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (33, 64), (130, 33), (2500, 2)])

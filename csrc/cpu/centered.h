@@ -35,7 +35,7 @@ inline RowNorms above(const Norms& norms, const Gram& gram, int64_t dim) {
 //   additions     4 u r^2               the three terms, and the result kept in float32
 //   elements      2 (|x - x'| |c| + |x'| |c - c'|)      rounded to x', c' before the products
 //   underflow     dim 2^-124 (1 + r)
-// The float64 value that the specification gives is within 2^-40 u r^2 of the exact one; 32 leaves room for it and for
+// The float64 value that the specification gives is within 2^-24 u r^2 of the exact one; 32 leaves room for it and for
 // terms of second order, as does the 2 %. Holds for dim below 2^16; infinite where the sums may overflow.
 inline double certified_error(const RowNorms& row, const RowNorms& center, int64_t dim) {
   const double r = row.norm + center.norm;

@@ -58,11 +58,13 @@ class Block {
       }
       const int64_t winner = farthest();
       resolve(winner);
-      call_.next = low_[at(winner)];
-      if (call_.next <= floor_) break;
+      call_.next = std::max(low_[at(winner)], floor_if_dropped_);
+      if (low_[at(winner)] <= floor_) break;
       call_.picks[call_.num_picks] = winner;
       call_.sqdist[call_.num_picks] = low_[at(winner)];
-      add_center(winner);
+      if (call_.num_picks + 1 < call_.max_picks) add_center(winner);
+      low_[at(winner)] = high_[at(winner)] = -1.0;
+      drop_the_beaten();
     }
     for (int64_t i = 0; i < call_.num_rows; ++i) {
       const double bound = high_[at(i)] < 0 ? -kInfinity : high_[at(i)];
@@ -218,7 +220,7 @@ class Block {
     return nearest;
   }
 
-  // Member `pick` becomes a centre: the intervals of those in the race fall.
+  // Member `pick` becomes a centre: the intervals of those in the race fall, its own too.
   void add_center(int64_t pick) {
     const float* approximations = column(pick);
     const float* center = call_.rows + pick * call_.dim;
@@ -233,18 +235,21 @@ class Block {
       low_[at(i)] = std::max(0.0, std::min(low_[at(i)], approximate - error_[at(i)]));
       high_[at(i)] = std::min(high_[at(i)], approximate + error_[at(i)]);
     }
-    low_[at(pick)] = high_[at(pick)] = -1.0;
-    drop_the_beaten();
   }
 
   // Members that cannot be picked any more leave the race; their bounds hold all the same.
   void drop_the_beaten() {
-    const auto beaten = [this](int64_t i) { return high_[at(i)] <= floor_; };
+    const auto beaten = [this](int64_t i) {
+      if (high_[at(i)] > floor_) return false;
+      if (high_[at(i)] >= 0) floor_if_dropped_ = floor_;
+      return true;
+    };
     race_.erase(std::remove_if(race_.begin(), race_.end(), beaten), race_.end());
   }
 
   PickBlock& call_;
-  const double floor_;         // picks are farther than this; at least -1, the distance of what is picked
+  const double floor_;  // picks are farther than this; at least -1, the distance of what is picked
+  double floor_if_dropped_ = -1.0;
   std::vector<int64_t> race_;  // members that may be picked, ascending
   const Kernels kernels_;
   const Gram& gram_;

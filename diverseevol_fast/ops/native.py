@@ -7,21 +7,20 @@ import torch
 from .. import _native  # ImportError when it was not built; ops.backends turns that into a reason
 
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-
-
-NOT_YET_RUN = ("amxbf16",)  # checked on an emulation of its instructions alone (tests/test_amx.py): only on request
+# The automatic choice, widest first. Not amxbf16: checked on an emulation of its instructions alone (test_amx.py).
+PROVEN_ISAS = ("avx512bf16", "avx512", "avx2", "scalar")
 
 
 def chosen_isa() -> str:
-    """The widest usable ISA that is proven, or the one that DIVERSEEVOL_ISA names (for tests).
+    """The widest proven ISA that is usable here, or the one that DIVERSEEVOL_ISA names (for tests).
 
     Raises:
         ValueError: the named ISA is unknown, or cannot run here.
     """
-    usable = _native.usable_isas()
     forced = os.environ.get("DIVERSEEVOL_ISA")
     if forced is None:
-        return [isa for isa in usable if isa not in NOT_YET_RUN][-1]
+        return next(isa for isa in PROVEN_ISAS if _native.isa_usable(isa))
+    usable = _native.usable_isas()
     if forced not in usable:
         raise ValueError(f"DIVERSEEVOL_ISA: expected one of {', '.join(usable)} on this machine, got {forced!r}")
     return forced

@@ -3,7 +3,7 @@
 import torch
 
 from . import backends, reference
-from .screening import min_sqdist
+from .screening import check_screen, min_sqdist
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -61,6 +61,8 @@ def pool_min_sqdist(
     Arguments, returns and errors are those of the two.
     """
     given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    batch = len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
+    check_screen(batch, hidden.shape[-1], centers, offset, bound)
     chosen = backends.choose(hidden.device.type, backend, "pool_min_sqdist")
     if chosen == "reference":
         pooled = reference.masked_mean_pool(*given)

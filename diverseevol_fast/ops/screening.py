@@ -22,12 +22,33 @@ def _columns_contiguous(x: torch.Tensor) -> bool:
     return x.stride(1) == 1 or x.shape[1] == 1
 
 
-def check_finite(x: torch.Tensor) -> None:
-    """Raises ValueError naming the first row of x [N, D] that holds a NaN or an infinity."""
+def first_not_finite(x: torch.Tensor) -> int:
+    """The first row of x [N, D] that holds a NaN or an infinity, or -1."""
     for start in range(0, len(x), CHUNK_ROWS):
         bad = ~torch.isfinite(x[start : start + CHUNK_ROWS]).all(dim=1)
         if bad.any():
-            raise ValueError(f"x: row {start + int(bad.nonzero()[0])} holds a value that is not finite")
+            return start + int(bad.nonzero()[0])
+    return -1
+
+
+def check_finite(x: torch.Tensor) -> None:
+    """Raises ValueError naming the first row of x [N, D] that holds a NaN or an infinity."""
+    bad = first_not_finite(x)
+    if bad >= 0:
+        raise ValueError(f"x: row {bad} holds a value that is not finite")
+
+
+def check_screen(n: int, dim: int, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor) -> None:
+    """Raises TypeError or ValueError unless the kernels may read and write these for n rows of dim columns."""
+    for name, value, shape in (("offset", offset, (dim,)), ("bound", bound, (n,)), ("centers", centers, None)):
+        if value.dtype != torch.float32:
+            raise TypeError(f"{name}: expected float32, got {value.dtype}")
+        if shape is not None and value.shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
+    if centers.dim() != 2 or len(centers) == 0 or centers.shape[1] != dim:
+        raise ValueError(f"centers: expected shape [M, {dim}] with M at least 1, got {tuple(centers.shape)}")
+    if not bound.is_contiguous():
+        raise ValueError("bound: expected a contiguous tensor, which is lowered in place")
 
 
 def min_sqdist(
@@ -51,22 +72,48 @@ def min_sqdist(
         backend: "auto", "native", "triton" or "reference".
 
     Raises:
-        ValueError: a row of x is not finite (the first is named), or an unusable backend.
+        TypeError: a wrong dtype.
+        ValueError: wrong shapes, rows out of range, a row of x that is not finite (the first is named), or an unusable
+            backend.
     """
     chosen = backends.choose(x.device.type, backend, "min_sqdist")
+    check_screen(len(x), x.shape[1], centers, offset, bound)
+    if rows is not None:
+        if rows.dtype != torch.int64 or rows.dim() != 1:
+            raise TypeError(f"rows: expected int64 numbers in one dimension, got {rows.dtype} {tuple(rows.shape)}")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(x):
+            raise ValueError(f"rows: expected numbers from 0 to {len(x) - 1}")
+        rows = rows.contiguous()
+    bad = _screen(x, centers.contiguous(), offset.contiguous(), bound, rows, chosen)
+    if bad >= 0:
+        raise ValueError(f"x: row {bad} holds a value that is not finite")
+
+
+def _screen(
+    x: torch.Tensor,
+    centers: torch.Tensor,
+    offset: torch.Tensor,
+    bound: torch.Tensor,
+    rows: torch.Tensor | None,
+    chosen: str,
+) -> int:
+    """min_sqdist on a backend; the first row that is not finite, or -1."""
     if rows is not None and (chosen == "reference" or not _columns_contiguous(x)):
         for part in rows.split(CHUNK_ROWS):
             lowered = bound[part]
-            min_sqdist(x[part], centers, offset, lowered, backend=backend)
+            bad = _screen(x[part], centers, offset, lowered, None, chosen)
+            if bad >= 0:
+                return int(part[bad])
             bound[part] = lowered
-        return
+        return -1
     if chosen == "reference":
-        check_finite(x)
-        reference.min_sqdist(x, centers, bound)
-        return
+        bad = first_not_finite(x)
+        if bad < 0:
+            reference.min_sqdist(x, centers, bound)
+        return bad
     run = backends.module_of(chosen, "min_sqdist").min_sqdist
-    centers, offset = centers.contiguous(), offset.contiguous()
     for start, part in chunks(x):
         bad = run(part, centers, offset, bound[start : start + len(part)], rows)
         if bad >= 0:
-            raise ValueError(f"x: row {start + bad} holds a value that is not finite")
+            return start + bad
+    return -1

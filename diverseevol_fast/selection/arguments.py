@@ -10,8 +10,8 @@ import torch
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def as_rows(x: Any) -> torch.Tensor:
-    """x as a tensor [N, D] on its own memory.
+def as_rows(x: Any, name: str = "x") -> torch.Tensor:
+    """x, which messages call `name`, as a tensor [N, D] on its own memory.
 
     Raises:
         TypeError: not an array, or not float32, bfloat16 or float16.
@@ -19,20 +19,20 @@ def as_rows(x: Any) -> torch.Tensor:
     """
     if isinstance(x, np.ndarray):
         if x.dtype not in (np.float32, np.float16):
-            raise TypeError(f"x: expected float32, bfloat16 or float16, got {x.dtype}; convert it first")
+            raise TypeError(f"{name}: expected float32, bfloat16 or float16, got {x.dtype}; convert it first")
         if any(stride < 0 for stride in x.strides):
-            raise ValueError("x: expected a view with positive strides, got a reversed one; copy it first")
+            raise ValueError(f"{name}: expected a view with positive strides, got a reversed one; copy it first")
         with warnings.catch_warnings():  # a read-only memory map is fine: nothing here writes to x
             warnings.filterwarnings("ignore", message=".*not writable.*")
             x = torch.from_numpy(x)
     elif not isinstance(x, torch.Tensor) and hasattr(x, "__dlpack__"):
         x = torch.from_dlpack(x)
     if not isinstance(x, torch.Tensor):
-        raise TypeError(f"x: expected a numpy array, a torch tensor or a DLPack object, got {type(x).__name__}")
+        raise TypeError(f"{name}: expected a numpy array, a torch tensor or a DLPack object, got {type(x).__name__}")
     if x.dtype not in DTYPES:
-        raise TypeError(f"x: expected float32, bfloat16 or float16, got {x.dtype}; convert it first")
+        raise TypeError(f"{name}: expected float32, bfloat16 or float16, got {x.dtype}; convert it first")
     if x.dim() != 2 or 0 in x.shape:
-        raise ValueError(f"x: expected shape [N, D] with N and D at least 1, got {tuple(x.shape)}")
+        raise ValueError(f"{name}: expected shape [N, D] with N and D at least 1, got {tuple(x.shape)}")
     return x.detach()
 
 
@@ -57,7 +57,8 @@ def as_row_numbers(centers: Sequence[int] | np.ndarray | torch.Tensor, n: int) -
         raise ValueError(f"centers: expected row numbers from 0 to {n - 1}, got {outside[0]}")
     numbers, counts = np.unique(array, return_counts=True)
     if (counts > 1).any():
-        raise ValueError(f"centers: row {numbers[counts > 1][0]} is given more than once")
+        mask = "; a mask must be boolean" if len(array) == n and set(numbers.tolist()) <= {0, 1} else ""
+        raise ValueError(f"centers: row {numbers[counts > 1][0]} is given more than once{mask}")
     return [int(number) for number in array]
 
 

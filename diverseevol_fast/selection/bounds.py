@@ -4,7 +4,7 @@ import torch
 
 from ..ops import screening
 
-FIRST_CENTERS = 32  # a screen of so few is bound by reading the rows; one group of centres in every kernel
+FIRST_CENTERS = 32  # a screen of so few is bound by reading the rows; one panel of the AVX-512 products
 REFINED_BLOCKS = 4  # how many blocks of rows are refined at first; twice as many each time that was too few
 OFFSET_SAMPLE = 256
 
@@ -20,7 +20,9 @@ class Bounds:
         """rows [N, D]; backend: of min_sqdist."""
         self.rows, self.backend = rows, backend
         self.bound = torch.full((len(rows),), float("inf"), dtype=torch.float32, device=rows.device)  # [N]
-        self.seen = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)  # [N], how many centres it is for
+        self.seen = torch.zeros(
+            len(rows), dtype=torch.int32, device=rows.device
+        )  # [N], centres that need no second look
         self.offset: torch.Tensor | None = None  # [D]
         self.rows_read = 0
 
@@ -65,7 +67,7 @@ class Bounds:
         return members.sort().values, threshold
 
     def keep(self, rows: torch.Tensor, bound: torch.Tensor, count: int) -> None:
-        """These rows' bounds, for `count` centres."""
+        """These rows' bounds; of the first `count` centres none would lower them where it matters."""
         self.bound[rows] = bound
         self.seen[rows] = count
 

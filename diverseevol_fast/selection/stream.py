@@ -28,7 +28,7 @@ class KCenterStream:
         """Make room for n candidates.
 
         Args:
-            centers: [M, D] embeddings of the rows already selected, M at least 1.
+            centers: [M, D] embeddings of the rows already selected (not their numbers), M at least 1.
             n: how many candidates will come.
             store: where their embeddings are kept: a writable [n, D] numpy array, memory map or tensor; float32,
                 bfloat16 or float16. Its values are what the picks are made from. None: float32 in memory.
@@ -38,7 +38,7 @@ class KCenterStream:
         Raises:
             TypeError, ValueError: as kcenter says of x.
         """
-        values = as_rows(centers).to(torch.float32).contiguous()
+        values = as_rows(centers, "centers").to(torch.float32).contiguous()
         if not torch.isfinite(values).all():
             raise ValueError("centers: expected finite values")
         if values.shape[1] >= LARGEST_DIM:
@@ -49,7 +49,7 @@ class KCenterStream:
             store = torch.empty((n, values.shape[1]), dtype=torch.float32, device=values.device)
         elif isinstance(store, np.ndarray) and not store.flags.writeable:
             raise ValueError("store: expected a writable array")
-        self.store = as_rows(store)  # [n, D]
+        self.store = as_rows(store, "store")  # [n, D]
         if self.store.shape != (n, values.shape[1]):
             raise ValueError(f"store: expected shape {(n, values.shape[1])}, got {tuple(self.store.shape)}")
         self.pushed = torch.zeros(n, dtype=torch.bool)
@@ -80,6 +80,8 @@ class KCenterStream:
         backend = self._bounds.backend
         if self.store.dtype != torch.float32:
             return self.push_embeddings(masked_mean_pool(hidden, mask, **given, backend=backend), rows=rows)
+        if hidden.shape[-1] != self.store.shape[1]:
+            raise ValueError(f"hidden: expected {self.store.shape[1]} columns, got {hidden.shape[-1]}")
         count = len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
         places = self._places(rows, count)
         bound = torch.full((count,), float("inf"), device=self.store.device)
@@ -124,6 +126,8 @@ class KCenterStream:
         """The candidates that a batch holds, as int64 [B]."""
         if rows is None:
             first = int(self.pushed.sum())
+            if first + count > len(self.pushed):
+                raise ValueError(f"n: {len(self.pushed)} candidates were announced, and {first + count} have come")
             rows = range(first, first + count)
         places = torch.as_tensor(np.asarray(rows, dtype=np.int64))
         if places.shape != (count,):
@@ -131,8 +135,10 @@ class KCenterStream:
         for place in places.tolist():
             if not 0 <= place < len(self.pushed):
                 raise ValueError(f"rows: expected numbers from 0 to {len(self.pushed) - 1}, got {place}")
-        if bool(self.pushed[places].any()) or len(places.unique()) != count:
-            raise ValueError("rows: a candidate was pushed twice")
+        numbers, times = places.unique(return_counts=True)
+        again = numbers[(times > 1) | self.pushed[numbers]]
+        if len(again):
+            raise ValueError(f"rows: candidate {int(again[0])} was pushed twice")
         return places
 
     def _keep(self, places: torch.Tensor, values: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:

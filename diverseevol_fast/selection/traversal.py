@@ -57,8 +57,8 @@ def kcenter(
     Euclidean, reported squared; ties go to the lowest row. The picks are those of float64 arithmetic on the stored
     values (ops/reference.py), whatever the dtype, backend, method or block size.
 
-    Memory beyond x: a float32 bound and an int32 for each row, the centres, the block's rows and their distances to
-    centres and one another.
+    Memory beyond x: 16 bytes for each row (its bound, how far it is up to date, and a copy of each while rows are
+    looked for), the centres, the block's rows and their distances to centres and one another.
 
     Args:
         x: [N, D] embeddings: numpy array, memory map, torch tensor or any DLPack object; float32, bfloat16 or
@@ -130,6 +130,8 @@ class Traversal:
         with Progress("select", k, "pick", shown=self.progress) as self.bar:
             if len(self.centers) == 0 or not torch.isfinite(self.centers).all():
                 screening.check_finite(self.rows)
+            if k == 0:
+                return
             bounds_hold = self.rows.shape[1] < LARGEST_DIM
             if method == "streaming" or not bounds_hold or (block_size is None and self._is_small(k)):
                 self.stream(k)
@@ -156,25 +158,25 @@ class Traversal:
             members, threshold = self.bounds.largest(size)
             found, following = self._pick_in(members, threshold, k)
             k -= found
-            # Members are no farther than `following` by now, the others no farther than `threshold`.
+            # Members are no farther than `following` now, the others no farther than `threshold`.
             if k == 0 or max(following, threshold) <= max(self.stop, -1.0):
                 return
-            if found == 0 and not self._fit_a_block(following):
-                self.stream(k)
-                return
             if found == 0:
-                size = LARGEST_BLOCK
+                contenders = self._contenders(following)
+                if contenders > LARGEST_BLOCK:
+                    self.stream(k)
+                    return
+                size = max(size, contenders)
             elif found < size / 16:
                 size = min(2 * size, LARGEST_BLOCK)
 
-    def _fit_a_block(self, following: float) -> bool:
-        """Whether the rows whose bounds are not below `following` are few enough for one block, once up to date."""
-        for _ in range(2):
-            contenders = int((self.bounds.bound >= following).sum())
-            if contenders <= LARGEST_BLOCK:
-                return True
+    def _contenders(self, following: float) -> int:
+        """How many rows' bounds are not below `following`; brought up to date if they are too many for a block."""
+        contenders = int((self.bounds.bound >= following).sum())
+        if contenders > LARGEST_BLOCK:
             self.bounds.refine(self.centers, contenders)
-        return False
+            contenders = int((self.bounds.bound >= following).sum())
+        return contenders
 
     def stream(self, k: int) -> None:
         """The classical loop: float64 distances of all rows to one centre at a time, one pass each."""

@@ -9,8 +9,8 @@ from .sqdist import EXACT, LARGEST_WIDTH, rows_of, sqdist
 
 @triton.jit
 def _sqdist_kernel(members, others, out, dim, num_others, OTHERS: tl.constexpr, WIDTH: tl.constexpr):
-    member = tl.program_id(0).to(tl.int64)
-    other = tl.program_id(1).to(tl.int64) * OTHERS + tl.arange(0, OTHERS)  # [OTHERS]
+    member = tl.program_id(1).to(tl.int64)
+    other = tl.program_id(0).to(tl.int64) * OTHERS + tl.arange(0, OTHERS)  # [OTHERS]
     column = tl.arange(0, WIDTH)  # [WIDTH]
     in_others, in_dim = other < num_others, column < dim
     point = tl.load(members + member * dim + column, mask=in_dim, other=0.0)
@@ -83,6 +83,6 @@ def _distances(members: torch.Tensor, others: torch.Tensor, width: int) -> torch
     """Squared distances [B, O] float64, in the specification's order of additions."""
     out = torch.empty((len(members), len(others)), dtype=torch.float64, device=members.device)
     each = rows_of(width)
-    grid = (len(members), triton.cdiv(len(others), each))
+    grid = (triton.cdiv(len(others), each), len(members))  # of which the second may be 65,535 at most
     _sqdist_kernel[grid](members, others, out, members.shape[1], len(others), OTHERS=each, WIDTH=width, **EXACT)
     return out

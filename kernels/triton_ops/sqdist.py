@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 EXACT = {"enable_fp_fusion": False}
-LARGEST_WIDTH = 16_384  # columns, padded to a power of two, that a program holds in registers
+LARGEST_WIDTH = 8_192  # columns, padded to a power of two, that a program holds in registers
 
 
 def rows_of(width: int) -> int:
