@@ -16,6 +16,9 @@ from test_traversal import KINDS, make
 from diverseevol_fast import kcenter
 from diverseevol_fast.ops import masked_mean_pool, min_sqdist, pick_block, pool_min_sqdist, reference, update_argmax
 
+# The interpreter computes in numpy, which warns of the infinities and NaNs that are given here on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
