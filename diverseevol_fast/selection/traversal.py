@@ -156,14 +156,18 @@ class Traversal:
         while k > 0:
             self.bounds.refine(self.centers, size)
             members, threshold = self.bounds.largest(size)
-            found, following = self._pick_in(members, threshold, k)
+            if float(self.bounds.bound[members].max()) > threshold:
+                found, following = self._pick_in(members, threshold, k)
+            else:  # more rows tie than the block holds
+                found, following = 0, threshold
             k -= found
             # Members are no farther than `following` now, the others no farther than `threshold`.
             if k == 0 or max(following, threshold) <= max(self.stop, -1.0):
                 return
             if found == 0:
                 contenders = self._contenders(following)
-                if contenders > LARGEST_BLOCK:
+                # A block in which most rows tie costs as much as streaming, and proves as little.
+                if contenders > min(LARGEST_BLOCK, len(self.rows) // 2):
                     self.stream(k)
                     return
                 size = max(size, contenders)
