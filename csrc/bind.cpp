@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -52,9 +53,50 @@ void raise_unless_ok(const char* op, Status status) {
   throw std::runtime_error(std::string(op) + ": unknown status");
 }
 
-// Runs a kernel without the GIL.
+// Where Python wants a call to run; on a GPU, `allocate(bytes)` gives the address of scratch memory there.
+struct Where {
+  Target on;
+  std::optional<py::function> allocate;
+};
+
+Where on_cpu(const std::string& isa, int threads) {
+  return {{isa_named(isa), threads, -1, nullptr, nullptr}, std::nullopt};
+}
+
+#ifdef DEF_CUDA
+constexpr const char* kCudaArchitectures = DEF_CUDA;
+
+Where on_gpu(int device, uintptr_t stream, py::function allocate) {
+  return {{Isa::kScalar, 1, device, reinterpret_cast<void*>(stream), nullptr}, std::move(allocate)};
+}
+#endif
+
+Target& target_of(PoolMinSqdist& call) { return call.pool.on; }
+
 template <class Call>
-void run(const char* op, Status (*kernel)(Call&), Call& call) {
+Target& target_of(Call& call) {
+  return call.on;
+}
+
+template <class T>
+T* address(uintptr_t value) {
+  return reinterpret_cast<T*>(value);
+}
+
+template <class Call>
+using Kernel = Status (*)(const Call&);
+
+// Runs a call where Python wants it, without the GIL.
+template <class Call>
+void run(const char* op, Kernel<Call> cpu, [[maybe_unused]] Kernel<Call> gpu, Call call, const Where& where) {
+  target_of(call) = where.on;
+  Kernel<Call> kernel = cpu;
+#ifdef DEF_CUDA
+  if (where.allocate) {
+    kernel = gpu;
+    target_of(call).scratch = address<void>((*where.allocate)(cuda::scratch_bytes(call)).template cast<uintptr_t>());
+  }
+#endif
   Status status;
   {
     py::gil_scoped_release unlocked;
@@ -63,116 +105,116 @@ void run(const char* op, Status (*kernel)(Call&), Call& call) {
   raise_unless_ok(op, status);
 }
 
-template <class T>
-T* address(uintptr_t value) {
-  return reinterpret_cast<T*>(value);
-}
+#ifdef DEF_CUDA
+#define DEF_BOTH(op) diverseevol::op, cuda::op
+#else
+#define DEF_BOTH(op) diverseevol::op, nullptr
+#endif
 
 // What masked_mean_pool and pool_min_sqdist have in common, as Python gives it.
-struct PoolArguments {
-  uintptr_t hidden;
-  int dtype;
-  uintptr_t mask, cu_seqlens, prefix_sum;
-  int64_t prefix_len;
-  uintptr_t out;
-  int64_t batch, tokens, dim, hidden_stride_batch, hidden_stride_token;
-  std::string isa;
-  int threads;
-
-  MaskedMeanPool call() const {
-    return {address<const void>(hidden),
-            static_cast<DType>(dtype),
-            address<const uint8_t>(mask),
-            address<const int64_t>(cu_seqlens),
-            address<const float>(prefix_sum),
-            prefix_len,
-            address<float>(out),
-            batch,
-            tokens,
-            dim,
-            hidden_stride_batch,
-            hidden_stride_token,
-            isa_named(isa),
-            threads,
-            -1};
-  }
-};
-
-int64_t bind_masked_mean_pool(const PoolArguments& arguments) {
-  MaskedMeanPool call = arguments.call();
-  run("masked_mean_pool", masked_mean_pool, call);
-  return call.first_empty_row;
+MaskedMeanPool pool_call(uintptr_t hidden, int dtype, uintptr_t mask, uintptr_t cu_seqlens, uintptr_t prefix_sum,
+                         int64_t prefix_len, uintptr_t out, int64_t batch, int64_t tokens, int64_t dim,
+                         int64_t hidden_stride_batch, int64_t hidden_stride_token, uintptr_t first_empty_row) {
+  return {address<const void>(hidden),
+          static_cast<DType>(dtype),
+          address<const uint8_t>(mask),
+          address<const int64_t>(cu_seqlens),
+          address<const float>(prefix_sum),
+          prefix_len,
+          address<float>(out),
+          batch,
+          tokens,
+          dim,
+          hidden_stride_batch,
+          hidden_stride_token,
+          address<int64_t>(first_empty_row),
+          {}};
 }
 
-py::tuple bind_pool_min_sqdist(const PoolArguments& arguments, uintptr_t centers, int64_t num_centers, uintptr_t offset,
-                               uintptr_t bound) {
-  const MaskedMeanPool pool = arguments.call();
-  PoolMinSqdist call{pool,
-                     {{pool.out, DType::kFloat32, pool.batch, pool.dim, pool.dim},
-                      nullptr,
-                      pool.batch,
-                      address<const float>(centers),
-                      num_centers,
-                      address<const float>(offset),
-                      address<float>(bound),
-                      pool.isa,
-                      pool.threads,
-                      -1}};
-  run("pool_min_sqdist", pool_min_sqdist, call);
-  return py::make_tuple(call.pool.first_empty_row, call.screen.first_bad_row);
+void bind_masked_mean_pool(const Where& where, const MaskedMeanPool& call) {
+  run<MaskedMeanPool>("masked_mean_pool", DEF_BOTH(masked_mean_pool), call, where);
 }
 
-int64_t bind_min_sqdist(uintptr_t x, int dtype, int64_t rows, int64_t dim, int64_t stride, uintptr_t numbers,
-                        int64_t count, uintptr_t centers, int64_t num_centers, uintptr_t offset, uintptr_t bound,
-                        const std::string& isa, int threads) {
-  MinSqdist call{{address<const void>(x), static_cast<DType>(dtype), rows, dim, stride},
-                 address<const int64_t>(numbers),
-                 count,
-                 address<const float>(centers),
-                 num_centers,
-                 address<const float>(offset),
-                 address<float>(bound),
-                 isa_named(isa),
-                 threads,
-                 -1};
-  run("min_sqdist", min_sqdist, call);
-  return call.first_bad_row;
+void bind_pool_min_sqdist(const Where& where, const MaskedMeanPool& pool, uintptr_t centers, int64_t num_centers,
+                          uintptr_t offset, uintptr_t bound, uintptr_t first_bad_row) {
+  const Rows pooled{pool.out, DType::kFloat32, pool.batch, pool.dim, pool.dim};
+  run<PoolMinSqdist>(
+      "pool_min_sqdist", DEF_BOTH(pool_min_sqdist),
+      PoolMinSqdist{pool,
+                    {pooled, nullptr, pool.batch, address<const float>(centers), num_centers,
+                     address<const float>(offset), address<float>(bound), address<int64_t>(first_bad_row), where.on}},
+      where);
 }
 
-py::tuple bind_pick_block(uintptr_t rows, int64_t num_rows, uintptr_t centers, int64_t num_centers, int64_t dim,
-                          uintptr_t offset, uintptr_t bound, double threshold, double stop_sqdist, int64_t max_picks,
-                          uintptr_t picks, uintptr_t sqdist, const std::string& isa, int threads) {
-  PickBlock call{address<const float>(rows),
-                 num_rows,
-                 address<const float>(centers),
-                 num_centers,
-                 dim,
-                 address<const float>(offset),
-                 address<float>(bound),
-                 threshold,
-                 stop_sqdist,
-                 max_picks,
-                 isa_named(isa),
-                 threads,
-                 address<int64_t>(picks),
-                 address<double>(sqdist),
-                 0,
-                 -1.0};
-  run("pick_block", pick_block, call);
-  return py::make_tuple(call.num_picks, call.next);
+Rows rows_at(uintptr_t x, int dtype, int64_t rows, int64_t dim, int64_t stride) {
+  return {address<const void>(x), static_cast<DType>(dtype), rows, dim, stride};
 }
 
-int64_t bind_update_argmax(uintptr_t x, int dtype, int64_t rows, int64_t dim, int64_t stride, uintptr_t center,
-                           uintptr_t nearest, const std::string& isa, int threads) {
-  UpdateArgmax call{{address<const void>(x), static_cast<DType>(dtype), rows, dim, stride},
-                    address<const float>(center),
-                    address<double>(nearest),
-                    isa_named(isa),
-                    threads,
-                    0};
-  run("update_argmax", update_argmax, call);
-  return call.farthest;
+void bind_min_sqdist(const Where& where, const Rows& x, uintptr_t numbers, int64_t count, uintptr_t centers,
+                     int64_t num_centers, uintptr_t offset, uintptr_t bound, uintptr_t first_bad_row) {
+  run<MinSqdist>("min_sqdist", DEF_BOTH(min_sqdist),
+                 MinSqdist{x,
+                           address<const int64_t>(numbers),
+                           count,
+                           address<const float>(centers),
+                           num_centers,
+                           address<const float>(offset),
+                           address<float>(bound),
+                           address<int64_t>(first_bad_row),
+                           {}},
+                 where);
 }
+
+void bind_pick_block(const Where& where, uintptr_t rows, int64_t num_rows, uintptr_t centers, int64_t num_centers,
+                     int64_t dim, uintptr_t offset, uintptr_t bound, uintptr_t threshold, double stop_sqdist,
+                     int64_t max_picks, uintptr_t picks, uintptr_t sqdist, uintptr_t num_picks, uintptr_t next) {
+  run<PickBlock>("pick_block", DEF_BOTH(pick_block),
+                 PickBlock{address<const float>(rows),
+                           num_rows,
+                           address<const float>(centers),
+                           num_centers,
+                           dim,
+                           address<const float>(offset),
+                           address<float>(bound),
+                           address<const double>(threshold),
+                           stop_sqdist,
+                           max_picks,
+                           address<int64_t>(picks),
+                           address<double>(sqdist),
+                           address<int64_t>(num_picks),
+                           address<double>(next),
+                           {}},
+                 where);
+}
+
+void bind_update_argmax(const Where& where, const Rows& x, uintptr_t center, uintptr_t nearest, uintptr_t farthest) {
+  run<UpdateArgmax>(
+      "update_argmax", DEF_BOTH(update_argmax),
+      UpdateArgmax{x, address<const float>(center), address<double>(nearest), address<int64_t>(farthest), {}}, where);
+}
+
+#ifdef DEF_CUDA
+void bind_logit_stats(const Where& where, uintptr_t hidden, uintptr_t weight, uintptr_t bias, int dtype, int64_t tokens,
+                      int64_t vocabulary, int64_t dim, int64_t hidden_stride, int64_t weight_stride, uintptr_t largest,
+                      uintptr_t margin, uintptr_t entropy, uintptr_t first_bad_token) {
+  run<LogitStats>("logit_stats", nullptr, cuda::logit_stats,
+                  {address<const void>(hidden),
+                   address<const void>(weight),
+                   address<const float>(bias),
+                   static_cast<DType>(dtype),
+                   tokens,
+                   vocabulary,
+                   dim,
+                   hidden_stride,
+                   weight_stride,
+                   address<float>(largest),
+                   address<float>(margin),
+                   address<float>(entropy),
+                   address<int64_t>(first_bad_token),
+                   {}},
+                  where);
+}
+#endif
 
 }  // namespace
 
@@ -181,30 +223,33 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "C++ kernels of diverseevol_fast; call them through diverseevol_fast.ops";
   module.def("usable_isas", &usable_isas, "ISAs that this CPU can run and this build has, slowest first");
   module.def("isa_usable", &bind_isa_usable, arg("name"));
-  py::class_<PoolArguments>(module, "PoolArguments")
-      .def(py::init([](uintptr_t hidden, int dtype, uintptr_t mask, uintptr_t cu_seqlens, uintptr_t prefix_sum,
-                       int64_t prefix_len, uintptr_t out, int64_t batch, int64_t tokens, int64_t dim,
-                       int64_t hidden_stride_batch, int64_t hidden_stride_token, std::string isa, int threads) {
-             return PoolArguments{hidden, dtype,  mask, cu_seqlens,          prefix_sum,          prefix_len, out,
-                                  batch,  tokens, dim,  hidden_stride_batch, hidden_stride_token, isa,        threads};
-           }),
-           py::kw_only(), arg("hidden"), arg("dtype"), arg("mask"), arg("cu_seqlens"), arg("prefix_sum"),
-           arg("prefix_len"), arg("out"), arg("batch"), arg("tokens"), arg("dim"), arg("hidden_stride_batch"),
-           arg("hidden_stride_token"), arg("isa"), arg("threads"));
-  module.def("masked_mean_pool", &bind_masked_mean_pool, arg("arguments"),
-             "Pools rows; returns the lowest row with nothing to pool, or -1");
-  module.def("pool_min_sqdist", &bind_pool_min_sqdist, arg("arguments"), arg("centers"), arg("num_centers"),
-             arg("offset"), arg("bound"),
-             "Pools rows and bounds them; returns the lowest row with nothing to pool, and the lowest that is not "
-             "finite, or -1");
-  module.def("min_sqdist", &bind_min_sqdist, arg("x"), arg("dtype"), arg("rows"), arg("dim"), arg("stride"),
-             arg("numbers"), arg("count"), arg("centers"), arg("num_centers"), arg("offset"), arg("bound"), arg("isa"),
-             arg("threads"), "Lowers bounds; returns the lowest row that is not finite, or -1");
-  module.def("pick_block", &bind_pick_block, arg("rows"), arg("num_rows"), arg("centers"), arg("num_centers"),
-             arg("dim"), arg("offset"), arg("bound"), arg("threshold"), arg("stop_sqdist"), arg("max_picks"),
-             arg("picks"), arg("sqdist"), arg("isa"), arg("threads"),
-             "Picks inside a block; returns how many, and the squared distance of the winner not picked (-1: none)");
-  module.def("update_argmax", &bind_update_argmax, arg("x"), arg("dtype"), arg("rows"), arg("dim"), arg("stride"),
-             arg("center"), arg("nearest"), arg("isa"), arg("threads"),
-             "Lowers nearest for one centre; returns the farthest row");
+  py::class_<Where>(module, "Where");
+  module.def("on_cpu", &on_cpu, arg("isa"), arg("threads"));
+#ifdef DEF_CUDA
+  module.attr("cuda_architectures") = kCudaArchitectures;
+  module.def("on_gpu", &on_gpu, arg("device"), arg("stream"), arg("allocate"));
+#else
+  module.attr("cuda_architectures") = "";
+#endif
+  py::class_<Rows>(module, "Rows")
+      .def(py::init(&rows_at), py::kw_only(), arg("x"), arg("dtype"), arg("rows"), arg("dim"), arg("stride"));
+  py::class_<MaskedMeanPool>(module, "MaskedMeanPool")
+      .def(py::init(&pool_call), py::kw_only(), arg("hidden"), arg("dtype"), arg("mask"), arg("cu_seqlens"),
+           arg("prefix_sum"), arg("prefix_len"), arg("out"), arg("batch"), arg("tokens"), arg("dim"),
+           arg("hidden_stride_batch"), arg("hidden_stride_token"), arg("first_empty_row"));
+  module.def("masked_mean_pool", &bind_masked_mean_pool, arg("where"), arg("call"));
+  module.def("pool_min_sqdist", &bind_pool_min_sqdist, arg("where"), arg("pool"), py::kw_only(), arg("centers"),
+             arg("num_centers"), arg("offset"), arg("bound"), arg("first_bad_row"));
+  module.def("min_sqdist", &bind_min_sqdist, arg("where"), arg("x"), py::kw_only(), arg("numbers"), arg("count"),
+             arg("centers"), arg("num_centers"), arg("offset"), arg("bound"), arg("first_bad_row"));
+  module.def("pick_block", &bind_pick_block, arg("where"), py::kw_only(), arg("rows"), arg("num_rows"), arg("centers"),
+             arg("num_centers"), arg("dim"), arg("offset"), arg("bound"), arg("threshold"), arg("stop_sqdist"),
+             arg("max_picks"), arg("picks"), arg("sqdist"), arg("num_picks"), arg("next"));
+  module.def("update_argmax", &bind_update_argmax, arg("where"), arg("x"), py::kw_only(), arg("center"), arg("nearest"),
+             arg("farthest"));
+#ifdef DEF_CUDA
+  module.def("logit_stats", &bind_logit_stats, arg("where"), py::kw_only(), arg("hidden"), arg("weight"), arg("bias"),
+             arg("dtype"), arg("tokens"), arg("vocabulary"), arg("dim"), arg("hidden_stride"), arg("weight_stride"),
+             arg("largest"), arg("margin"), arg("entropy"), arg("first_bad_token"));
+#endif
 }

@@ -1,4 +1,6 @@
 // The kernels' contract: plain pointers, int64 sizes and strides in elements, a status. No Python, no torch.
+// Each op is `Status op(const Call&)`, on the CPU in namespace diverseevol, on a GPU in diverseevol::cuda. Pointers are
+// to memory of the device that runs the call; on a GPU a call is queued on its stream and returns before it has run.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +17,21 @@ enum class Status : int {
   kUnusableIsa = 2,
 };
 
+// Where a call runs.
+struct Target {
+  Isa isa;        // on the CPU
+  int threads;    // on the CPU: at most this many
+  int device;     // on a GPU: its number
+  void* stream;   // on a GPU: a cudaStream_t of that device
+  void* scratch;  // on a GPU: cuda::scratch_bytes(call) bytes of its memory, aligned to 256; unspecified contents
+};
+
 // True when this CPU and its operating system can run the ISA, and this build has it.
 bool isa_usable(Isa isa);
 
 // Mean over the tokens whose mask byte is not 0, or over each packed sequence, in float32.
-// Order of additions, the same on every ISA: the prefix sum or 0, then the unmasked tokens in groups of eight, a group
-// added as a tree ((0+1)+(2+3))+((4+5)+(6+7)), then the tokens left over one after the other.
+// Order of additions, the same on every ISA and GPU: the prefix sum or 0, then the unmasked tokens in groups of eight,
+// a group added as a tree ((0+1)+(2+3))+((4+5)+(6+7)), then the tokens left over one after the other.
 struct MaskedMeanPool {
   const void* hidden;  // [batch, tokens, dim], or packed [total tokens, dim]; dim contiguous
   DType dtype;
@@ -34,12 +45,11 @@ struct MaskedMeanPool {
   int64_t dim;
   int64_t hidden_stride_batch;
   int64_t hidden_stride_token;
-  Isa isa;
-  int threads;              // at most this many
-  int64_t first_empty_row;  // written: the lowest row with nothing to pool, or -1; its output is not written
+  int64_t* first_empty_row;  // written: the lowest row with nothing to pool (its output is not written), or -1
+  Target on;
 };
 
-Status masked_mean_pool(MaskedMeanPool& call);
+Status masked_mean_pool(const MaskedMeanPool& call);
 
 // Stored rows [rows, dim], dim contiguous.
 struct Rows {
@@ -60,20 +70,19 @@ struct MinSqdist {
   int64_t num_centers;     // >= 1
   const float* offset;     // [dim]: subtracted from rows and centres before the products; any finite values
   float* bound;            // [x.rows], in place; -infinity stays
-  Isa isa;
-  int threads;
-  int64_t first_bad_row;  // written: the lowest row that holds a value that is not finite, or -1
+  int64_t* first_bad_row;  // written: the lowest row that holds a value that is not finite, or -1
+  Target on;
 };
 
-Status min_sqdist(MinSqdist& call);
+Status min_sqdist(const MinSqdist& call);
 
-// Both in one call: the rows of `screen` are what `pool` writes. Nothing is bounded when a row has nothing to pool.
+// Both in one call: the rows of `screen` are what `pool` writes. Bounds mean nothing when a row has nothing to pool.
 struct PoolMinSqdist {
   MaskedMeanPool pool;
-  MinSqdist screen;
+  MinSqdist screen;  // scratch is the pool's
 };
 
-Status pool_min_sqdist(PoolMinSqdist& call);
+Status pool_min_sqdist(const PoolMinSqdist& call);
 
 // Greedy K-Center inside a block, exact: the winner is picked while it is above every row outside.
 struct PickBlock {
@@ -82,31 +91,69 @@ struct PickBlock {
   const float* centers;  // [num_centers, dim], contiguous: all centres so far
   int64_t num_centers;   // >= 1
   int64_t dim;
-  const float* offset;  // [dim], as in MinSqdist
-  float* bound;         // [num_rows], in place: upper bounds, tightened on return
-  double threshold;     // no row outside the block is farther from its nearest centre than this
-  double stop_sqdist;   // no pick at or below this squared distance; negative: none
+  const float* offset;      // [dim], as in MinSqdist
+  float* bound;             // [num_rows], in place: upper bounds, tightened on return
+  const double* threshold;  // no row outside the block is farther from its nearest centre than this
+  double stop_sqdist;       // no pick at or below this squared distance; negative: none
   int64_t max_picks;
-  Isa isa;
-  int threads;
-  int64_t* picks;     // [max_picks] written: positions in the block, in pick order
-  double* sqdist;     // [max_picks] written: each one's float64 squared distance to its nearest centre when picked
-  int64_t num_picks;  // written
-  double next;        // written: no row that is left is farther (squared); -1: none is left
+  int64_t* picks;      // [max_picks] written: positions in the block, in pick order
+  double* sqdist;      // [max_picks] written: each one's float64 squared distance to its nearest centre when picked
+  int64_t* num_picks;  // written
+  double* next;        // written: no row that is left is farther (squared); -1: none is left
+  Target on;
 };
 
-Status pick_block(PickBlock& call);
+Status pick_block(const PickBlock& call);
 
 // The streaming step: nearest[i] = min(nearest[i], float64 squared distance to the centre), and the farthest row.
 struct UpdateArgmax {
   Rows x;
   const float* center;  // [dim]
   double* nearest;      // [rows], in place; negative: the row is a centre, and stays so
-  Isa isa;
-  int threads;
-  int64_t farthest;  // written: the lowest row that attains the maximum of nearest
+  int64_t* farthest;    // written: the lowest row that attains the maximum of nearest
+  Target on;
 };
 
-Status update_argmax(UpdateArgmax& call);
+Status update_argmax(const UpdateArgmax& call);
+
+// Of each token's next-token distribution softmax(hidden . weight + bias): the largest probability, by how much it is
+// above the second largest, and the entropy in nats. Logits are kept in tiles alone. GPU only.
+struct LogitStats {
+  const void* hidden;  // [tokens, dim], dim contiguous
+  const void* weight;  // [vocabulary, dim], dim contiguous
+  const float* bias;   // [vocabulary]; null for none
+  DType dtype;         // of hidden and weight
+  int64_t tokens;
+  int64_t vocabulary;  // >= 1
+  int64_t dim;
+  int64_t hidden_stride;
+  int64_t weight_stride;
+  float* largest;            // [tokens]
+  float* margin;             // [tokens]
+  float* entropy;            // [tokens]
+  int64_t* first_bad_token;  // written: the lowest token with a logit that is not finite, or -1
+  Target on;
+};
+
+#ifdef DEF_CUDA
+// Errors of the CUDA runtime are thrown as std::runtime_error.
+namespace cuda {
+
+int64_t scratch_bytes(const MaskedMeanPool& call);
+int64_t scratch_bytes(const MinSqdist& call);
+int64_t scratch_bytes(const PoolMinSqdist& call);
+int64_t scratch_bytes(const PickBlock& call);
+int64_t scratch_bytes(const UpdateArgmax& call);
+int64_t scratch_bytes(const LogitStats& call);
+
+Status masked_mean_pool(const MaskedMeanPool& call);
+Status min_sqdist(const MinSqdist& call);
+Status pool_min_sqdist(const PoolMinSqdist& call);
+Status pick_block(const PickBlock& call);
+Status update_argmax(const UpdateArgmax& call);
+Status logit_stats(const LogitStats& call);
+
+}  // namespace cuda
+#endif
 
 }  // namespace diverseevol

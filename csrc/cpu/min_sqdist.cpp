@@ -81,15 +81,15 @@ class Tile {
 
 }  // namespace
 
-Status min_sqdist(MinSqdist& call) {
-  if (!isa_usable(call.isa)) return Status::kUnusableIsa;
+Status min_sqdist(const MinSqdist& call) {
+  if (!isa_usable(call.on.isa)) return Status::kUnusableIsa;
   if (!known(call.x.dtype)) return Status::kUnknownDType;
-  const Kernels kernels = kernels_of(call.isa);
+  const Kernels kernels = kernels_of(call.on.isa);
   const Panels panels =
-      centered_panels(kernels.gram, call.centers, call.num_centers, call.x.dim, call.offset, call.threads);
+      centered_panels(kernels.gram, call.centers, call.num_centers, call.x.dim, call.offset, call.on.threads);
   const int64_t tiles = (call.count + kTileRows - 1) / kTileRows;
   std::atomic<int64_t> first_bad{call.x.rows};
-  parallel_ranges(tiles, call.threads, [&](int64_t first, int64_t last) {
+  parallel_ranges(tiles, call.on.threads, [&](int64_t first, int64_t last) {
     Tile tile(call, kernels, panels);
     for (int64_t t = first; t < last; ++t) {
       const int64_t bad = tile.bound(t * kTileRows, std::min((t + 1) * kTileRows, call.count));
@@ -99,7 +99,7 @@ Status min_sqdist(MinSqdist& call) {
       if (bad >= 0) return;
     }
   });
-  call.first_bad_row = first_bad.load() < call.x.rows ? first_bad.load() : -1;
+  *call.first_bad_row = first_bad.load() < call.x.rows ? first_bad.load() : -1;
   return Status::kOk;
 }
 

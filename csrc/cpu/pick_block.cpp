@@ -32,12 +32,12 @@ struct Nearest {
 
 class Block {
  public:
-  explicit Block(PickBlock& call)
+  explicit Block(const PickBlock& call)
       : call_(call),
-        floor_(std::max({call.threshold, call.stop_sqdist, -1.0})),
-        kernels_(kernels_of(call.isa)),
+        floor_(std::max({*call.threshold, call.stop_sqdist, -1.0})),
+        kernels_(kernels_of(call.on.isa)),
         gram_(kernels_.gram),
-        centers_(centered_panels(gram_, call.centers, call.num_centers, call.dim, call.offset, call.threads)),
+        centers_(centered_panels(gram_, call.centers, call.num_centers, call.dim, call.offset, call.on.threads)),
         elements_(new char[padded_rows() * row_bytes()]),
         norms_(size()),
         error_(size()),
@@ -51,18 +51,18 @@ class Block {
     approximate();
     for (int64_t i = 0; i < call_.num_rows; ++i) race_.push_back(i);
     drop_the_beaten();
-    for (call_.num_picks = 0; call_.num_picks < call_.max_picks; ++call_.num_picks) {
+    for (; num_picks_ < call_.max_picks; ++num_picks_) {
       if (race_.empty()) {
-        call_.next = call_.num_picks < call_.num_rows ? floor_ : -1.0;
+        next_ = floor_;
         break;
       }
       const int64_t winner = farthest();
       resolve(winner);
-      call_.next = std::max(low_[at(winner)], floor_if_dropped_);
+      next_ = std::max(low_[at(winner)], floor_if_dropped_);
       if (low_[at(winner)] <= floor_) break;
-      call_.picks[call_.num_picks] = winner;
-      call_.sqdist[call_.num_picks] = low_[at(winner)];
-      if (call_.num_picks + 1 < call_.max_picks) add_center(winner);
+      call_.picks[num_picks_] = winner;
+      call_.sqdist[num_picks_] = low_[at(winner)];
+      if (num_picks_ + 1 < call_.max_picks) add_center(winner);
       low_[at(winner)] = high_[at(winner)] = -1.0;
       drop_the_beaten();
     }
@@ -72,10 +72,12 @@ class Block {
       const float up = std::nextafter(static_cast<float>(bound), std::numeric_limits<float>::infinity());
       call_.bound[i] = std::min(call_.bound[i], bound == -kInfinity ? -std::numeric_limits<float>::infinity() : up);
     }
+    *call_.num_picks = num_picks_;
+    *call_.next = num_picks_ < call_.num_rows ? next_ : -1.0;
   }
 
  private:
-  int threads_for(int64_t multiplications) const { return multiplications > kWorthThreads ? call_.threads : 1; }
+  int threads_for(int64_t multiplications) const { return multiplications > kWorthThreads ? call_.on.threads : 1; }
   size_t size() const { return static_cast<size_t>(call_.num_rows); }
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
   size_t row_bytes() const { return at(centers_.row_bytes()); }
@@ -214,7 +216,7 @@ class Block {
     for (int64_t j = 0; j < call_.num_centers; ++j) {
       consider(to_centers_[at(i * call_.num_centers + j)], call_.centers + j * call_.dim);
     }
-    for (int64_t p = 0; p < call_.num_picks; ++p) {
+    for (int64_t p = 0; p < num_picks_; ++p) {
       consider(column(call_.picks[p])[i], call_.rows + call_.picks[p] * call_.dim);
     }
     return nearest;
@@ -247,9 +249,11 @@ class Block {
     race_.erase(std::remove_if(race_.begin(), race_.end(), beaten), race_.end());
   }
 
-  PickBlock& call_;
+  const PickBlock& call_;
   const double floor_;  // picks are farther than this; at least -1, the distance of what is picked
   double floor_if_dropped_ = -1.0;
+  int64_t num_picks_ = 0;
+  double next_ = -1.0;
   std::vector<int64_t> race_;  // members that may be picked, ascending
   const Kernels kernels_;
   const Gram& gram_;
@@ -267,8 +271,8 @@ class Block {
 
 }  // namespace
 
-Status pick_block(PickBlock& call) {
-  if (!isa_usable(call.isa)) return Status::kUnusableIsa;
+Status pick_block(const PickBlock& call) {
+  if (!isa_usable(call.on.isa)) return Status::kUnusableIsa;
   Block(call).run();
   return Status::kOk;
 }

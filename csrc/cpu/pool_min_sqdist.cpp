@@ -3,9 +3,9 @@
 
 namespace diverseevol {
 
-Status pool_min_sqdist(PoolMinSqdist& call) {
+Status pool_min_sqdist(const PoolMinSqdist& call) {
   const Status pooled = masked_mean_pool(call.pool);
-  if (pooled != Status::kOk || call.pool.first_empty_row >= 0) return pooled;
+  if (pooled != Status::kOk || *call.pool.first_empty_row >= 0) return pooled;
   return min_sqdist(call.screen);
 }
 

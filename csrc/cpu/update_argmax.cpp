@@ -17,14 +17,14 @@ void prefetch(const void* data, int64_t bytes) {
 
 }  // namespace
 
-Status update_argmax(UpdateArgmax& call) {
-  if (!isa_usable(call.isa)) return Status::kUnusableIsa;
+Status update_argmax(const UpdateArgmax& call) {
+  if (!isa_usable(call.on.isa)) return Status::kUnusableIsa;
   if (!known(call.x.dtype)) return Status::kUnknownDType;
-  const auto sqdist = kernels_of(call.isa).sqdist[static_cast<int>(call.x.dtype)];
+  const auto sqdist = kernels_of(call.on.isa).sqdist[static_cast<int>(call.x.dtype)];
   const int64_t row_bytes = call.x.dim * (call.x.dtype == DType::kFloat32 ? 4 : 2);
   std::mutex mutex;
-  call.farthest = -1;
-  parallel_ranges(call.x.rows, call.threads, [&](int64_t first, int64_t last) {
+  int64_t farthest_of_all = -1;
+  parallel_ranges(call.x.rows, call.on.threads, [&](int64_t first, int64_t last) {
     std::vector<double> scratch(static_cast<size_t>(call.x.dim) + 16);
     int64_t farthest = first;
     for (int64_t i = first; i < last; ++i) {
@@ -36,9 +36,11 @@ Status update_argmax(UpdateArgmax& call) {
     const std::lock_guard<std::mutex> lock(mutex);
     // The other one, if any, is of a range that is finished: nobody writes to it any more.
     const double ours = call.nearest[farthest];
-    const double theirs = call.farthest < 0 ? -1.0 : call.nearest[call.farthest];
-    if (call.farthest < 0 || ours > theirs || (ours == theirs && farthest < call.farthest)) call.farthest = farthest;
+    const double theirs = farthest_of_all < 0 ? -1.0 : call.nearest[farthest_of_all];
+    if (farthest_of_all < 0 || ours > theirs || (ours == theirs && farthest < farthest_of_all))
+      farthest_of_all = farthest;
   });
+  *call.farthest = farthest_of_all;
   return Status::kOk;
 }
 

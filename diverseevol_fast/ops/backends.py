@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-NAMES = ("native", "triton", "reference")
+NAMES = ("native", "cuda", "triton", "reference")
 OPS = {
     "masked_mean_pool": NAMES,
     "min_sqdist": NAMES,
@@ -35,6 +35,15 @@ def native_unavailable() -> str | None:
 
 
 @cache
+def cuda_unavailable() -> str | None:
+    """Why the CUDA C++ kernels cannot be used, or None when this build has them."""
+    if native_unavailable() is not None:
+        return native_unavailable()
+    built = importlib.import_module("diverseevol_fast._native").cuda_architectures
+    return None if built else "not built: needs nvcc at install time (DEF_CUDA=on says why it fails)"
+
+
+@cache
 def triton_unavailable() -> str | None:
     """Why Triton cannot be imported, or None when it can."""
     try:
@@ -48,6 +57,8 @@ def unusable(name: str, device_type: str) -> str | None:
     """Why backend `name` cannot serve a tensor on `device_type`, or None when it can."""
     if name == "native":
         return native_unavailable() or (None if device_type == "cpu" else f"runs on the CPU, not on {device_type}")
+    if name == "cuda":
+        return cuda_unavailable() or (None if device_type == "cuda" else f"runs on a GPU, not on {device_type}")
     if name == "triton":
         on_device = device_type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
         return triton_unavailable() or (None if on_device else "needs a CUDA tensor, or TRITON_INTERPRET=1")
@@ -79,4 +90,4 @@ def module_of(name: str, op: str) -> ModuleType:
     """The module that holds `op` for backend `name`, imported on first use."""
     if name == "triton":
         return importlib.import_module(f"diverseevol_fast.triton_ops.{op}")
-    return importlib.import_module(f"diverseevol_fast.ops.{name}")
+    return importlib.import_module(f"diverseevol_fast.ops.{'native' if name == 'cuda' else name}")

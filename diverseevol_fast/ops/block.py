@@ -32,7 +32,36 @@ def pick_block(
         that no row left in the block exceeds (-1 when none is left; no meaning after max_picks).
     """
     chosen = backends.choose(rows.device.type, backend, "pick_block")
+    count = min(max_picks, len(rows))
+    above = torch.tensor([threshold], dtype=torch.float64, device=rows.device)
+    return unpack(queue_pick_block(rows, centers, offset, bound, above, stop, count, chosen), count)
+
+
+def queue_pick_block(
+    rows: torch.Tensor,
+    centers: torch.Tensor,
+    offset: torch.Tensor,
+    bound: torch.Tensor,
+    threshold: torch.Tensor,
+    stop: float,
+    max_picks: int,
+    chosen: str,
+) -> torch.Tensor:
+    """pick_block without waiting for a GPU: threshold float64 [1] on its device, max_picks at most B; for `unpack`."""
     if chosen == "reference":
-        return reference.pick_block(rows, centers, bound, threshold, stop, max_picks)
+        picks, sqdist, following = reference.pick_block(rows, centers, bound, float(threshold), stop, max_picks)
+        found = torch.zeros(2 + 2 * max_picks, dtype=torch.float64)
+        found[0], found[1] = len(picks), following if len(picks) < len(rows) else -1.0
+        found[2 : 2 + len(picks)], found[2 + max_picks : 2 + max_picks + len(picks)] = picks, sqdist
+        return found.to(rows.device)
     rows, centers, offset = rows.contiguous(), centers.contiguous(), offset.contiguous()
-    return backends.module_of(chosen, "pick_block").pick_block(rows, centers, offset, bound, threshold, stop, max_picks)
+    run = backends.module_of(chosen, "pick_block").pick_block
+    return run(rows, centers, offset, bound, threshold, stop, max_picks)
+
+
+def unpack(found: torch.Tensor, max_picks: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """What pick_block returns, out of float64 [2 + 2 max_picks]: count, next distance, picks, their distances."""
+    found = found.cpu()
+    count = int(found[0])
+    picks, sqdist = found[2 : 2 + count].to(torch.int64), found[2 + max_picks : 2 + max_picks + count]
+    return picks, sqdist, float(found[1])

@@ -1,4 +1,8 @@
-"""Glue to the C++ extension `_native`: addresses, sizes and strides out of tensors. Checked by the public ops."""
+"""Glue to the C++ extension `_native`, CPU and CUDA kernels: addresses, sizes and strides out of tensors.
+
+Arguments are checked by the public ops. What a kernel finds out comes back in tensors, so that a GPU need not be waited
+for here.
+"""
 
 import os
 
@@ -26,21 +30,33 @@ def chosen_isa() -> str:
     return forced
 
 
+def where(device: torch.device) -> "_native.Where":
+    """Where kernels of tensors on `device` run: torch's threads, or torch's current stream."""
+    if device.type == "cpu":
+        return _native.on_cpu(isa=chosen_isa(), threads=torch.get_num_threads())
+    kept = []
+
+    def allocate(count: int) -> int:
+        kept.append(torch.empty(count, dtype=torch.uint8, device=device))  # torch reuses it in the stream's order
+        return kept[-1].data_ptr()
+
+    return _native.on_gpu(device.index, torch.cuda.current_stream(device).cuda_stream, allocate)
+
+
 def masked_mean_pool(
     hidden: torch.Tensor,
     mask: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     prefix_sum: torch.Tensor | None,
     prefix_len: int,
-) -> torch.Tensor:
-    """As reference.masked_mean_pool, on the CPU; D contiguous.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As reference.masked_mean_pool; D contiguous. The pooled rows [B, D], and the first row with nothing to pool.
 
-    Raises:
-        ValueError: a row has nothing to pool.
+    That row's number is int64 [1], -1 for none, as all of this module's.
     """
-    out, arguments, _kept = _pool_arguments(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
-    _check_pooled(_native.masked_mean_pool(arguments), mask)
-    return out
+    out, empty, call, _kept = _pool_call(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    _native.masked_mean_pool(where(hidden.device), call)
+    return out, empty
 
 
 def pool_min_sqdist(
@@ -52,37 +68,36 @@ def pool_min_sqdist(
     centers: torch.Tensor,
     offset: torch.Tensor,
     bound: torch.Tensor,
-) -> tuple[torch.Tensor, int]:
-    """masked_mean_pool, and min_sqdist of what it gives, in one call: the pooled rows [B, D], and what it returns.
-
-    Raises:
-        ValueError: a row has nothing to pool.
-    """
-    out, arguments, _kept = _pool_arguments(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
-    first_empty, first_bad = _native.pool_min_sqdist(
-        arguments,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """masked_mean_pool, and min_sqdist of what it gives, in one call: what the two return."""
+    out, empty, call, _kept = _pool_call(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    bad = torch.full((1,), -1, dtype=torch.int64, device=hidden.device)
+    _native.pool_min_sqdist(
+        where(hidden.device),
+        call,
         centers=centers.data_ptr(),
         num_centers=len(centers),
         offset=offset.data_ptr(),
         bound=bound.data_ptr(),
+        first_bad_row=bad.data_ptr(),
     )
-    _check_pooled(first_empty, mask)
-    return out, first_bad
+    return out, empty, bad
 
 
-def _pool_arguments(
+def _pool_call(
     hidden: torch.Tensor,
     mask: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     prefix_sum: torch.Tensor | None,
     prefix_len: int,
-) -> tuple[torch.Tensor, "_native.PoolArguments", tuple]:
-    """The result's tensor, the call's arguments, and what must live until the call is over."""
+) -> tuple[torch.Tensor, torch.Tensor, "_native.MaskedMeanPool", tuple]:
+    """The results' tensors, the call, and what must live until it is made."""
     packed = cu_seqlens is not None
     batch = len(cu_seqlens) - 1 if packed else hidden.shape[0]
     mask = None if mask is None else mask.contiguous()
-    out = torch.empty((batch, hidden.shape[-1]), dtype=torch.float32)
-    arguments = _native.PoolArguments(
+    out = torch.empty((batch, hidden.shape[-1]), dtype=torch.float32, device=hidden.device)
+    empty = torch.full((1,), -1, dtype=torch.int64, device=hidden.device)
+    call = _native.MaskedMeanPool(
         hidden=hidden.data_ptr(),
         dtype=DTYPE_CODES[hidden.dtype],
         mask=_address(mask),
@@ -95,36 +110,32 @@ def _pool_arguments(
         dim=hidden.shape[-1],
         hidden_stride_batch=0 if packed else hidden.stride(0),
         hidden_stride_token=hidden.stride(-2),
-        isa=chosen_isa(),
-        threads=torch.get_num_threads(),
+        first_empty_row=empty.data_ptr(),
     )
-    return out, arguments, (hidden, mask, cu_seqlens, prefix_sum)
-
-
-def _check_pooled(first_empty: int, mask: torch.Tensor | None) -> None:
-    if first_empty >= 0:
-        raise ValueError(f"{'cu_seqlens' if mask is None else 'mask'}: row {first_empty} has no token to pool")
+    return out, empty, call, (hidden, mask, cu_seqlens, prefix_sum)
 
 
 def min_sqdist(
     x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, numbers: torch.Tensor | None
-) -> int:
+) -> torch.Tensor:
     """x [N, D] with D contiguous, centers [M, D] float32, offset [D] float32, bound [N] float32 in place.
 
     numbers: int64, the rows to bound, or None for all. All contiguous. Returns the first row that is not finite
-    (bounds of later rows may be unset then), or -1.
+    (bounds of later rows may be unset then).
     """
-    return _native.min_sqdist(
-        **_rows(x),
+    bad = torch.full((1,), -1, dtype=torch.int64, device=x.device)
+    _native.min_sqdist(
+        where(x.device),
+        _rows(x),
         numbers=_address(numbers),
         count=len(x) if numbers is None else len(numbers),
         centers=centers.data_ptr(),
         num_centers=len(centers),
         offset=offset.data_ptr(),
         bound=bound.data_ptr(),
-        isa=chosen_isa(),
-        threads=torch.get_num_threads(),
+        first_bad_row=bad.data_ptr(),
     )
+    return bad
 
 
 def pick_block(
@@ -132,14 +143,18 @@ def pick_block(
     centers: torch.Tensor,
     offset: torch.Tensor,
     bound: torch.Tensor,
-    threshold: float,
+    threshold: torch.Tensor,
     stop: float,
     max_picks: int,
-) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """As reference.pick_block; offset [D] float32 as in min_sqdist. All contiguous float32."""
-    picks = torch.empty(min(max_picks, len(rows)), dtype=torch.int64)
-    sqdist = torch.empty(len(picks), dtype=torch.float64)
-    count, following = _native.pick_block(
+) -> torch.Tensor:
+    """As reference.pick_block; threshold float64 [1], offset [D] float32 as in min_sqdist. All contiguous float32.
+
+    Returns float64 [2 + 2 max_picks]: how many picks, the distance that follows, and the picks and their distances.
+    """
+    found = torch.empty(2 + 2 * max_picks, dtype=torch.float64, device=rows.device)
+    numbers = torch.empty(1 + max_picks, dtype=torch.int64, device=rows.device)
+    _native.pick_block(
+        where(rows.device),
         rows=rows.data_ptr(),
         num_rows=len(rows),
         centers=centers.data_ptr(),
@@ -147,37 +162,56 @@ def pick_block(
         dim=rows.shape[1],
         offset=offset.data_ptr(),
         bound=bound.data_ptr(),
-        threshold=threshold,
+        threshold=threshold.data_ptr(),
         stop_sqdist=stop,
-        max_picks=len(picks),
-        picks=picks.data_ptr(),
-        sqdist=sqdist.data_ptr(),
-        isa=chosen_isa(),
-        threads=torch.get_num_threads(),
+        max_picks=max_picks,
+        picks=numbers[1:].data_ptr(),
+        sqdist=found[2 + max_picks :].data_ptr(),
+        num_picks=numbers.data_ptr(),
+        next=found[1:].data_ptr(),
     )
-    return picks[:count], sqdist[:count], following if count < len(rows) else -1.0
+    found[0] = numbers[0]
+    found[2 : 2 + max_picks] = numbers[1:]
+    return found
 
 
-def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> int:
+def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
     """x [N, D] with D contiguous, center [D] float32, nearest [N] float64 in place; the farthest row."""
-    return _native.update_argmax(
-        **_rows(x),
-        center=center.data_ptr(),
-        nearest=nearest.data_ptr(),
-        isa=chosen_isa(),
-        threads=torch.get_num_threads(),
+    farthest = torch.empty(1, dtype=torch.int64, device=x.device)
+    _native.update_argmax(
+        where(x.device), _rows(x), center=center.data_ptr(), nearest=nearest.data_ptr(), farthest=farthest.data_ptr()
     )
+    return farthest
+
+
+def logit_stats(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As reference.logit_stats, on a GPU; bias float32. The three statistics, and the first bad token."""
+    largest, margin, entropy = torch.empty((3, len(hidden)), dtype=torch.float32, device=hidden.device)
+    bad = torch.full((1,), -1, dtype=torch.int64, device=hidden.device)
+    _native.logit_stats(
+        where(hidden.device),
+        hidden=hidden.data_ptr(),
+        weight=weight.data_ptr(),
+        bias=_address(bias),
+        dtype=DTYPE_CODES[hidden.dtype],
+        tokens=len(hidden),
+        vocabulary=len(weight),
+        dim=hidden.shape[1],
+        hidden_stride=hidden.stride(0),
+        weight_stride=weight.stride(0),
+        largest=largest.data_ptr(),
+        margin=margin.data_ptr(),
+        entropy=entropy.data_ptr(),
+        first_bad_token=bad.data_ptr(),
+    )
+    return largest, margin, entropy, bad
 
 
 def _address(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _rows(x: torch.Tensor) -> dict[str, int]:
-    return {
-        "x": x.data_ptr(),
-        "dtype": DTYPE_CODES[x.dtype],
-        "rows": x.shape[0],
-        "dim": x.shape[1],
-        "stride": x.stride(0),
-    }
+def _rows(x: torch.Tensor) -> "_native.Rows":
+    return _native.Rows(x=x.data_ptr(), dtype=DTYPE_CODES[x.dtype], rows=x.shape[0], dim=x.shape[1], stride=x.stride(0))

@@ -3,7 +3,7 @@
 import torch
 
 from . import backends, reference
-from .screening import check_screen, min_sqdist
+from .screening import check_screen, screen
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -41,7 +41,11 @@ def masked_mean_pool(
     """
     given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
     chosen = backends.choose(hidden.device.type, backend, "masked_mean_pool")
-    return backends.module_of(chosen, "masked_mean_pool").masked_mean_pool(*given)
+    if chosen == "reference":
+        return reference.masked_mean_pool(*given)
+    pooled, empty = backends.module_of(chosen, "masked_mean_pool").masked_mean_pool(*given)
+    check_pooled(int(empty), -1, "mask" if cu_seqlens is None else "cu_seqlens")
+    return pooled
 
 
 def pool_min_sqdist(
@@ -60,19 +64,50 @@ def pool_min_sqdist(
 
     Arguments, returns and errors are those of the two.
     """
+    given = {"cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum, "prefix_len": prefix_len}
+    pooled, flags = queue_pool_min_sqdist(
+        hidden, mask, **given, centers=centers, offset=offset, bound=bound, backend=backend
+    )
+    check_pooled(*flags.tolist(), "mask" if cu_seqlens is None else "cu_seqlens")
+    return pooled
+
+
+def queue_pool_min_sqdist(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    centers: torch.Tensor,
+    offset: torch.Tensor,
+    bound: torch.Tensor,
+    cu_seqlens: torch.Tensor | None,
+    prefix_sum: torch.Tensor | None,
+    prefix_len: int,
+    backend: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """pool_min_sqdist without waiting for a GPU: the pooled rows, and int64 [2] for check_pooled."""
     given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
     batch = len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
     check_screen(batch, hidden.shape[-1], centers, offset, bound)
     chosen = backends.choose(hidden.device.type, backend, "pool_min_sqdist")
+    centers, offset = centers.contiguous(), offset.contiguous()
     if chosen == "reference":
         pooled = reference.masked_mean_pool(*given)
-        min_sqdist(pooled, centers, offset, bound, backend="reference")
-        return pooled
-    run = backends.module_of(chosen, "pool_min_sqdist").pool_min_sqdist
-    pooled, bad = run(*given, centers.contiguous(), offset.contiguous(), bound)
-    if bad >= 0:
-        raise ValueError(f"hidden: row {bad} pools to a value that is not finite")
-    return pooled
+        empty, bad = torch.full((1,), -1, device=hidden.device), screen(pooled, centers, offset, bound, None, chosen)
+    else:
+        run = backends.module_of(chosen, "pool_min_sqdist").pool_min_sqdist
+        pooled, empty, bad = run(*given, centers, offset, bound)
+    return pooled, torch.cat([empty, bad])
+
+
+def check_pooled(first_empty: int, first_bad: int, limits: str) -> None:
+    """Raises ValueError when a row has nothing to pool or pools to a value that is not finite; -1 for none.
+
+    limits: the name of what says which tokens are a row's.
+    """
+    if first_empty >= 0:
+        raise ValueError(f"{limits}: row {first_empty} has no token to pool")
+    if first_bad >= 0:
+        raise ValueError(f"hidden: row {first_bad} pools to a value that is not finite")
 
 
 def checked_rows(

@@ -84,36 +84,53 @@ def min_sqdist(
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(x):
             raise ValueError(f"rows: expected numbers from 0 to {len(x) - 1}")
         rows = rows.contiguous()
-    bad = _screen(x, centers.contiguous(), offset.contiguous(), bound, rows, chosen)
+    bad = int(screen(x, centers.contiguous(), offset.contiguous(), bound, rows, chosen))
     if bad >= 0:
         raise ValueError(f"x: row {bad} holds a value that is not finite")
 
 
-def _screen(
+def screen(
     x: torch.Tensor,
     centers: torch.Tensor,
     offset: torch.Tensor,
     bound: torch.Tensor,
     rows: torch.Tensor | None,
     chosen: str,
-) -> int:
-    """min_sqdist on a backend; the first row that is not finite, or -1."""
+) -> torch.Tensor:
+    """min_sqdist on a backend, unchecked and without waiting for a GPU.
+
+    Returns the first row that is not finite as int64 [1], -1 for none; bounds mean nothing when there is one.
+    """
     if rows is not None and (chosen == "reference" or not _columns_contiguous(x)):
-        for part in rows.split(CHUNK_ROWS):
-            lowered = bound[part]
-            bad = _screen(x[part], centers, offset, lowered, None, chosen)
-            if bad >= 0:
-                return int(part[bad])
-            bound[part] = lowered
-        return -1
+        return _screen_copied(x, centers, offset, bound, rows, chosen)
     if chosen == "reference":
-        bad = first_not_finite(x)
-        if bad < 0:
+        bad = torch.full((1,), first_not_finite(x), device=x.device)
+        if int(bad) < 0:
             reference.min_sqdist(x, centers, bound)
         return bad
     run = backends.module_of(chosen, "min_sqdist").min_sqdist
-    for start, part in chunks(x):
-        bad = run(part, centers, offset, bound[start : start + len(part)], rows)
-        if bad >= 0:
-            return start + bad
-    return -1
+    found = [(start, run(part, centers, offset, bound[start : start + len(part)], rows)) for start, part in chunks(x)]
+    return lowest([torch.where(bad < 0, bad, bad + start) for start, bad in found])
+
+
+def _screen_copied(
+    x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, rows: torch.Tensor, chosen: str
+) -> torch.Tensor:
+    """screen of some rows, gathered first."""
+    found = []
+    for part in rows.split(CHUNK_ROWS) if len(rows) else ():
+        lowered = bound[part]
+        bad = screen(x[part], centers, offset, lowered, None, chosen)
+        bound[part] = lowered
+        found.append(torch.where(bad < 0, bad, part[bad]))
+    return lowest(found) if found else torch.full((1,), -1, device=x.device)
+
+
+def lowest(found: list[torch.Tensor]) -> torch.Tensor:
+    """The lowest of row numbers, each int64 [1] and -1 for none."""
+    if len(found) == 1:
+        return found[0]
+    numbers = torch.cat(found)
+    largest = torch.iinfo(torch.int64).max
+    lowest = torch.cat([torch.where(numbers < 0, largest, numbers), numbers.new_full((1,), largest)]).min()
+    return torch.where(lowest == largest, -1, lowest)[None]

@@ -22,7 +22,7 @@ def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor, 
     center = center.contiguous()
     farthest = 0
     for start, part in chunks(x):
-        found = start + run(part, center, nearest[start : start + len(part)])
+        found = start + int(run(part, center, nearest[start : start + len(part)]))
         if nearest[found] > nearest[farthest]:
             farthest = found
     return farthest

@@ -52,11 +52,7 @@ def _masked_mean_pool_kernel(
 
 
 class PoolArguments:
-    """What the pooling kernels are called with, out of what ops.pooling has checked.
-
-    Raises:
-        ValueError: a row has nothing to pool.
-    """
+    """What the pooling kernels are called with, out of what ops.pooling has checked."""
 
     def __init__(
         self,
@@ -76,10 +72,7 @@ class PoolArguments:
             self.batch, self.dim = len(cu_seqlens) - 1, hidden.shape[1]
             starts = cu_seqlens[:-1] * hidden.stride(0)
             counts = lengths = cu_seqlens.diff()
-        empty = (counts + prefix_len == 0).nonzero()
-        if empty.numel():
-            name = "mask" if cu_seqlens is None else "cu_seqlens"
-            raise ValueError(f"{name}: row {int(empty[0])} has no token to pool")
+        self.first_empty = first_of(counts + prefix_len == 0)
         unused = hidden  # a pointer that the kernel does not follow
         self.out = torch.empty((self.batch, self.dim), dtype=torch.float32, device=device)
         self.values = (
@@ -98,14 +91,17 @@ def masked_mean_pool(
     cu_seqlens: torch.Tensor | None,
     prefix_sum: torch.Tensor | None,
     prefix_len: int,
-) -> torch.Tensor:
-    """As reference.masked_mean_pool; D contiguous. Checked by ops.pooling.
-
-    Raises:
-        ValueError: a row has nothing to pool.
-    """
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As native.masked_mean_pool."""
     arguments = PoolArguments(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
     if arguments.out.numel():
         grid = (arguments.batch, triton.cdiv(arguments.dim, BLOCK_DIM))
         _masked_mean_pool_kernel[grid](*arguments.values, **arguments.constants)
-    return arguments.out
+    return arguments.out, arguments.first_empty
+
+
+def first_of(flags: torch.Tensor) -> torch.Tensor:
+    """The lowest place where flags [B] are true, int64 [1], -1 for none."""
+    if len(flags) == 0:
+        return torch.full((1,), -1, device=flags.device)
+    return torch.where(flags.any(), flags.to(torch.int8).argmax(), -1)[None]

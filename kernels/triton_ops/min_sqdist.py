@@ -102,11 +102,11 @@ def centered_centers(
 
 def min_sqdist(
     x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, numbers: torch.Tensor | None
-) -> int:
-    """As native.min_sqdist: x [N, D] with D contiguous; the first row that is not finite, or -1."""
+) -> torch.Tensor:
+    """As native.min_sqdist."""
     count = len(x) if numbers is None else len(numbers)
     if count == 0:
-        return -1
+        return torch.full((1,), -1, device=x.device)
     elements, sqnorm, norms = centered_centers(centers, offset, torch.bfloat16)
     first_bad = torch.full((1,), NO_BAD_ROW, dtype=torch.int64, device=x.device)
     _min_sqdist_kernel[(triton.cdiv(count, BLOCK_ROWS),)](
@@ -116,5 +116,4 @@ def min_sqdist(
         WIDEN=triton.knobs.runtime.interpret,  # the interpreter multiplies bfloat16 as the integers that hold it
         BLOCK_ROWS=BLOCK_ROWS, BLOCK_CENTERS=BLOCK_CENTERS, BLOCK_DIM=BLOCK_DIM, **LAUNCH,
     )  # fmt: skip
-    bad = int(first_bad)
-    return -1 if bad == NO_BAD_ROW else bad
+    return torch.where(first_bad == NO_BAD_ROW, -1, first_bad)

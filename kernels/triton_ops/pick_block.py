@@ -48,10 +48,10 @@ def pick_block(
     centers: torch.Tensor,
     offset: torch.Tensor,
     bound: torch.Tensor,
-    threshold: float,
+    threshold: torch.Tensor,
     stop: float,
     max_picks: int,
-) -> tuple[torch.Tensor, torch.Tensor, float]:
+) -> torch.Tensor:
     """As native.pick_block; all distances are float64, so offset is not needed.
 
     Raises:
@@ -63,20 +63,19 @@ def pick_block(
         raise ValueError(f"rows: the Triton pick_block takes up to {LARGEST_WIDTH} columns, got {dim}")
     nearest = _distances(rows, centers, width).min(dim=1).values  # [B]
     between = _distances(rows, rows, width)  # [B, B]
-    floor = torch.tensor([max(threshold, stop, -1.0)], dtype=torch.float64, device=device)
-    picks = torch.empty(min(max_picks, num_rows), dtype=torch.int64, device=device)
-    sqdist_when_picked = torch.empty(len(picks), dtype=torch.float64, device=device)
+    floor = threshold.clamp(min=max(stop, -1.0))
+    picks = torch.empty(max_picks, dtype=torch.int64, device=device)
+    sqdist_when_picked = torch.empty(max_picks, dtype=torch.float64, device=device)
     found = torch.empty(1, dtype=torch.int32, device=device)
     _pick_block_kernel[(1,)](
-        nearest, between, floor, len(picks), picks, sqdist_when_picked, found, num_rows,
+        nearest, between, floor, max_picks, picks, sqdist_when_picked, found, num_rows,
         BLOCK=triton.next_power_of_2(num_rows),
     )  # fmt: skip
     left = torch.where(nearest < 0, -float("inf"), nearest)
     rounded = left.to(torch.float32)
     above = torch.where(rounded < left, torch.nextafter(rounded, torch.full_like(rounded, float("inf"))), rounded)
     bound.copy_(torch.minimum(bound, above))
-    count = int(found)
-    return picks[:count].cpu(), sqdist_when_picked[:count].cpu(), float(nearest.max())
+    return torch.cat([found, nearest.max()[None], picks, sqdist_when_picked])  # the integers become float64
 
 
 def _distances(members: torch.Tensor, others: torch.Tensor, width: int) -> torch.Tensor:

@@ -27,6 +27,8 @@ def _pool_min_sqdist_kernel(
         HAS_MASK, HAS_PREFIX, BLOCK_TOKENS, BLOCK_DIM,
     )  # fmt: skip
     tl.store(out + row * dim + column, mean, mask=in_dim)
+    strange = tl.max(((mean - mean != 0.0) & in_dim).to(tl.int32), axis=0)
+    tl.atomic_min(first_bad, row, mask=strange != 0)
     value = tl.where(in_dim, mean - tl.load(offset + column, mask=in_dim, other=0.0), 0.0)
     center = tl.arange(0, CENTERS)  # [CENTERS]
     points = tl.load(
@@ -54,7 +56,6 @@ def _pool_min_sqdist_kernel(
         above = (sqnorm.to(tl.float64) + nearest.to(tl.float64) + error).to(tl.float32)
         place = bound + row + tl.arange(0, 1)
         tl.store(place, above, mask=above < tl.load(place))  # false for NaN
-        tl.atomic_min(first_bad, tl.min(tl.where(sqnorm - sqnorm != 0.0, row, 1 << 62), axis=0))
 
 
 def pool_min_sqdist(
@@ -66,16 +67,12 @@ def pool_min_sqdist(
     centers: torch.Tensor,
     offset: torch.Tensor,
     bound: torch.Tensor,
-) -> tuple[torch.Tensor, int]:
-    """As native.pool_min_sqdist: the pooled rows [B, D], and the first that is not finite, or -1.
-
-    Raises:
-        ValueError: a row has nothing to pool.
-    """
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As native.pool_min_sqdist."""
     arguments = PoolArguments(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
     pooled = arguments.out
     if pooled.numel() == 0:
-        return pooled, -1
+        return pooled, arguments.first_empty, torch.full((1,), -1, device=hidden.device)
     device, programs = hidden.device, triton.cdiv(arguments.dim, BLOCK_DIM)
     points, sqnorm, norms = centered_centers(centers[:CENTERS], offset, torch.float32)
     parts = torch.empty((arguments.batch, programs, CENTERS + 1), dtype=torch.float32, device=device)
@@ -85,10 +82,8 @@ def pool_min_sqdist(
         *arguments.values, points, sqnorm, norms, offset, bound, parts, arrived, first_bad, len(points),
         **arguments.constants, CENTERS=CENTERS,
     )  # fmt: skip
-    suspect = int(first_bad)
-    if suspect != NO_BAD_ROW:  # or finite, and its square is not
-        bad = (~torch.isfinite(pooled).all(dim=1)).nonzero()
-        return pooled, int(bad[0]) if len(bad) else -1
+    bad = torch.where(first_bad == NO_BAD_ROW, -1, first_bad)
     if len(centers) > CENTERS:
-        return pooled, min_sqdist(pooled, centers[CENTERS:].contiguous(), offset, bound, None)
-    return pooled, -1
+        others = min_sqdist(pooled, centers[CENTERS:].contiguous(), offset, bound, None)
+        bad = torch.where(bad < 0, others, bad)
+    return pooled, arguments.first_empty, bad

@@ -40,8 +40,8 @@ def _farthest_kernel(best, where, farthest, programs, BLOCK: tl.constexpr):
     tl.store(farthest, tl.min(tl.where(largest == most, row, 1 << 62), axis=0))
 
 
-def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> int:
-    """As native.update_argmax: x [N, D] with D contiguous, center [D] float32, nearest [N] float64 in place.
+def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
+    """As native.update_argmax.
 
     Raises:
         ValueError: more columns than a program can hold.
@@ -58,4 +58,4 @@ def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) 
         x, center, nearest, best, where, len(x), x.shape[1], x.stride(0), ROWS=rows, WIDTH=width, **EXACT
     )
     _farthest_kernel[(1,)](best, where, farthest, programs, BLOCK=1024)
-    return int(farthest)
+    return farthest
