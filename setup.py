@@ -1,5 +1,7 @@
 """Builds the C++ extension with CMake and lists the packages; all else is in pyproject.toml."""
 
+import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
@@ -18,30 +21,51 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext):
         library = Path(self.get_ext_fullpath(ext.name)).resolve()
         library.parent.mkdir(parents=True, exist_ok=True)
-        note = library.parent / "native_build.txt"  # `diverseevol env` shows it
+        cuda = os.environ.get("DEF_CUDA", "auto")
+        failed = {}  # `diverseevol env` shows these notes
         try:
-            self._cmake(library)
+            try:
+                self._cmake(library, cuda)
+            except CompileError as error:
+                if cuda != "auto":
+                    raise
+                failed["cuda_build.txt"] = error
+                self._cmake(library, "off")
         except (CompileError, OSError) as error:
+            failed["native_build.txt"] = error
             for stale in (library, ROOT / "diverseevol_fast" / library.name):
                 stale.unlink(missing_ok=True)
-            note.write_text(f"{error}\n", encoding="utf-8")
-            if self.inplace or self.editable_mode:
-                (ROOT / "diverseevol_fast" / note.name).write_text(f"{error}\n", encoding="utf-8")
+        self._note(library.parent, failed)
+        if "native_build.txt" in failed:
             raise CompileError(
-                f"the C++ kernels were not built ({error}); diverseevol_fast works without them, slower"
-            ) from error
-        for stale in (note, ROOT / "diverseevol_fast" / note.name):
-            stale.unlink(missing_ok=True)
+                f"the C++ kernels were not built ({failed['native_build.txt']}); diverseevol_fast works without them, "
+                "slower"
+            ) from failed["native_build.txt"]
+        if failed:
+            self.warn(f"the CUDA kernels were not built ({failed['cuda_build.txt']}); DEF_CUDA=off does without them")
 
-    def _cmake(self, library):
+    def _note(self, folder, failed):
+        """Says beside the library why something was not built; in the checkout too, when it is used from there."""
+        folders = {folder, ROOT / "diverseevol_fast"} if self.inplace or self.editable_mode else {folder}
+        for name in ("native_build.txt", "cuda_build.txt"):
+            for place in folders:
+                if name in failed:
+                    (place / name).write_text(f"{failed[name]}\n", encoding="utf-8")
+                else:
+                    (place / name).unlink(missing_ok=True)
+
+    def _cmake(self, library, cuda):
         import pybind11
 
         build = Path(self.build_temp).resolve() / "native"
         build.mkdir(parents=True, exist_ok=True)
+        architectures = os.environ.get("DEF_CUDA_ARCHS")
         self._run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                   f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                   f"-DPython_EXECUTABLE={sys.executable}",
                   f"-DDEF_WERROR={os.environ.get('DEF_WERROR', 'OFF')}",
+                  f"-DDEF_CUDA={cuda}",
+                  *([f"-DDEF_CUDA_ARCHS={architectures}"] if architectures else []),
                   f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={library.parent}",
                   f"-DDEF_LIBRARY_NAME={library.name}")  # fmt: skip
         self._run("cmake", "--build", build, "--parallel", str(os.cpu_count() or 1))
@@ -55,6 +79,26 @@ class CMakeBuild(build_ext):
             raise CompileError(errors[0] if errors else f"{command[0]} exited with {done.returncode}")
 
 
+class BuildWithRecord(build_py):
+    """Puts the GPU measurements of these very sources into a wheel, which holds no sources to compare them with."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:  # which reads the checkout's own
+            package = Path(self.build_lib) / "diverseevol_fast"
+            measured = self._measured()
+            text = "".join(json.dumps(line) + "\n" for line in measured.current_lines(ROOT))
+            (package / measured.INSTALLED_RECORD).write_text(text, encoding="utf-8")
+
+    def _measured(self):
+        path = ROOT / "diverseevol_fast" / "ops" / "measured.py"
+        spec = importlib.util.spec_from_file_location("measured", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["measured"] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+
 setup(
     packages=[
         "diverseevol_fast",
@@ -65,5 +109,5 @@ setup(
     # kernels/ itself must not become a package: it would shadow the `kernels` library that transformers imports.
     package_dir={"diverseevol_fast.triton_ops": "kernels/triton_ops"},
     ext_modules=[Extension("diverseevol_fast._native", sources=[], optional=True)],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "build_py": BuildWithRecord},
 )

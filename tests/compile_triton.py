@@ -8,8 +8,16 @@ import subprocess
 import sys
 import tempfile
 
+import torch
 import triton
-from diverseevol_fast.triton_ops import masked_mean_pool, min_sqdist, pick_block, pool_min_sqdist, update_argmax
+from diverseevol_fast.triton_ops import (
+    logit_stats,
+    masked_mean_pool,
+    min_sqdist,
+    pick_block,
+    pool_min_sqdist,
+    update_argmax,
+)
 from diverseevol_fast.triton_ops.sqdist import EXACT, LARGEST_WIDTH, rows_of
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
@@ -42,17 +50,26 @@ def pool_and_screen(dtype, has_mask, has_prefix):
     return pool_min_sqdist._pool_min_sqdist_kernel, signature, constants | {"CENTERS": pool_min_sqdist.CENTERS}
 
 
-def screen(dtype, has_numbers):
+def screen(dtype, has_numbers, products):
     """min_sqdist, of all rows or of some."""
+    how = min_sqdist.PRODUCTS[products]
+    elements = {torch.bfloat16: BF16, torch.float16: F16, torch.float32: F32}[how.elements]
     signature = {
-        "x": dtype, "numbers": I64, "centers": BF16, "center_sqnorm": F32, "center_norms": F64, "offset": F32,
+        "x": dtype, "numbers": I64, "centers": elements, "center_sqnorm": F32, "center_norms": F64, "offset": F32,
         "bound": F32, "first_bad": I64, "count": "i32", "dim": "i32", "num_centers": "i32", "stride_row": "i32",
     }  # fmt: skip
     sizes = {name: getattr(min_sqdist, name) for name in ("BLOCK_ROWS", "BLOCK_CENTERS", "BLOCK_DIM")}
     return (
         min_sqdist._min_sqdist_kernel,
         signature,
-        {"HAS_NUMBERS": has_numbers, "WIDEN": False, **sizes},
+        {
+            "HAS_NUMBERS": has_numbers,
+            "WIDEN": False,
+            "PRECISION": how.precision,
+            "SUMMANDS": how.summands,
+            "ROUNDOFF": how.roundoff,
+            **sizes,
+        },
         min_sqdist.LAUNCH,
     )
 
@@ -66,11 +83,32 @@ def update(dtype, width):
     return update_argmax._update_kernel, signature, {"ROWS": rows_of(width), "WIDTH": width}, EXACT
 
 
+def statistics(dtype, has_bias):
+    """logit_stats of spans of the vocabulary."""
+    signature = {
+        "hidden": dtype, "weight": dtype, "bias": F32, "parts": F32, "count": "i32", "vocab": "i32", "dim": "i32",
+        "stride_hidden": "i32", "stride_weight": "i32",
+    }  # fmt: skip
+    size = 4 if dtype == F32 else 2
+    constants = {"HAS_BIAS": has_bias, "WIDEN": False, "VOCAB_SPAN": logit_stats.VOCAB_SPAN, **logit_stats.BLOCKS[size]}
+    return logit_stats._logit_stats_kernel, signature, constants, logit_stats.LAUNCH[size]
+
+
 CONFIGURATIONS = [
     *(pool(dtype, *flags) for dtype in (F32, BF16, F16) for flags in ((True, False), (True, True), (False, False))),
     *(pool_and_screen(dtype, *flags) for dtype in (F32, BF16, F16) for flags in ((True, False), (False, True))),
-    *(screen(dtype, flag) for dtype in (F32, BF16, F16) for flag in (False, True)),
+    *(
+        screen(dtype, flag, products)
+        for flag in (False, True)
+        for dtype, products in (
+            (BF16, "bfloat16"), (F16, "float16"), (F32, "tf32x3"), (F32, "bfloat16"), (F32, "float32"),
+        )
+    ),
     *(update(dtype, width) for dtype in (F32, BF16, F16) for width in (1, 1024, LARGEST_WIDTH)),
+    *(statistics(dtype, flag) for dtype in (F32, BF16, F16) for flag in (False, True)),
+    (logit_stats._merge_spans_kernel,
+     {"parts": F32, "largest": F32, "margin": F32, "entropy": F32, "first_bad": I64, "count": "i32", "spans": "i32"},
+     {"BLOCK": logit_stats.BLOCK_MERGED}),
     (update_argmax._farthest_kernel, {"best": F64, "where": I64, "farthest": I64, "programs": "i32"}, {"BLOCK": 1024}),
     *(
         (pick_block._sqdist_kernel,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diverseevol_fast import KCenterStream, kcenter
 from diverseevol_fast.ops import backends, min_sqdist, pick_block, reference, update_argmax
-from diverseevol_fast.selection import bounds, stream, traversal
+from diverseevol_fast.selection import bounds, traversal
 
 ISAS = []
 if backends.native_unavailable() is None:
@@ -90,7 +90,6 @@ def test_small_limits_make_no_difference(problem, largest_block, first_centers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(traversal, "LARGEST_BLOCK", largest_block)
         patch.setattr(bounds, "FIRST_CENTERS", first_centers)
-        patch.setattr(stream, "FIRST_CENTERS", first_centers)
         assert kcenter(x, k, centers, block_size=min(block or 5, largest_block)).indices.tolist() == expected
         rest = [row for row in range(len(x)) if row not in centers]
         candidates = KCenterStream(x[centers], len(rest))

@@ -11,7 +11,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from test_traversal import KINDS, make
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_traversal import KINDS, make, problems
 
 from diverseevol_fast import kcenter
 from diverseevol_fast.ops import masked_mean_pool, min_sqdist, pick_block, pool_min_sqdist, reference, update_argmax
@@ -25,6 +27,19 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 def rows(kind: str, n: int, d: int, seed: int, offset: float = 0.0) -> torch.Tensor:
     return torch.from_numpy(make(kind, n, d, seed, 1.0, offset)).to(DEVICE)
+
+
+@settings(max_examples=40 if DEVICE == "cpu" else 250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problems(), st.sampled_from(DTYPES), st.sampled_from(["block", "streaming"]))
+def test_same_picks_whatever_the_problem(problem, dtype, method):
+    array, k, centers, block = problem
+    x = torch.from_numpy(array).to(dtype)
+    if not torch.isfinite(x).all():
+        return
+    expected, sqdist = reference.kcenter(x, k, centers)
+    result = kcenter(x.to(DEVICE), k, centers, backend="triton", method=method, block_size=block)
+    assert result.indices.tolist() == expected
+    assert result.sqdist.tolist() == sqdist
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,6 +69,23 @@ def test_bounds_are_never_below_the_distance_and_close(dtype, size):
     assert (bound[rest] >= exact[rest]).all()
     if d > 1:
         assert (bound[rest] <= exact[rest] + 0.05 * exact.abs().max() + 1).all()
+
+
+@pytest.mark.parametrize("products", ["bfloat16", "float16", "tf32x3", "float32"])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e5])
+def test_bounds_hold_whatever_the_products(products, scale):
+    """float16 overflows at the largest scale: bounds stay what they were, infinite."""
+    from diverseevol_fast.triton_ops import min_sqdist as module
+
+    x = rows("gaussian", 70, 40, 7, offset=3.0) * scale
+    centers, exact, bound = x[:35].clone() * 1.1, torch.full((70,), float("inf"), device=DEVICE), None
+    reference.min_sqdist(x, centers, exact)
+    bound = torch.full((70,), float("inf"), device=DEVICE)
+    module.min_sqdist(x, centers, x.mean(dim=0), bound, None, products)
+    assert (bound >= exact).all()
+    wide = {"bfloat16": 0.05, "float16": 0.01, "tf32x3": 1e-3, "float32": 1e-3}[products]
+    if not (products == "float16" and scale == 1e5):
+        assert (bound <= exact + wide * exact.max()).all()
 
 
 def test_bounds_of_chosen_rows_and_of_a_view():

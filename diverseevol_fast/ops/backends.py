@@ -1,8 +1,9 @@
 """Which backend runs an op: the tensor's device and what is installed decide, `backend=` or the environment forces.
 
-`reference` always works; `native` is the C++ extension on the CPU; `triton` needs a CUDA tensor, or the
-interpreter (TRITON_INTERPRET=1). A Triton op becomes the automatic choice on a GPU once a recorded device
-measurement of it exists; none does yet, so a GPU tensor takes `reference`, which runs on its device.
+`reference` always works; `native` is the C++ extension on the CPU, `cuda` its CUDA kernels; `triton` needs a CUDA
+tensor, or the interpreter (TRITON_INTERPRET=1). On a GPU the automatic choice follows the record of measurements
+(measured.py): without a passing line for its present sources an op of a backend is not chosen, and a CUDA tensor takes
+`reference`, which runs on its device.
 """
 
 import importlib
@@ -11,6 +12,10 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
+from . import measured
+
 NAMES = ("native", "cuda", "triton", "reference")
 OPS = {
     "masked_mean_pool": NAMES,
@@ -18,7 +23,9 @@ OPS = {
     "pool_min_sqdist": NAMES,
     "pick_block": NAMES,
     "update_argmax": NAMES,
+    "logit_stats": ("cuda", "triton", "reference"),
 }
+DTYPES = dict.fromkeys(OPS, ("float32", "bfloat16", "float16")) | {"pick_block": ("float32",)}
 
 
 @cache
@@ -39,8 +46,11 @@ def cuda_unavailable() -> str | None:
     """Why the CUDA C++ kernels cannot be used, or None when this build has them."""
     if native_unavailable() is not None:
         return native_unavailable()
-    built = importlib.import_module("diverseevol_fast._native").cuda_architectures
-    return None if built else "not built: needs nvcc at install time (DEF_CUDA=on says why it fails)"
+    if importlib.import_module("diverseevol_fast._native").cuda_architectures:
+        return None
+    note = Path(__file__).parent.parent / "cuda_build.txt"
+    reason = note.read_text(encoding="utf-8").strip() if note.is_file() else "no nvcc was found, or DEF_CUDA=off"
+    return f"not built at install time: {reason}"
 
 
 @cache
@@ -65,25 +75,59 @@ def unusable(name: str, device_type: str) -> str | None:
     return None
 
 
-def choose(device_type: str, backend: str = "auto", op: str = "masked_mean_pool") -> str:
-    """The backend of `op` for a tensor on `device_type`; `backend` other than "auto" wins over DIVERSEEVOL_BACKEND.
+def choose(
+    device: str | torch.device, backend: str = "auto", op: str = "masked_mean_pool", dtype: torch.dtype | None = None
+) -> str:
+    """The backend of `op` for a tensor on `device`; `backend` other than "auto" wins over DIVERSEEVOL_BACKEND.
+
+    The automatic choice is one op's. What calls several ops hands "auto" on to each of them, never the name that one op
+    was given: on a GPU another op of that backend may have no passing line. Results do not depend on it.
+
+    Args:
+        device: the tensor's device, or its type; "cuda" is the current one.
+        backend: "auto", or a name in NAMES.
+        op: a name in OPS.
+        dtype: the tensor's; None: the choice must hold for every dtype that the op takes.
 
     Raises:
-        ValueError: an unknown name, or one that cannot serve; the message gives every backend's reason.
+        ValueError: an unknown name, or one that cannot serve; the message gives every backend's reason. Or, on a GPU,
+            a record of measurements that cannot be read.
     """
+    return explain(device, backend, op, dtype).backend
+
+
+def explain(device: str | torch.device, backend: str, op: str, dtype: torch.dtype | None = None) -> measured.Choice:
+    """What `choose` chooses, and why. Arguments and errors are those of choose."""
+    device = torch.device(device)
     source = "backend"
     if backend == "auto":
         source, backend = "DIVERSEEVOL_BACKEND", os.environ.get("DIVERSEEVOL_BACKEND", "auto")
     if backend == "auto":
-        return "native" if device_type == "cpu" and native_unavailable() is None else "reference"
+        return _automatic(device, op, dtype)
     if backend not in NAMES:
         raise ValueError(f"{source}: expected 'auto' or one of {NAMES}, got {backend!r}")
     if backend not in OPS[op]:
         raise ValueError(f"{source}={backend!r}: {op} has {' and '.join(OPS[op])}")
-    if unusable(backend, device_type) is not None:
-        reasons = "; ".join(f"{name}: {unusable(name, device_type) or 'usable'}" for name in OPS[op])
-        raise ValueError(f"{source}={backend!r} cannot serve a tensor on {device_type}. {reasons}")
-    return backend
+    if unusable(backend, device.type) is not None:
+        reasons = "; ".join(f"{name}: {unusable(name, device.type) or 'usable'}" for name in OPS[op])
+        raise ValueError(f"{source}={backend!r} cannot serve a tensor on {device.type}. {reasons}")
+    return measured.Choice(backend, f"{source} says so")
+
+
+def _automatic(device: torch.device, op: str, dtype: torch.dtype | None) -> measured.Choice:
+    if device.type == "cuda":
+        dtypes = DTYPES[op] if dtype is None else (str(dtype).removeprefix("torch."),)
+        return _measured_best(torch.cuda.current_device() if device.index is None else device.index, op, dtypes)
+    if device.type == "cpu" and "native" in OPS[op] and native_unavailable() is None:
+        return measured.Choice("native", "C++ on the CPU")
+    return measured.Choice("reference", "the one without conditions")
+
+
+@cache
+def _measured_best(gpu: int, op: str, dtypes: tuple[str, ...]) -> measured.Choice:
+    usable = [name for name in OPS[op] if name in measured.SOURCES and unusable(name, "cuda") is None]
+    name, capability = torch.cuda.get_device_name(gpu), torch.cuda.get_device_capability(gpu)
+    return measured.best(measured.record(), op, dtypes, name, capability, usable)
 
 
 def module_of(name: str, op: str) -> ModuleType:

@@ -3,6 +3,7 @@
 import torch
 
 from . import backends, reference
+from .screening import check_screen
 
 
 def pick_block(
@@ -25,13 +26,18 @@ def pick_block(
         threshold: no row outside the block is farther than this (squared).
         stop: no pick at or below this (squared); negative for none.
         max_picks: at most so many.
-        backend: "auto", "native", "triton" or "reference".
+        backend: "auto", "native", "cuda", "triton" or "reference".
 
     Returns:
         Picks (int64 positions, in pick order), their squared distances when picked (float64), and a squared distance
         that no row left in the block exceeds (-1 when none is left; no meaning after max_picks).
+
+    Raises:
+        TypeError: not float32.
+        ValueError: wrong shapes, no row or no centre, or an unusable backend.
     """
-    chosen = backends.choose(rows.device.type, backend, "pick_block")
+    _check(rows, centers, offset, bound)
+    chosen = backends.choose(rows.device, backend, "pick_block", torch.float32)
     count = min(max_picks, len(rows))
     above = torch.tensor([threshold], dtype=torch.float64, device=rows.device)
     return unpack(queue_pick_block(rows, centers, offset, bound, above, stop, count, chosen), count)
@@ -65,3 +71,12 @@ def unpack(found: torch.Tensor, max_picks: int) -> tuple[torch.Tensor, torch.Ten
     count = int(found[0])
     picks, sqdist = found[2 : 2 + count].to(torch.int64), found[2 + max_picks : 2 + max_picks + count]
     return picks, sqdist, float(found[1])
+
+
+def _check(rows: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor) -> None:
+    """Raises TypeError or ValueError as pick_block says."""
+    if rows.dtype != torch.float32:
+        raise TypeError(f"rows: expected float32, got {rows.dtype}")
+    if rows.dim() != 2 or 0 in rows.shape:
+        raise ValueError(f"rows: expected shape [B, D] with B and D at least 1, got {tuple(rows.shape)}")
+    check_screen(len(rows), rows.shape[1], rows.device, centers, offset, bound)

@@ -30,7 +30,7 @@ def masked_mean_pool(
             [cu_seqlens[b], cu_seqlens[b + 1]).
         prefix_sum: [D] float32, the summed states of tokens that all rows begin with and `hidden` does not hold.
         prefix_len: how many tokens prefix_sum is of.
-        backend: "auto", "native" (C++ on the CPU), "triton" or "reference" (float64).
+        backend: "auto", "native" (C++ on the CPU), "cuda", "triton" or "reference" (float64).
 
     Returns:
         [B, D] float32 on the same device, without gradient.
@@ -40,7 +40,7 @@ def masked_mean_pool(
         ValueError: wrong shapes or devices, a row with nothing to pool (named), an unusable backend.
     """
     given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
-    chosen = backends.choose(hidden.device.type, backend, "masked_mean_pool")
+    chosen = backends.choose(hidden.device, backend, "masked_mean_pool", hidden.dtype)
     if chosen == "reference":
         return reference.masked_mean_pool(*given)
     pooled, empty = backends.module_of(chosen, "masked_mean_pool").masked_mean_pool(*given)
@@ -87,8 +87,8 @@ def queue_pool_min_sqdist(
     """pool_min_sqdist without waiting for a GPU: the pooled rows, and int64 [2] for check_pooled."""
     given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
     batch = len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
-    check_screen(batch, hidden.shape[-1], centers, offset, bound)
-    chosen = backends.choose(hidden.device.type, backend, "pool_min_sqdist")
+    check_screen(batch, hidden.shape[-1], hidden.device, centers, offset, bound)
+    chosen = backends.choose(hidden.device, backend, "pool_min_sqdist", hidden.dtype)
     centers, offset = centers.contiguous(), offset.contiguous()
     if chosen == "reference":
         pooled = reference.masked_mean_pool(*given)

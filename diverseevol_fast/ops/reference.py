@@ -122,6 +122,40 @@ def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) 
     return int((nearest == nearest.max()).nonzero()[0])
 
 
+def logits_of(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """hidden [T, D], weight [V, D], bias [V] -> hidden @ weight.T + bias, [T, V] float64."""
+    entries = max(1, CHUNK_ELEMENTS // weight.shape[1])
+    hidden = hidden.to(torch.float64)
+    logits = torch.cat([hidden @ part.to(torch.float64).T for part in weight.split(entries)], dim=1)
+    return logits if bias is None else logits + bias.to(torch.float64)
+
+
+def logit_stats(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each token's p = softmax(hidden @ weight.T + bias): the largest, its margin over the second, the entropy.
+
+    hidden [T, D], weight [V, D] with V >= 1, bias [V] or None. Returns [T] float32 three times, the entropy in nats,
+    and the first token with a logit, or a difference from its largest logit, that is not finite in float32: int64 [1],
+    -1 for none.
+    """
+    largest, margin, entropy = torch.empty((3, len(hidden)), dtype=torch.float32, device=hidden.device)
+    bad = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+    tokens = max(1, CHUNK_ELEMENTS // max(weight.shape))
+    for start in range(0, len(hidden), tokens):
+        part = slice(start, start + tokens)
+        logits = logits_of(hidden[part], weight, bias)  # [tokens, V]
+        single = logits.to(torch.float32)
+        bad[part] = ~torch.isfinite(single - single.amax(dim=1, keepdim=True)).all(dim=1)
+        p = torch.softmax(logits, dim=1)
+        top = torch.nn.functional.pad(p, (0, 1)).topk(2, dim=1).values  # [tokens, 2], the second 0 where V is 1
+        largest[part] = top[:, 0]
+        margin[part] = top[:, 0] - top[:, 1]
+        entropy[part] = torch.special.entr(p).sum(dim=1)
+    first = bad.nonzero()[:1, 0]
+    return largest, margin, entropy, first if len(first) else first.new_full((1,), -1)
+
+
 def kcenter(x: torch.Tensor, k: int, centers: list[int]) -> tuple[list[int], list[float]]:
     """K-Center greedy, or farthest-first traversal (Gonzalez 1985; DiverseEvol, arXiv 2311.08182, section 2).
 

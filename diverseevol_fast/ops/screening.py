@@ -31,16 +31,19 @@ def first_not_finite(x: torch.Tensor) -> int:
     return -1
 
 
-def check_finite(x: torch.Tensor) -> None:
-    """Raises ValueError naming the first row of x [N, D] that holds a NaN or an infinity."""
-    bad = first_not_finite(x)
+def check_row(bad: int) -> None:
+    """Raises ValueError naming the row of x that holds a NaN or an infinity; -1 for none."""
     if bad >= 0:
         raise ValueError(f"x: row {bad} holds a value that is not finite")
 
 
-def check_screen(n: int, dim: int, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor) -> None:
-    """Raises TypeError or ValueError unless the kernels may read and write these for n rows of dim columns."""
+def check_screen(
+    n: int, dim: int, device: torch.device, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor
+) -> None:
+    """Raises TypeError or ValueError unless kernels may use these for n rows of dim columns on the device."""
     for name, value, shape in (("offset", offset, (dim,)), ("bound", bound, (n,)), ("centers", centers, None)):
+        if value.device != device:
+            raise ValueError(f"{name}: expected device {device}, got {value.device}")
         if value.dtype != torch.float32:
             raise TypeError(f"{name}: expected float32, got {value.dtype}")
         if shape is not None and value.shape != shape:
@@ -69,24 +72,22 @@ def min_sqdist(
         offset: [D] float32: subtracted from both before the products; near the rows' mean it makes bounds tight.
         bound: [N] float32, lowered in place; -infinity stays.
         rows: int64 row numbers, distinct: only these are read and bounded; None: all.
-        backend: "auto", "native", "triton" or "reference".
+        backend: "auto", "native", "cuda", "triton" or "reference".
 
     Raises:
         TypeError: a wrong dtype.
         ValueError: wrong shapes, rows out of range, a row of x that is not finite (the first is named), or an unusable
             backend.
     """
-    chosen = backends.choose(x.device.type, backend, "min_sqdist")
-    check_screen(len(x), x.shape[1], centers, offset, bound)
+    chosen = backends.choose(x.device, backend, "min_sqdist", x.dtype)
+    check_screen(len(x), x.shape[1], x.device, centers, offset, bound)
     if rows is not None:
         if rows.dtype != torch.int64 or rows.dim() != 1:
             raise TypeError(f"rows: expected int64 numbers in one dimension, got {rows.dtype} {tuple(rows.shape)}")
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(x):
             raise ValueError(f"rows: expected numbers from 0 to {len(x) - 1}")
         rows = rows.contiguous()
-    bad = int(screen(x, centers.contiguous(), offset.contiguous(), bound, rows, chosen))
-    if bad >= 0:
-        raise ValueError(f"x: row {bad} holds a value that is not finite")
+    check_row(int(screen(x, centers.contiguous(), offset.contiguous(), bound, rows, chosen)))
 
 
 def screen(
@@ -117,13 +118,20 @@ def _screen_copied(
     x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, rows: torch.Tensor, chosen: str
 ) -> torch.Tensor:
     """screen of some rows, gathered first."""
-    found = []
-    for part in rows.split(CHUNK_ROWS) if len(rows) else ():
-        lowered = bound[part]
-        bad = screen(x[part], centers, offset, lowered, None, chosen)
-        bound[part] = lowered
-        found.append(torch.where(bad < 0, bad, part[bad]))
+    parts = rows.split(CHUNK_ROWS) if len(rows) else ()
+    found = [screen_copy(x[part], part, centers, offset, bound, chosen) for part in parts]
     return lowest(found) if found else torch.full((1,), -1, device=x.device)
+
+
+def screen_copy(
+    copy: torch.Tensor, numbers: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor,
+    chosen: str,
+) -> torch.Tensor:  # fmt: skip
+    """screen of rows that were copied out of x: copy [R, D], their numbers int64 [R]; bound [N] is that of x."""
+    lowered = bound[numbers]
+    bad = screen(copy, centers, offset, lowered, None, chosen)
+    bound[numbers] = lowered
+    return torch.where(bad < 0, bad, numbers[bad])
 
 
 def lowest(found: list[torch.Tensor]) -> torch.Tensor:

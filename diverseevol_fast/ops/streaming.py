@@ -13,16 +13,43 @@ def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor, 
         x: [N, D] float32, bfloat16 or float16; any strides; finite.
         center: [D] float32.
         nearest: [N] float64 squared distances, lowered in place; negative entries are centres and stay.
-        backend: "auto", "native", "triton" or "reference".
+        backend: "auto", "native", "cuda", "triton" or "reference".
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: wrong shapes, no row, or an unusable backend.
     """
-    chosen = backends.choose(x.device.type, backend, "update_argmax")
+    _check(x, center, nearest)
+    chosen = backends.choose(x.device, backend, "update_argmax", x.dtype)
+    return int(queue_update_argmax(x, center, nearest, chosen))
+
+
+def queue_update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor, chosen: str) -> torch.Tensor:
+    """update_argmax without waiting for a GPU: the farthest row as int64 [1] on its device."""
     if chosen == "reference":
-        return reference.update_argmax(x, center, nearest)
+        return torch.full((1,), reference.update_argmax(x, center, nearest), device=x.device)
     run = backends.module_of(chosen, "update_argmax").update_argmax
     center = center.contiguous()
-    farthest = 0
-    for start, part in chunks(x):
-        found = start + int(run(part, center, nearest[start : start + len(part)]))
-        if nearest[found] > nearest[farthest]:
-            farthest = found
-    return farthest
+    found = [start + run(part, center, nearest[start : start + len(part)]) for start, part in chunks(x)]
+    return farthest(found, nearest)
+
+
+def farthest(found: list[torch.Tensor], nearest: torch.Tensor) -> torch.Tensor:
+    """Of ascending row numbers, each int64 [1], the one with the largest `nearest`; the lowest on ties."""
+    if len(found) == 1:
+        return found[0]
+    numbers = torch.cat(found)
+    return numbers[nearest[numbers].argmax(dim=0, keepdim=True)]
+
+
+def _check(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> None:
+    """Raises TypeError or ValueError as update_argmax says."""
+    for name, value, dtype in (("center", center, torch.float32), ("nearest", nearest, torch.float64)):
+        if value.dtype != dtype:
+            raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+    if x.dim() != 2 or 0 in x.shape:
+        raise ValueError(f"x: expected shape [N, D] with N and D at least 1, got {tuple(x.shape)}")
+    if center.shape != x.shape[1:]:
+        raise ValueError(f"center: expected shape ({x.shape[1]},), got {tuple(center.shape)}")
+    if nearest.shape != x.shape[:1] or not nearest.is_contiguous():
+        raise ValueError(f"nearest: expected contiguous shape ({len(x)},), got {tuple(nearest.shape)}")

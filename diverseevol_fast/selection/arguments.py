@@ -1,5 +1,6 @@
 """What the selection functions accept, checked."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?)?B?")
 
 
 def as_rows(x: Any, name: str = "x") -> torch.Tensor:
@@ -91,3 +93,45 @@ def as_radius(radius: float | None) -> float:
     if not 0.0 <= float(radius) < float("inf"):
         raise ValueError(f"radius: expected a finite distance of at least 0, got {radius!r}")
     return float(radius) ** 2
+
+
+def as_device(device: Any, present: torch.device) -> torch.device:
+    """Where the work on x, which is on `present`, is done; None: there.
+
+    Raises:
+        ValueError: not a device, not there, or not one that x's rows can be brought to.
+    """
+    if device is None:
+        return present
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device: expected None, 'cpu', 'cuda' or 'cuda:1', got {device!r}") from error
+    if wanted.type == present.type and (wanted.type == "cpu" or wanted.index in (None, present.index)):
+        return present
+    if present.type != "cpu" or wanted.type != "cuda":
+        raise ValueError(f"device: x is on {present} and can only be worked on there, got {device!r}")
+    if (wanted.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device: expected a GPU that is here, of which there are {torch.cuda.device_count()}, "
+                         f"got {device!r}")  # fmt: skip
+    return torch.device("cuda", torch.cuda.current_device() if wanted.index is None else wanted.index)
+
+
+def as_bytes(limit: int | str | None) -> int | None:
+    """max_gpu_memory, an integer or a text such as "2GB" or "500 MiB", in bytes; None stays.
+
+    Raises:
+        TypeError: neither.
+        ValueError: another text, or not positive.
+    """
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int | np.integer | str):
+        raise TypeError(f"max_gpu_memory: expected bytes or a text such as '2GB', got {type(limit).__name__}")
+    number = int(limit) if not isinstance(limit, str) else 0
+    if isinstance(limit, str) and (found := SIZE.fullmatch(limit.strip())):
+        unit = found[2] or ""
+        number = int(float(found[1]) * (1024 if "i" in unit else 1000) ** " KMGT".index(unit[:1] or " "))
+    if number < 1:
+        raise ValueError(f"max_gpu_memory: expected bytes or a text such as '2GB', got {limit!r}")
+    return number

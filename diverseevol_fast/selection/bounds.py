@@ -3,10 +3,12 @@
 import torch
 
 from ..ops import screening
+from .host_rows import HostRows
+from .rows import DeviceRows
 
-FIRST_CENTERS = 32  # a screen of so few is bound by reading the rows; one panel of the AVX-512 products
+FIRST_CENTERS = 32  # a screen of so few is bound by reading the rows, on a GPU too; a panel of the AVX-512 products
 REFINED_BLOCKS = 4  # how many blocks of rows are refined at first; twice as many each time that was too few
-OFFSET_SAMPLE = 256
+REFINED_SHARE = 8  # where it is not known how many suffice: an eighth of all rows, at small cost beside the screen
 
 
 class Bounds:
@@ -16,25 +18,34 @@ class Bounds:
     for rows whose bound is among the largest. (The lazy evaluation of Minoux's accelerated greedy, 1978, in batches.)
     """
 
-    def __init__(self, rows: torch.Tensor, backend: str):
-        """rows [N, D]; backend: of min_sqdist."""
-        self.rows, self.backend = rows, backend
-        self.bound = torch.full((len(rows),), float("inf"), dtype=torch.float32, device=rows.device)  # [N]
-        self.seen = torch.zeros(
-            len(rows), dtype=torch.int32, device=rows.device
-        )  # [N], centres that need no second look
+    def __init__(self, rows: DeviceRows | HostRows):
+        self.rows, device = rows, rows.device
+        self.bound = torch.full((len(rows),), float("inf"), dtype=torch.float32, device=device)  # [N]
+        self.seen = torch.zeros(len(rows), dtype=torch.int32, device=device)  # [N], centres that need no second look
+        self.all_seen = 0  # so many centres at least, whatever the row
+        self.available = len(rows)  # rows that are not centres
+        self.bad_row = torch.full((1,), -1, device=device)  # the first row that is not finite, perhaps not computed yet
         self.offset: torch.Tensor | None = None  # [D]
         self.rows_read = 0
 
-    def exclude(self, rows: torch.Tensor | list[int]) -> None:
-        """These rows are centres: never picked."""
-        self.bound[rows] = -float("inf")
+    def exclude(self, rows: torch.Tensor) -> None:
+        """These rows, int64 on the device, are centres from now on: never picked."""
+        self.bound.index_fill_(0, rows, -float("inf"))
+        self.available -= len(rows)
 
     def screen(self, centers: torch.Tensor) -> None:
-        """One pass: every row against the first centres."""
-        self.offset = row_mean(self.rows)
-        screening.min_sqdist(self.rows, centers[:FIRST_CENTERS], self.offset, self.bound, backend=self.backend)
-        self.seen.fill_(min(len(centers), FIRST_CENTERS))
+        """One pass: every row against the first centres.
+
+        Raises:
+            ValueError: a row is not finite. Where that is not known without waiting, `bad_row` says so later.
+        """
+        first = centers[:FIRST_CENTERS]
+        self.offset = self.rows.mean()
+        self.bad_row = self.rows.screen(first, self.offset, self.bound)
+        if not self.rows.queued:
+            screening.check_row(int(self.bad_row))
+        self.seen.fill_(len(first))
+        self.all_seen = len(first)
         self.rows_read += len(self.rows)
 
     def refine(self, centers: torch.Tensor, size: int) -> None:
@@ -46,11 +57,21 @@ class Bounds:
                 return
             if len(stale) > batch:
                 stale = stale[self.bound[stale].topk(batch).indices].sort().values
-            oldest = int(self.seen[stale].min())
-            screening.min_sqdist(self.rows, centers[oldest:], self.offset, self.bound, stale, self.backend)
-            self.seen[stale] = len(centers)
-            self.rows_read += len(stale)
+            self._look_again(stale, centers, int(self.seen[stale].min()))
             batch *= 2
+
+    def queue_refine(self, centers: torch.Tensor, size: int) -> None:
+        """As refine, once and without waiting for a GPU: out-of-date bounds may be left among the largest."""
+        if self.all_seen < len(centers):
+            count = max(REFINED_BLOCKS * size, len(self.rows) // REFINED_SHARE)
+            largest = self.bound.topk(min(count, self.available)).indices
+            self._look_again(largest.sort().values, centers, self.all_seen)
+
+    def _look_again(self, rows: torch.Tensor, centers: torch.Tensor, oldest: int) -> None:
+        """Bring these rows up to date, which have seen the centres before `oldest`; they are known to be finite."""
+        self.rows.screen(centers[oldest:], self.offset, self.bound, rows)
+        self.seen.index_fill_(0, rows, len(centers))
+        self.rows_read += len(rows)
 
     def _stale(self, count: int, size: int) -> torch.Tensor:
         """Rows, ascending, that are not up to date and above the `size` largest bounds of those that are."""
@@ -59,27 +80,24 @@ class Bounds:
         cut = up_to_date.topk(size).values[-1] if len(up_to_date) >= size else -float("inf")
         return ((self.bound > cut) & ~current).nonzero()[:, 0]
 
-    def largest(self, size: int) -> tuple[torch.Tensor, float]:
-        """The `size` rows with the largest bounds, ascending, and the largest bound left outside."""
+    def largest(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The `size` rows with the largest bounds, ascending; the largest bound inside, and that left outside.
+
+        size: from 1 to the rows available. Both bounds are float64 [1] on the device.
+        """
         top = self.bound.topk(min(size + 1, len(self.bound)))
-        threshold = float(top.values[size]) if len(top.values) > size else -float("inf")
-        members = top.indices[:size][top.values[:size] > -float("inf")]
-        return members.sort().values, threshold
+        values = top.values.to(torch.float64)
+        outside = values[size:] if len(values) > size else torch.full_like(values[:1], -float("inf"))
+        return top.indices[:size].sort().values, values[:1], outside
 
     def keep(self, rows: torch.Tensor, bound: torch.Tensor, count: int) -> None:
         """These rows' bounds; of the first `count` centres none would lower them where it matters."""
         self.bound[rows] = bound
-        self.seen[rows] = count
+        self.seen.index_fill_(0, rows, count)
 
 
 def spread_first(count: int) -> list[int]:
     """The numbers below count, FIRST_CENTERS of them from all over the range at the beginning."""
-    first = [count * i // FIRST_CENTERS for i in range(min(count, FIRST_CENTERS))] if count > FIRST_CENTERS else []
-    taken = set(first)
-    return first + [i for i in range(count) if i not in taken]
-
-
-def row_mean(rows: torch.Tensor) -> torch.Tensor:
-    """The mean [D] of some rows: what embeddings share is subtracted, since in products it would cost digits."""
-    mean = rows[:: max(1, len(rows) // OFFSET_SAMPLE)].to(torch.float32).mean(dim=0)
-    return torch.where(torch.isfinite(mean), mean, 0.0)
+    chosen = [count * i // FIRST_CENTERS for i in range(FIRST_CENTERS)] if count > FIRST_CENTERS else []
+    taken = set(chosen)
+    return chosen + [i for i in range(count) if i not in taken]

@@ -6,11 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..ops import backends, min_sqdist, pool_min_sqdist
-from ..ops.pooling import masked_mean_pool
+from ..ops import screening
+from ..ops.pooling import queue_pool_min_sqdist
+from . import bounds
 from .arguments import as_count, as_radius, as_rows
-from .bounds import FIRST_CENTERS, row_mean, spread_first
-from .traversal import LARGEST_DIM, KCenterResult, Traversal
+from .host_rows import rows_on
+from .rows import choose_backends, queue_to, row_mean
+from .traversal import LARGEST_BLOCK, LARGEST_DIM, KCenterResult, Traversal, read
+
+Batch = tuple[torch.Tensor, list[int], tuple[str, ...]]  # its flags, its candidates, what each flag says of one
 
 
 class KCenterStream:
@@ -21,7 +25,9 @@ class KCenterStream:
             stream.push(model(batch).last_hidden_state, batch["attention_mask"], rows=rows)
         result = stream.select(100)
 
-    The picks are those of kcenter on the stored embeddings, with the labelled ones as centres.
+    The picks are those of kcenter on the stored embeddings, with the labelled ones as centres. The work is done on the
+    centres' device. On a GPU that holds the store, too, push does not wait for it, unless for cu_seqlens, which are
+    checked: what is wrong with a candidate's values is said by select. The constructor waits, and select as kcenter.
     """
 
     def __init__(self, centers: Any, n: int, *, store: Any = None, backend: str = "auto", progress: bool = False):
@@ -31,8 +37,9 @@ class KCenterStream:
             centers: [M, D] embeddings of the rows already selected (not their numbers), M at least 1.
             n: how many candidates will come.
             store: where their embeddings are kept: a writable [n, D] numpy array, memory map or tensor; float32,
-                bfloat16 or float16. Its values are what the picks are made from. None: float32 in memory.
-            backend: "auto", "native" or "reference".
+                bfloat16 or float16. Its values are what the picks are made from. In host memory, or on the centres'
+                device. None: float32 on that device.
+            backend: "auto", "native", "cuda", "triton" or "reference".
             progress: show picks while selecting.
 
         Raises:
@@ -52,12 +59,19 @@ class KCenterStream:
         self.store = as_rows(store, "store")  # [n, D]
         if self.store.shape != (n, values.shape[1]):
             raise ValueError(f"store: expected shape {(n, values.shape[1])}, got {tuple(self.store.shape)}")
+        device = values.device
+        if self.store.device.type != "cpu" and self.store.device != device:
+            raise ValueError(f"store: expected host memory or {device}, as the centers are, got {self.store.device}")
         self.pushed = torch.zeros(n, dtype=torch.bool)
-        chosen = backends.choose(values.device.type, backend, "pool_min_sqdist")
-        self._traversal = Traversal(self.store, values[spread_first(len(values))], chosen, -1.0, progress)
+        self._unread: list[Batch] = []
+        chosen = choose_backends(device, backend, self.store.dtype)
+        rows = rows_on(self.store, device, chosen, None, len(values), LARGEST_BLOCK)
+        self._backend = backend
+        self._traversal = Traversal(rows, values[bounds.spread_first(len(values))], -1.0, progress)
         self._bounds = self._traversal.bounds
         self._bounds.offset = row_mean(values)
-        self._first_centers = self._traversal.centers[:FIRST_CENTERS]
+        self._first_centers = self._traversal.centers[: bounds.FIRST_CENTERS]
+        self._bounds.all_seen = len(self._first_centers)
 
     def push(
         self,
@@ -76,42 +90,50 @@ class KCenterStream:
         Raises:
             TypeError, ValueError: as masked_mean_pool says; a candidate that came before, or is not finite.
         """
-        given = {"cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum, "prefix_len": prefix_len}
-        backend = self._bounds.backend
-        if self.store.dtype != torch.float32:
-            return self.push_embeddings(masked_mean_pool(hidden, mask, **given, backend=backend), rows=rows)
         if hidden.shape[-1] != self.store.shape[1]:
             raise ValueError(f"hidden: expected {self.store.shape[1]} columns, got {hidden.shape[-1]}")
         count = len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
         places = self._places(rows, count)
-        bound = torch.full((count,), float("inf"), device=self.store.device)
-        pooled = pool_min_sqdist(
-            hidden, mask, **given, backend=backend,
-            centers=self._first_centers, offset=self._bounds.offset, bound=bound,
+        exact = self.store.dtype == torch.float32
+        bound = self._no_bounds(count)
+        pooled, flags = queue_pool_min_sqdist(
+            hidden, mask, cu_seqlens=cu_seqlens, prefix_sum=prefix_sum, prefix_len=prefix_len,
+            centers=self._first_centers if exact else self._first_centers[:1],  # bounds before rounding are of no use
+            offset=self._bounds.offset, bound=bound, backend=self._backend,
         )  # fmt: skip
-        return self._keep(places, pooled, bound)
+        limits = "mask" if cu_seqlens is None else "cu_seqlens"
+        self._check(
+            flags, places, f"{limits}: {{}} has no token to pool", "hidden: {} pools to a value that is not finite"
+        )
+        return self._keep(places, pooled, bound) if exact else self._push_values(places, pooled)
 
     def push_embeddings(self, x: Any, *, rows: Any = None) -> torch.Tensor:
         """Bound a batch of embeddings [B, D]; returns what is stored. rows and errors as in push."""
         x = as_rows(x)
         if x.shape[1] != self.store.shape[1]:
             raise ValueError(f"x: expected {self.store.shape[1]} columns, got {x.shape[1]}")
-        places = self._places(rows, len(x))
-        values = x.to(self.store.dtype)
-        bound = torch.full((len(x),), float("inf"), device=self.store.device)
-        min_sqdist(values, self._first_centers, self._bounds.offset, bound, backend=self._bounds.backend)
+        return self._push_values(self._places(rows, len(x)), x)
+
+    def _push_values(self, places: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        values = x.to(self._bounds.rows.device, self.store.dtype)
+        bound, chosen = self._no_bounds(len(x)), self._bounds.rows.chosen["min_sqdist"]
+        flag = screening.screen(values, self._first_centers, self._bounds.offset, bound, None, chosen)
+        self._check(flag, places, "x: {} holds a value that is not finite")
         return self._keep(places, values, bound)
 
     def select(self, k: int | None, *, radius: float | None = None) -> KCenterResult:
         """Pick k candidates; indices are their numbers. A second call goes on: its picks follow the first one's.
 
         Raises:
-            TypeError, ValueError: as kcenter says of k and radius; candidates that have not come.
+            TypeError, ValueError: as kcenter says of k and radius; candidates that have not come, or whose values are
+                wrong and push has not said so.
         """
         began = time.perf_counter()
         missing = int((~self.pushed).sum())
         if missing:
             raise ValueError(f"select: {missing} of {len(self.pushed)} candidates have not been pushed")
+        raise_wrong(self._unread)
+        self._unread.clear()
         traversal = self._traversal
         before = len(traversal.picks)
         self._bounds.rows_read = 0
@@ -141,8 +163,35 @@ class KCenterStream:
             raise ValueError(f"rows: candidate {int(again[0])} was pushed twice")
         return places
 
+    def _no_bounds(self, count: int) -> torch.Tensor:
+        return torch.full((count,), float("inf"), device=self._bounds.rows.device)
+
+    def _check(self, flags: torch.Tensor, places: torch.Tensor, *words: str) -> None:
+        """Say what is wrong with a batch, now or, where that would be a wait, in select.
+
+        flags: int64, for each of `words` the first row of the batch that it is true of, or -1.
+        """
+        batch = (flags, places.tolist(), words)
+        if self._bounds.rows.queued:
+            self._unread.append(batch)
+        else:
+            raise_wrong([batch])
+
     def _keep(self, places: torch.Tensor, values: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
-        self.store[places] = values
-        self._bounds.keep(places, bound, len(self._first_centers))
+        numbers = queue_to(places, self._bounds.rows.device)
+        self.store[places if self.store.device.type == "cpu" else numbers] = values.to(self.store.device)
+        self._bounds.keep(numbers, bound, len(self._first_centers))
         self.pushed[places] = True
         return values
+
+
+def raise_wrong(batches: list[Batch]) -> None:
+    """Raises ValueError naming the first candidate that a flag is about; flags are rows of the batch, -1 for none."""
+    if not batches:
+        return
+    found = iter(read(torch.cat([flags for flags, _, _ in batches])).tolist())
+    for _, places, words in batches:
+        for sentence in words:
+            row = next(found)
+            if row >= 0:
+                raise ValueError(sentence.format(f"candidate {places[row]}"))

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..ops import backends, block, screening, streaming
+from ..ops import block, screening
 from ..progress import Progress
-from .arguments import as_count, as_radius, as_row_numbers, as_rows
+from .arguments import as_bytes, as_count, as_device, as_radius, as_row_numbers, as_rows
 from .bounds import Bounds, spread_first
+from .host_rows import SMALLEST_BLOCK, HostRows, rows_on
+from .rows import DeviceRows, choose_backends, queue_to
 
-SMALLEST_BLOCK = 256
 LARGEST_FIRST_BLOCK = 512
 LARGEST_BLOCK = 4096  # rows; the block holds their distances to centres and to one another
 FEW_PASSES = 6  # so few cost less than a screen and a block
@@ -35,7 +36,7 @@ class KCenterResult:
     indices: np.ndarray  # [picks] int64, in pick order
     sqdist: np.ndarray  # [picks] float64, each pick's squared distance to its nearest centre when picked
     passes: float  # how many rows were read, divided by N: 1.05 is one pass and a twentieth of the rows again
-    backend: str
+    backend: str  # of the screen
     seconds: float
 
 
@@ -49,6 +50,8 @@ def kcenter(
     backend: str = "auto",
     method: str = "block",
     block_size: int | None = None,
+    device: str | torch.device | None = None,
+    max_gpu_memory: int | str | None = None,
     progress: bool = False,
 ) -> KCenterResult:
     """K-Center greedy: k times, pick the row farthest from its nearest centre; it becomes a centre.
@@ -58,7 +61,12 @@ def kcenter(
     values (ops/reference.py), whatever the dtype, backend, method or block size.
 
     Memory beyond x: 16 bytes for each row (its bound, how far it is up to date, and a copy of each while rows are
-    looked for), the centres, the block's rows and their distances to centres and one another.
+    looked for), the centres, the block's rows and their distances to centres and one another. With x in host memory
+    and a GPU as device: twice 64 MB there and here, through which x is copied tile by tile, the next one while the
+    present one is worked on; tiles are halved, with a warning, when the GPU runs out of memory.
+
+    On a GPU that holds x, the host waits once, for the picks of the first block, when that is enough; several times
+    for each further block, once for each pick when streaming, and for `centers` in a tensor on the GPU.
 
     Args:
         x: [N, D] embeddings: numpy array, memory map, torch tensor or any DLPack object; float32, bfloat16 or
@@ -68,33 +76,45 @@ def kcenter(
             the first pick, with an infinite distance.
         radius: stop when no row is farther than this from its nearest centre (Euclidean, not squared).
         seed: for the first row alone.
-        backend: "auto", "native" (C++ on the CPU), "triton" (a CUDA tensor) or "reference" (float64 in torch, on x's
-            device).
+        backend: "auto", "native" (C++ on the CPU), "cuda" or "triton" (on a GPU) or "reference" (float64 in torch,
+            anywhere).
         method: "block", or "streaming": one pass over x for every centre, the classical loop.
         block_size: rows in the block at first; None: chosen from k, and small problems are streamed. It grows when
             blocks yield few picks.
+        device: "cuda" or "cuda:1": works there on an x in host memory, which may be too large for it. None: x's own.
+        max_gpu_memory: bytes, or a text such as "2GB", that are taken on that GPU at most for x in host memory: smaller
+            tiles and blocks where needed. With k=None it is made to hold 512 picks. The workspace of backend
+            "reference" is not counted.
         progress: show picks, rate and the current radius.
 
     Raises:
         TypeError: a wrong dtype or type.
-        ValueError: a wrong shape, a row that is not finite (named), k, centers, radius or block_size out of range.
+        ValueError: a wrong shape, a row that is not finite (named; on a GPU when the first block is through), k,
+            centers, radius or block_size out of range, a device that cannot work on x, a max_gpu_memory that is too low
+            (what is needed is said).
+        torch.OutOfMemoryError: the GPU's memory does not suffice for a block, or for tiles of one row.
     """
     began = time.perf_counter()
     if method not in ("block", "streaming"):
         raise ValueError(f"method: expected 'block' or 'streaming', got {method!r}")
-    rows = as_rows(x)
-    pool = [] if centers is None else as_row_numbers(centers, len(rows))
+    x = as_rows(x)
+    place = as_device(device, x.device)
+    limit = as_bytes(max_gpu_memory)
+    pool = [] if centers is None else as_row_numbers(centers, len(x))
     if centers is not None and not pool:
         raise ValueError("centers: expected at least one row, got none; pass None to start from a seeded row")
-    wanted = as_count(k, len(rows) - len(pool), radius)
+    wanted = as_count(k, len(x) - len(pool), radius)
     stop = as_radius(radius)
     if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
         raise ValueError(f"block_size: expected an integer of at least 1, got {block_size!r}")
-    chosen = backends.choose(rows.device.type, backend, "min_sqdist")
+    chosen = choose_backends(place, backend, x.dtype)
     pool = [pool[i] for i in spread_first(len(pool))]
-    first = [] if pool or wanted == 0 else [int(np.random.default_rng(seed).integers(len(rows)))]
-    traversal = Traversal(rows, rows[pool + first].to(torch.float32), chosen, stop, progress)
-    traversal.bounds.exclude(pool + first)
+    first = [] if pool or wanted == 0 else [int(np.random.default_rng(seed).integers(len(x)))]
+    held = len(pool) + (min(wanted, LARGEST_FIRST_BLOCK) if k is None else wanted)
+    rows = rows_on(x, place, chosen, limit, held, LARGEST_BLOCK)
+    numbers = queue_to(torch.tensor(pool + first, dtype=torch.int64), place)
+    traversal = Traversal(rows, rows.gather(numbers), stop, progress)
+    traversal.bounds.exclude(numbers)
     traversal.run(wanted - len(first), method, block_size)
     return traversal.result(first, time.perf_counter() - began)
 
@@ -102,11 +122,11 @@ def kcenter(
 class Traversal:
     """The state of one traversal: the centres so far, and an upper bound for every row."""
 
-    def __init__(self, rows: torch.Tensor, centers: torch.Tensor, backend: str, stop: float, progress: bool):
-        """rows [N, D]; centers [M, D] float32, the values of the first centres, which need not be among the rows."""
-        self.rows, self.backend, self.stop, self.progress = rows, backend, stop, progress
+    def __init__(self, rows: DeviceRows | HostRows, centers: torch.Tensor, stop: float, progress: bool):
+        """centers [M, D] float32, the values of the first centres, which need not be among the rows."""
+        self.rows, self.stop, self.progress = rows, stop, progress
         self._centers, self._count = centers, len(centers)  # [room, D] float32, of which count are in use
-        self.bounds = Bounds(rows, backend)
+        self.bounds = Bounds(rows)
         self.picks: list[int] = []
         self.sqdist: list[float] = []
 
@@ -116,7 +136,7 @@ class Traversal:
             indices=np.array(first + self.picks, dtype=np.int64),
             sqdist=np.array([float("inf")] * len(first) + self.sqdist, dtype=np.float64),
             passes=self.bounds.rows_read / len(self.rows),
-            backend=self.backend,
+            backend=self.rows.chosen["min_sqdist"],
             seconds=seconds,
         )
 
@@ -128,11 +148,12 @@ class Traversal:
     def run(self, k: int, method: str, block_size: int | None) -> None:
         """Pick k rows, or fewer when the stop is reached."""
         with Progress("select", k, "pick", shown=self.progress) as self.bar:
-            if len(self.centers) == 0 or not torch.isfinite(self.centers).all():
-                screening.check_finite(self.rows)
+            # Where it costs a wait, the screen finds the centres that are not finite among the rows.
+            if (k == 0 or not self.rows.queued) and not (len(self.centers) and torch.isfinite(self.centers).all()):
+                self.rows.check_finite()
             if k == 0:
                 return
-            bounds_hold = self.rows.shape[1] < LARGEST_DIM
+            bounds_hold = self.rows.dim < LARGEST_DIM
             if method == "streaming" or not bounds_hold or (block_size is None and self._is_small(k)):
                 self.stream(k)
                 return
@@ -141,7 +162,7 @@ class Traversal:
 
     def _is_small(self, k: int) -> bool:
         """Whether streaming takes less time than a screen and a block."""
-        n, dim = self.rows.shape
+        n, dim = len(self.rows), self.rows.dim
         passes = len(self.centers) + k
         return passes <= FEW_PASSES or dim < SMALLEST_DIM or passes * (n * dim + ELEMENTS_PER_CALL) <= FEW_ELEMENTS
 
@@ -152,32 +173,39 @@ class Traversal:
 
     def pick_blocks(self, k: int, block_size: int | None) -> None:
         """Pick k rows block by block."""
-        size = block_size or min(max(SMALLEST_BLOCK, 2 * k), LARGEST_FIRST_BLOCK)
+        largest_block = min(LARGEST_BLOCK, self.rows.largest_block)
+        size = min(block_size or min(max(SMALLEST_BLOCK, 2 * k), LARGEST_FIRST_BLOCK), self.rows.largest_block)
+        waits = not self.rows.queued
         while k > 0:
-            self.bounds.refine(self.centers, size)
-            members, threshold = self.bounds.largest(size)
-            if float(self.bounds.bound[members].max()) > threshold:
-                found, following = self._pick_in(members, threshold, k)
-            else:  # more rows tie than the block holds
-                found, following = 0, threshold
+            size = min(size, self.bounds.available)
+            if waits:
+                self.bounds.refine(self.centers, size)
+            else:
+                self.bounds.queue_refine(self.centers, size)
+            members, inside, outside = self.bounds.largest(size)
+            if waits and inside <= outside:  # more rows tie than the block holds
+                found, following, threshold = 0, float(outside), float(outside)
+            else:
+                found, following, threshold = self._pick_in(members, outside, k)
+            waits = True  # what is known now decides what is best done next
             k -= found
             # Members are no farther than `following` now, the others no farther than `threshold`.
             if k == 0 or max(following, threshold) <= max(self.stop, -1.0):
                 return
             if found == 0:
-                contenders = self._contenders(following)
+                contenders = self._contenders(following, largest_block)
                 # A block in which most rows tie costs as much as streaming, and proves as little.
-                if contenders > min(LARGEST_BLOCK, len(self.rows) // 2):
+                if contenders > min(largest_block, len(self.rows) // 2):
                     self.stream(k)
                     return
                 size = max(size, contenders)
             elif found < size / 16:
-                size = min(2 * size, LARGEST_BLOCK)
+                size = min(2 * size, largest_block)
 
-    def _contenders(self, following: float) -> int:
+    def _contenders(self, following: float, largest_block: int) -> int:
         """How many rows' bounds are not below `following`; brought up to date if they are too many for a block."""
         contenders = int((self.bounds.bound >= following).sum())
-        if contenders > LARGEST_BLOCK:
+        if contenders > largest_block:
             self.bounds.refine(self.centers, contenders)
             contenders = int((self.bounds.bound >= following).sum())
         return contenders
@@ -185,48 +213,66 @@ class Traversal:
     def stream(self, k: int) -> None:
         """The classical loop: float64 distances of all rows to one centre at a time, one pass each."""
         nearest = torch.full((len(self.rows),), float("inf"), dtype=torch.float64, device=self.rows.device)
-        nearest[self.bounds.bound == -float("inf")] = -1.0
-        farthest = 0
-        for i, center in enumerate(self.centers):
-            farthest = self._update(nearest, center)
-            if i == 0 and not torch.isfinite(nearest).all():
-                screening.check_finite(self.rows)
+        nearest.masked_fill_(self.bounds.bound == -float("inf"), -1.0)
+        farthest = self._update(nearest, self.centers[:1])
+        if not torch.isfinite(nearest).all():
+            self.rows.check_finite()
+        if len(self.centers) > 1:
+            farthest = self._update(nearest, self.centers[1:])
         while k > 0:
-            value = float(nearest[farthest])
+            row, value = torch.cat([farthest.to(torch.float64), nearest[farthest]]).tolist()
             if value < 0 or value <= self.stop:
                 return
-            self._add([farthest], [value])
-            nearest[farthest] = -1.0
+            nearest.index_fill_(0, farthest, -1.0)
+            self._add([int(row)], farthest, self.rows.gather(farthest), [value])
             k -= 1
             if k > 0:
-                farthest = self._update(nearest, self.centers[-1])
+                farthest = self._update(nearest, self.centers[-1:])
 
-    def _update(self, nearest: torch.Tensor, center: torch.Tensor) -> int:
-        self.bounds.rows_read += len(self.rows)
-        return streaming.update_argmax(self.rows, center, nearest, self.backend)
+    def _update(self, nearest: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        self.bounds.rows_read += len(self.rows) * len(centers)
+        return self.rows.update(centers, nearest)
 
-    def _pick_in(self, members: torch.Tensor, threshold: float, k: int) -> tuple[int, float]:
-        """Pick inside a block; returns how many, and the squared distance of the first that was not picked."""
+    def _pick_in(self, members: torch.Tensor, outside: torch.Tensor, k: int) -> tuple[int, float, float]:
+        """Pick inside a block, beside which no bound is above `outside` (float64 [1]).
+
+        Returns how many, the squared distance of the first that was not picked, and `outside` as a number. The host
+        waits for the device once.
+
+        Raises:
+            ValueError: the first screen found a row that is not finite.
+        """
         bound = self.bounds.bound[members]
-        values = self.rows[members].to(torch.float32)  # exact for every stored dtype
+        values = self.rows.gather(members)
         self.bounds.rows_read += len(members)
-        picks, sqdist, following = block.pick_block(
-            values, self.centers, self.bounds.offset, bound, threshold, self.stop, k, self.backend
+        most = min(k, len(members))
+        found = block.queue_pick_block(
+            values, self.centers, self.bounds.offset, bound, outside, self.stop, most, self.rows.chosen["pick_block"]
         )
-        self._add(members[picks].tolist(), sqdist.tolist())
+        known = torch.cat([found, self.bounds.bad_row, outside, members])  # row numbers are exact in float64
+        found, (bad_row, threshold), numbers = read(known).split([len(found), 2, len(members)])
+        screening.check_row(int(bad_row))
+        picks, sqdist, following = block.unpack(found, most)
+        chosen = queue_to(picks, self.rows.device)
+        self._add(numbers[picks].to(torch.int64).tolist(), members[chosen], values[chosen], sqdist.tolist())
         self.bounds.keep(members, bound, self._count)
-        return len(picks), following
+        return len(picks), following, float(threshold)
 
-    def _add(self, rows: list[int], sqdist: list[float]) -> None:
-        """These rows are the next picks."""
+    def _add(self, rows: list[int], numbers: torch.Tensor, values: torch.Tensor, sqdist: list[float]) -> None:
+        """These rows are the next picks: their numbers here and on the device, values [P, D], squared distances."""
         if not rows:
             return
         self.picks += rows
         self.sqdist += sqdist
-        self.bounds.exclude(rows)
+        self.bounds.exclude(numbers)
         wanted = self._count + len(rows)
         if wanted > len(self._centers):  # room for twice as many: a copy for every pick would be quadratic
-            self._centers = torch.cat([self.centers, self._centers.new_empty(wanted, self.rows.shape[1])])
-        self._centers[self._count : wanted] = self.rows[rows].to(torch.float32)
+            self._centers = torch.cat([self.centers, self._centers.new_empty(wanted, self.rows.dim)])
+        self._centers[self._count : wanted] = values
         self._count = wanted
         self.bar.update(len(rows), radius=sqdist[-1] ** 0.5)
+
+
+def read(known: torch.Tensor) -> torch.Tensor:
+    """known in host memory: here the host waits for the device."""
+    return known.cpu()

@@ -1,4 +1,6 @@
-"""min_sqdist in Triton: one program per tile of rows; bfloat16 products, running minimum, certified error."""
+"""min_sqdist in Triton: one program per tile of rows; products, running minimum, certified error."""
+
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -9,8 +11,28 @@ BLOCK_CENTERS = 32
 BLOCK_DIM = 32
 LAUNCH = {"num_warps": 8, "num_stages": 3}  # with 4 warps or 64 columns, registers spill
 NO_BAD_ROW = 1 << 62
-# The matrix units cut off when they align summands: a bit or two worse than rounding to nearest.
-MATRIX_UNIT_ROUNDOFF = tl.constexpr(2.0**-22)
+
+
+@dataclass(frozen=True)
+class Products:
+    """What rows and centres are multiplied as."""
+
+    elements: torch.dtype
+    precision: str  # of tl.dot
+    summands: int  # that a product of two elements becomes
+    roundoff: float  # of one addition in the products' sums
+
+
+# The matrix units cut off when they align summands: a bit or two worse than rounding to nearest. TF32x3 adds three
+# products of halves and leaves out the fourth, 2^-22 of the whole: of the sums' error 32 times that are room enough.
+PRODUCTS = {
+    "bfloat16": Products(torch.bfloat16, "ieee", 1, 2.0**-22),
+    "float16": Products(torch.float16, "ieee", 1, 2.0**-22),
+    "tf32x3": Products(torch.float32, "tf32x3", 3, 2.0**-22),
+    "float32": Products(torch.float32, "ieee", 1, 2.0**-24),
+}
+# The tightest that the matrix units have for rows of a dtype; with few centres reading the rows takes the time.
+PRODUCTS_OF = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "tf32x3"}
 
 
 @triton.jit
@@ -20,13 +42,13 @@ def norm_above(sum_of_squares, dim):
 
 
 @triton.jit
-def certified_error(norm, lost, center_norm, center_lost, dim, ROUNDOFF: tl.constexpr):
+def certified_error(norm, lost, center_norm, center_lost, dim, SUMMANDS: tl.constexpr, ROUNDOFF: tl.constexpr):
     """How far approximate squared distances can be off, [ROWS] float64: csrc/cpu/centered.h, which derives it.
 
-    ROUNDOFF: of one addition in the products' sums.
+    SUMMANDS, ROUNDOFF: as Products says.
     """
     reach = norm + center_norm
-    sums = (dim + 32.0) * ROUNDOFF * reach * reach
+    sums = (SUMMANDS * dim + 32.0) * ROUNDOFF * reach * reach
     elements = 2.0 * (lost * center_norm + (norm + lost) * center_lost)
     error = 1.02 * (sums + elements) + dim * 2.0**-124 * (1.0 + reach)
     return tl.where(reach < 2.0**63, error, float("inf"))  # float32 sums may overflow
@@ -36,8 +58,8 @@ def certified_error(norm, lost, center_norm, center_lost, dim, ROUNDOFF: tl.cons
 def _min_sqdist_kernel(
     x, numbers, centers, center_sqnorm, center_norms, offset, bound, first_bad,
     count, dim, num_centers, stride_row,
-    HAS_NUMBERS: tl.constexpr, WIDEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CENTERS: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
+    HAS_NUMBERS: tl.constexpr, PRECISION: tl.constexpr, SUMMANDS: tl.constexpr, ROUNDOFF: tl.constexpr,
+    WIDEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CENTERS: tl.constexpr, BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # [BLOCK_ROWS]
     kept = place < count
@@ -59,7 +81,7 @@ def _min_sqdist_kernel(
             stored = tl.load(x + row[:, None] * stride_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
             shift = tl.load(offset + column, mask=in_dim, other=0.0)
             values = tl.where(inside, stored - shift[None, :], 0.0)  # [BLOCK_ROWS, BLOCK_DIM]
-            elements = values.to(tl.bfloat16)
+            elements = values.to(centers.dtype.element_ty)
             if first == 0:
                 gone = values - elements.to(tl.float32)
                 sqnorm += tl.sum(values * values, axis=1)
@@ -73,13 +95,13 @@ def _min_sqdist_kernel(
             if WIDEN:
                 products = tl.dot(elements.to(tl.float32), other.to(tl.float32), products)
             else:
-                products = tl.dot(elements, other, products)
+                products = tl.dot(elements, other, products, input_precision=PRECISION)
         own = tl.load(center_sqnorm + center, mask=in_centers, other=float("inf"))
         nearest = tl.minimum(nearest, tl.min(own[None, :] - 2.0 * products, axis=1))
     width = tl.full((BLOCK_ROWS,), 1.0, dtype=tl.float64) * dim
     error = certified_error(
         norm_above(sqnorm, width), norm_above(lost, width), tl.load(center_norms), tl.load(center_norms + 1), width,
-        MATRIX_UNIT_ROUNDOFF,
+        SUMMANDS, ROUNDOFF,
     )  # fmt: skip
     above = (sqnorm.to(tl.float64) + nearest.to(tl.float64) + error).to(tl.float32)
     before = tl.load(bound + row, mask=kept, other=0.0)
@@ -101,18 +123,25 @@ def centered_centers(
 
 
 def min_sqdist(
-    x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, numbers: torch.Tensor | None
+    x: torch.Tensor,
+    centers: torch.Tensor,
+    offset: torch.Tensor,
+    bound: torch.Tensor,
+    numbers: torch.Tensor | None,
+    products: str | None = None,
 ) -> torch.Tensor:
-    """As native.min_sqdist."""
+    """As native.min_sqdist; products: one of PRODUCTS, None for that of x's dtype."""
+    how = PRODUCTS[products or PRODUCTS_OF[x.dtype]]
     count = len(x) if numbers is None else len(numbers)
     if count == 0:
         return torch.full((1,), -1, device=x.device)
-    elements, sqnorm, norms = centered_centers(centers, offset, torch.bfloat16)
+    elements, sqnorm, norms = centered_centers(centers, offset, how.elements)
     first_bad = torch.full((1,), NO_BAD_ROW, dtype=torch.int64, device=x.device)
     _min_sqdist_kernel[(triton.cdiv(count, BLOCK_ROWS),)](
         x, x if numbers is None else numbers, elements, sqnorm, norms, offset, bound, first_bad,
         count, x.shape[1], len(centers), x.stride(0),
         HAS_NUMBERS=numbers is not None,
+        PRECISION=how.precision, SUMMANDS=how.summands, ROUNDOFF=how.roundoff,
         WIDEN=triton.knobs.runtime.interpret,  # the interpreter multiplies bfloat16 as the integers that hold it
         BLOCK_ROWS=BLOCK_ROWS, BLOCK_CENTERS=BLOCK_CENTERS, BLOCK_DIM=BLOCK_DIM, **LAUNCH,
     )  # fmt: skip

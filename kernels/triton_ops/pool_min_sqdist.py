@@ -52,7 +52,7 @@ def _pool_min_sqdist_kernel(
         own = tl.load(center_sqnorm + center, mask=center < num_centers, other=float("inf"))
         nearest = tl.min(own - 2.0 * products, axis=0)
         width = tl.full((1,), 1.0, dtype=tl.float64) * dim
-        error = certified_error(norm_above(sqnorm, width), 0.0, tl.load(center_norms), 0.0, width, ROUNDOFF)
+        error = certified_error(norm_above(sqnorm, width), 0.0, tl.load(center_norms), 0.0, width, 1, ROUNDOFF)
         above = (sqnorm.to(tl.float64) + nearest.to(tl.float64) + error).to(tl.float32)
         place = bound + row + tl.arange(0, 1)
         tl.store(place, above, mask=above < tl.load(place))  # false for NaN

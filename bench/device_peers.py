@@ -1,0 +1,136 @@
+"""Other ways to select and to screen on a GPU: python bench/device_peers.py NAME prints one JSON line.
+
+The loops run in the caller's process. Other projects' kernels run in one of their own, which may be slow to compile, or
+end with an illegal access: what happened is then the line.
+"""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+
+import torch
+from device_timing import DEVICE, times
+
+from diverseevol_fast.ops import reference
+
+CHECKED = 512
+SHAPE = (65_536, 1024, 4096)  # N, D, centres
+
+
+def matrix_vector_loop(rows: torch.Tensor, centers: list[int], k: int) -> list[int]:
+    """One pass for each centre: s + s' - 2 x.c."""
+    squares = torch.cat([part.float().square().sum(1) for part in rows.split(65_536)])
+    nearest = torch.full((len(rows),), float("inf"), device=rows.device)
+    picks: list[int] = []
+    for center in centers + [-1] * k:
+        if center < 0:
+            center = int(nearest.argmax())
+            picks.append(center)
+        torch.minimum(nearest, squares + squares[center] - 2 * (rows @ rows[center]), out=nearest)
+        nearest[center] = -1
+    return picks
+
+
+def reference_formula(rows: torch.Tensor, centers: list[int], k: int) -> list[int]:
+    """DiverseEvol's public implementation: the N x N matrix sqrt(s + s' - 2 G), reduced again for each pick."""
+    gram = rows @ rows.T
+    squares = gram.diagonal().reshape(-1, 1)
+    distance = torch.sqrt(squares + squares.T - 2 * gram)
+    labelled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    labelled[centers] = True
+    numbers = torch.arange(len(rows), device=rows.device)
+    picks = []
+    for _ in range(k):
+        nearest = distance[~labelled][:, labelled].min(dim=1).values
+        pick = int(numbers[~labelled][int(nearest.argmax())])
+        labelled[pick] = True
+        picks.append(pick)
+    return picks
+
+
+def flash_kmeans(x: torch.Tensor, centers: torch.Tensor):
+    """flash-kmeans' assignment kernel, then the distances to what it assigned, which are timed apart."""
+    from flash_kmeans.assign_euclid_triton import euclid_assign_triton
+
+    squares, center_squares = x.float().square().sum(1)[None], centers.float().square().sum(1)[None]
+
+    def assign():
+        return euclid_assign_triton(x[None], centers[None], squares, c_sq=center_squares)
+
+    return assign, lambda numbers: (x.float() - centers[numbers[0].long()].float()).square().sum(1)
+
+
+def cuvs(x: torch.Tensor, centers: torch.Tensor):
+    """cuVS, the nearest centre by brute force."""
+    from cuvs.neighbors import brute_force
+
+    index = brute_force.build(centers, metric="sqeuclidean")
+    return lambda: brute_force.search(index, x, 1)[0], lambda found: torch.as_tensor(found, device=DEVICE)[:, 0]
+
+
+def keops(x: torch.Tensor, centers: torch.Tensor):
+    """KeOps, the minimum over a symbolic matrix of squared distances."""
+    from pykeops.torch import LazyTensor
+
+    def nearest():
+        return ((LazyTensor(x[:, None, :]) - LazyTensor(centers[None])) ** 2).sum(-1).min(dim=1)
+
+    return nearest, lambda found: found[:, 0]
+
+
+FOREIGN = {  # name: (module, function, dtype)
+    "flash-kmeans": ("flash_kmeans", flash_kmeans, torch.float16),
+    "cuVS": ("cuvs", cuvs, torch.float16),
+    "KeOps": ("pykeops", keops, torch.float32),
+}
+
+
+def describe(name: str) -> dict:
+    """What a line says of one of FOREIGN, whatever happens."""
+    n, dim, count = SHAPE
+    return {
+        "op": "min_sqdist", "backend": name, "shape": list(SHAPE),
+        "dtype": str(FOREIGN[name][2]).removeprefix("torch."), "flops": 2 * n * dim * count,
+        "bytes": n * dim * FOREIGN[name][2].itemsize,
+    }  # fmt: skip
+
+
+def measure(name: str) -> dict:
+    """Check one of FOREIGN, then time it."""
+    _, peer, dtype = FOREIGN[name]
+    n, dim, count = SHAPE
+    x = torch.randn(n, dim, device=DEVICE).to(dtype)
+    centers = x[:count].clone()
+    exact = torch.full((CHECKED,), float("inf"), device=DEVICE)
+    reference.min_sqdist(x[-CHECKED:], centers.float(), exact)
+    run, distances = peer(x, centers)
+    found = distances(run())[-CHECKED:].float()
+    passed = bool(((found - exact).abs() < 0.05 * exact).all())
+    return describe(name) | {"passed": passed} | (times(run) if passed else {})
+
+
+def foreign(name: str, seconds: float) -> dict:
+    """The line of one of FOREIGN, measured in a process of its own; why not, where it could not be."""
+    if importlib.util.find_spec(FOREIGN[name][0]) is None:
+        return describe(name) | {"passed": None, "skipped": f"{FOREIGN[name][0]} is not installed"}
+    command = [sys.executable, __file__, name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return describe(name) | {"passed": None, "skipped": f"not done after {seconds:.0f} s"}
+    if done.returncode != 0:
+        reason = [text for text in done.stderr.splitlines() if text.strip()][-1:]
+        return describe(name) | {"passed": None, "skipped": f"exit {done.returncode}: {''.join(reason)[:200]}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(FOREIGN))
+    print(json.dumps(measure(parser.parse_args().name)))
+
+
+if __name__ == "__main__":
+    main()
