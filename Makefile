@@ -21,7 +21,7 @@ wheel-test: $(STAMP)
 # The extension's tests with AddressSanitizer and UBSan.
 sanitize: $(STAMP)
 	mkdir -p build
-	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Release -DDEF_SANITIZE=ON \
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Release -DDEF_SANITIZE=ON -DDEF_CUDA=off \
 	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) >build/sanitize.log
 	$(BIN)/cmake --build build/sanitize >>build/sanitize.log

@@ -223,7 +223,7 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "C++ kernels of diverseevol_fast; call them through diverseevol_fast.ops";
   module.def("usable_isas", &usable_isas, "ISAs that this CPU can run and this build has, slowest first");
   module.def("isa_usable", &bind_isa_usable, arg("name"));
-  py::class_<Where>(module, "Where");
+  py::class_<Where>(module, "Where", py::module_local());
   module.def("on_cpu", &on_cpu, arg("isa"), arg("threads"));
 #ifdef DEF_CUDA
   module.attr("cuda_architectures") = kCudaArchitectures;
@@ -231,9 +231,9 @@ PYBIND11_MODULE(_native, module) {
 #else
   module.attr("cuda_architectures") = "";
 #endif
-  py::class_<Rows>(module, "Rows")
+  py::class_<Rows>(module, "Rows", py::module_local())
       .def(py::init(&rows_at), py::kw_only(), arg("x"), arg("dtype"), arg("rows"), arg("dim"), arg("stride"));
-  py::class_<MaskedMeanPool>(module, "MaskedMeanPool")
+  py::class_<MaskedMeanPool>(module, "MaskedMeanPool", py::module_local())
       .def(py::init(&pool_call), py::kw_only(), arg("hidden"), arg("dtype"), arg("mask"), arg("cu_seqlens"),
            arg("prefix_sum"), arg("prefix_len"), arg("out"), arg("batch"), arg("tokens"), arg("dim"),
            arg("hidden_stride_batch"), arg("hidden_stride_token"), arg("first_empty_row"));

@@ -1,0 +1,105 @@
+// A block's tile of products: 128 rows with 64 or 128 others, up to 64 columns at a time, on the matrix units of sm_80
+// and later.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/elements.cuh"
+
+namespace diverseevol::cuda {
+
+constexpr int kTileRows = 128;
+constexpr int kDepth = 64;
+constexpr int kTileThreads = 256;
+constexpr int kTileStride = kDepth + 8;  // elements: rows that are read together lie in different banks
+
+// A warp's part of the tile, 32 rows and half of the others; warps are 4 x 2. A thread's products [m][n][i] are of row
+// row_of(m, i), other column_of(n, i).
+template <int kOthers>
+struct Products {
+  static constexpr int kEights = kOthers / 16;  // of others that a warp has
+  float values[2][kEights][4];
+
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
+  __device__ static int row_of(int m, int i) { return warp() / 2 * 32 + m * 16 + i / 2 * 8 + lane() / 4; }
+  __device__ static int column_of(int n, int i) { return warp() % 2 * (kOthers / 2) + n * 8 + lane() % 4 * 2 + i % 2; }
+
+  __device__ void clear() {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int n = 0; n < kEights; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) values[m][n][i] = 0.0F;
+      }
+    }
+  }
+
+  // Adds kColumns columns' products, at most kDepth. kHalf: elements are float16, else bfloat16.
+  template <bool kHalf, int kColumns>
+  __device__ void add(const uint16_t* left, const uint16_t* right) {
+    const int row = lane() % 16, column = lane() / 16 * 8;
+#pragma unroll
+    for (int k = 0; k < kColumns; k += 16) {
+      uint32_t rows[2][4];
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        load_matrices(rows[m], left + (warp() / 2 * 32 + m * 16 + row) * kTileStride + k + column);
+      }
+#pragma unroll
+      for (int n = 0; n < kEights; n += 2) {
+        uint32_t others[4];  // of eight others the lower and upper columns in 0 and 2, of the next eight in 1 and 3
+        load_matrices(others, right + (warp() % 2 * (kOthers / 2) + n * 8 + row) * kTileStride + k + column);
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          multiply<kHalf>(values[m][n], rows[m], others[0], others[2]);
+          multiply<kHalf>(values[m][n + 1], rows[m], others[1], others[3]);
+        }
+      }
+    }
+  }
+
+ private:
+  template <bool kHalf>
+  __device__ static void multiply(float (&acc)[4], const uint32_t (&left)[4], uint32_t right0, uint32_t right1) {
+    if constexpr (kHalf) {
+      multiply_halves(acc, left, right0, right1);
+    } else {
+      multiply_bfloats(acc, left, right0, right1);
+    }
+  }
+};
+
+// kColumns columns of kCount rows of 16-bit elements, all of them there and aligned, into a buffer; later, as a group.
+template <int kCount, int kColumns>
+__device__ void copy_whole_tile(const uint16_t* data, int64_t stride, uint16_t* buffer) {
+  constexpr int kEach = 8, kChunks = kColumns / kEach, kRowsAtOnce = kTileThreads / kChunks;
+  const int column = static_cast<int>(threadIdx.x) % kChunks * kEach;
+#pragma unroll
+  for (int pass = 0; pass < kCount / kRowsAtOnce; ++pass) {
+    const int row = static_cast<int>(threadIdx.x) / kChunks + pass * kRowsAtOnce;
+    copy_later(buffer + row * kTileStride + column, data + row * stride + column);
+  }
+}
+
+// As copy_whole_tile, zero beyond `rows` rows and `columns` columns. kAligned: rows begin at multiples of 16 bytes.
+template <int kCount, int kColumns, bool kAligned>
+__device__ void copy_tile(const uint16_t* data, int64_t stride, int64_t rows, int64_t columns, uint16_t* buffer) {
+  constexpr int kEach = 8, kChunks = kColumns / kEach, kRowsAtOnce = kTileThreads / kChunks;
+  const int column = static_cast<int>(threadIdx.x) % kChunks * kEach;
+#pragma unroll
+  for (int pass = 0; pass < kCount / kRowsAtOnce; ++pass) {
+    const int row = static_cast<int>(threadIdx.x) / kChunks + pass * kRowsAtOnce;
+    uint16_t* to = buffer + row * kTileStride + column;
+    const uint16_t* from = data + row * stride + column;
+    const int64_t count = row < rows ? columns - column : 0;
+    if (kAligned && count >= kEach) {
+      copy_later(to, from);
+    } else {
+      *reinterpret_cast<Chunk<uint16_t>*>(to) = load_chunk<false>(from, count);
+    }
+  }
+}
+
+}  // namespace diverseevol::cuda

@@ -1,0 +1,77 @@
+// update_argmax: a warp for each row, in float64; the last block to finish finds the farthest of the blocks' farthest.
+#include "cuda/launch.cuh"
+#include "cuda/sqdist.cuh"
+
+namespace diverseevol::cuda {
+
+namespace {
+
+constexpr int kSharedBytes = 48 * 1024;
+constexpr int kBlocksEach = 8;  // of a multiprocessor; each takes many rows
+
+struct Blocks {
+  Farthest* farthest;  // [blocks]
+  unsigned* arrived;   // 0
+};
+
+template <class T>
+__global__ void __launch_bounds__(256) update_argmax_kernel(UpdateArgmax call, Blocks blocks) {
+  __shared__ Farthest shared[8];
+  __shared__ bool last;
+  const int warps = static_cast<int>(blockDim.x) / kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
+  double* sums = launch_shared<double>() + warp * (halving_width(call.x.dim) / 8);
+  Farthest mine;
+  for (int64_t row = static_cast<int64_t>(blockIdx.x) * warps + warp; row < call.x.rows; row += gridDim.x * warps) {
+    double nearest = call.nearest[row];
+    if (nearest >= 0.0) {
+      const T* values = static_cast<const T*>(call.x.data) + row * call.x.stride;
+      nearest = fmin(nearest, sqdist(values, call.center, call.x.dim, sums));
+      if (threadIdx.x % kLanes == 0) call.nearest[row] = nearest;
+    }
+    mine.meet(nearest, row);
+  }
+  const Farthest ours = farthest_of_block(mine, shared);
+  if (threadIdx.x == 0) {
+    blocks.farthest[blockIdx.x] = ours;
+    __threadfence();
+    last = add_one(blocks.arrived) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  Farthest all;
+  for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
+    all.meet(load_fresh(&blocks.farthest[block].value), load_fresh(&blocks.farthest[block].number));
+  }
+  all = farthest_of_block(all, shared);
+  if (threadIdx.x == 0) *call.farthest = all.number;
+}
+
+Blocks blocks_in(Scratch& scratch, const UpdateArgmax& call) {
+  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.on);
+  return {scratch.take<Farthest>(most), scratch.take<unsigned>(1)};
+}
+
+}  // namespace
+
+int64_t scratch_bytes(const UpdateArgmax& call) {
+  Scratch scratch(nullptr);
+  blocks_in(scratch, call);
+  return scratch.bytes();
+}
+
+Status update_argmax(const UpdateArgmax& call) {
+  const Device device(call.on);
+  Scratch scratch(call.on.scratch);
+  const Blocks blocks = blocks_in(scratch, call);
+  fill(call.on, blocks.arrived, 0, sizeof(unsigned));
+  const int warps = warps_of("update_argmax", call.x.dim, kSharedBytes);
+  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.on);
+  const int64_t wanted = blocks_of(call.x.rows, warps);
+  const Shape shape{wanted < most ? wanted : most, warps * kLanes, warps * warp_scratch_bytes(call.x.dim)};
+  const bool known = with_type(
+      call.x.dtype, [&](auto type) { launch(update_argmax_kernel<decltype(type)>, call.on, shape, call, blocks); });
+  return known ? Status::kOk : Status::kUnknownDType;
+}
+
+}  // namespace diverseevol::cuda
