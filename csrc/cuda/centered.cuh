@@ -121,8 +121,7 @@ __device__ inline double certified_error(double norm, double lost, double unshif
 }
 
 // Lowers a bound to what a row's products say; nothing happens where they say nothing (NaN).
-__device__ inline void lower_bound(float* bound, float sqnorm, float nearest, double error) {
-  const double above = static_cast<double>(sqnorm) + static_cast<double>(nearest) + error;
+__device__ inline void lower_bound(float* bound, double above) {
   const float rounded = float_above(above < 0.0 ? 0.0 : above);  // no squared distance is below 0
   if (above == above) lower_to(bound, rounded);
 }

@@ -104,6 +104,13 @@ __device__ void await_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// What awaits products is not moved before the wait by the compiler, which does not know that they are computed till
+// then.
+__device__ inline void products_have_come(float (&acc)[128]) {
+#pragma unroll
+  for (int i = 0; i < 128; ++i) asm volatile("" : "+f"(acc[i])::"memory");
+}
+
 // acc [64, 256] = left [64, 16] . right [256, 16]^T, plus acc if `adding`. Thread's acc[4 n + i] is of row
 // 16 (warp of the group) + 8 (i / 2) + lane / 4, column 8 n + 2 (lane % 4) + i % 2.
 #define DEF_MULTIPLY(name, type)                                                               \

@@ -4,8 +4,11 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "ops.h"
 
@@ -20,16 +23,19 @@ inline void check(cudaError_t status, const char* what) {
 // The target's device is current while this lives.
 class Device {
  public:
-  explicit Device(const Target& on) {
+  explicit Device(const Target& on) : wanted_(on.device) {
     check(cudaGetDevice(&before_), "cudaGetDevice");
-    check(cudaSetDevice(on.device), "cudaSetDevice");
+    if (before_ != wanted_) check(cudaSetDevice(wanted_), "cudaSetDevice");
   }
-  ~Device() { cudaSetDevice(before_); }
+  ~Device() {
+    if (before_ != wanted_) cudaSetDevice(before_);
+  }
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
  private:
   int before_ = 0;
+  const int wanted_;
 };
 
 inline int attribute(const Target& on, cudaDeviceAttr which) {
@@ -44,6 +50,9 @@ inline int capability(const Target& on) {
   return 10 * attribute(on, cudaDevAttrComputeCapabilityMajor) + attribute(on, cudaDevAttrComputeCapabilityMinor);
 }
 
+// What a block may have at most, static memory included.
+inline int64_t shared_memory(const Target& on) { return attribute(on, cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+
 inline void fill(const Target& on, void* data, int byte, int64_t bytes) {
   check(cudaMemsetAsync(data, byte, static_cast<size_t>(bytes), static_cast<cudaStream_t>(on.stream)),
         "cudaMemsetAsync");
@@ -56,13 +65,34 @@ struct Shape {
   int64_t shared;
 };
 
+// Lets a kernel have all shared memory that its static part leaves, once for each device: more than 48 KB are asked
+// for. Returns how much that is.
+inline int64_t most_shared(const void* kernel, const Target& on) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, int64_t> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find({kernel, on.device});
+  if (found != known.end()) return found->second;
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+  const int64_t most = shared_memory(on) - static_cast<int64_t>(attributes.sharedSizeBytes);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most)),
+        "cudaFuncSetAttribute");
+  known[{kernel, on.device}] = most;
+  return most;
+}
+
+inline void check_shared(const void* kernel, const Target& on, int64_t wanted) {
+  const int64_t most = most_shared(kernel, on);
+  if (wanted <= most) return;
+  throw std::runtime_error("launch: " + std::to_string(wanted) +
+                           " bytes of shared memory for a block, of which this GPU has " + std::to_string(most));
+}
+
 template <class... Arguments>
 void launch_with(void (*kernel)(Arguments...), const Target& on, const Shape& shape, bool cooperative,
                  Arguments... arguments) {
-  if (shape.shared > 48 * 1024) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared)),
-          "cudaFuncSetAttribute");
-  }
+  check_shared(reinterpret_cast<const void*>(kernel), on, shape.shared);
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeCooperative;
   attribute.val.cooperative = cooperative ? 1 : 0;
@@ -84,10 +114,12 @@ void launch(void (*kernel)(Arguments...), const Target& on, const Shape& shape, 
 // All blocks run at once: as many as fit on the device, at most shape.blocks.
 template <class... Arguments>
 void launch_cooperative(void (*kernel)(Arguments...), const Target& on, Shape shape, Arguments... arguments) {
+  check_shared(reinterpret_cast<const void*>(kernel), on, shape.shared);
   int each = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, shape.threads, static_cast<size_t>(shape.shared)),
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
   const int64_t most = static_cast<int64_t>(each) * multiprocessors(on);
+  if (most == 0) throw std::runtime_error("cooperative launch: not one block fits on this GPU");
   if (shape.blocks > most) shape.blocks = most;
   launch_with(kernel, on, shape, true, arguments...);
 }

@@ -7,7 +7,7 @@ namespace diverseevol::cuda {
 namespace {
 
 template <class T, int kVec>
-__global__ void __launch_bounds__(kPoolThreads) masked_mean_pool_kernel(MaskedMeanPool call, int64_t column_blocks) {
+__global__ void __launch_bounds__(kPoolThreads, 4) masked_mean_pool_kernel(MaskedMeanPool call, int64_t column_blocks) {
   __shared__ TokenList list;
   const int64_t row = blockIdx.x / column_blocks;
   const int64_t column = (blockIdx.x % column_blocks * kPoolThreads + threadIdx.x) * kVec;

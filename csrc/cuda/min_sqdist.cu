@@ -8,14 +8,15 @@ namespace diverseevol::cuda {
 
 namespace {
 
-constexpr int kCenters = 64;    // of a tile
-constexpr int kRowBytes = 128;  // of a row that are copied at once
-constexpr int kStages = 3;      // steps that are on their way or being multiplied
+constexpr int kFew = 32, kMany = 64;  // centres of a tile: with few, the products take less than reading the rows
+constexpr int kRowBytes = 128;        // of a row that are copied at once
+constexpr int kStages = 3;            // steps that are on their way or being multiplied
 
 template <class T>
 constexpr int kColumns = kRowBytes / static_cast<int>(sizeof(T));  // of a step
 
 // Rows as they are stored and centres are copied ahead; what has come is centred into `elements` and multiplied.
+template <int kCenters>
 struct Memory {
   Chunk<uint16_t> rows[kStages][kTileRows * kRowBytes / 16];
   uint16_t centers[kStages][kCenters * kTileStride];
@@ -108,9 +109,10 @@ class RowReader {
 };
 
 // Multiplies the block's rows with a tile of centres.
-template <bool kSums, class T, bool kAligned>
-__device__ void multiply_rows(const RowReader<T, kAligned>& reader, const uint16_t* centers, int dim, Memory& memory,
-                              RowSums (&sums)[RowReader<T, kAligned>::kPasses], Products<kCenters>& products) {
+template <bool kSums, int kCenters, class T, bool kAligned>
+__device__ void multiply_rows(const RowReader<T, kAligned>& reader, const uint16_t* centers, int dim,
+                              Memory<kCenters>& memory, RowSums (&sums)[RowReader<T, kAligned>::kPasses],
+                              Products<kCenters>& products) {
   constexpr int kStep = kColumns<T>;
   const auto copy = [&](int step) {
     if (step * kStep < dim) {
@@ -134,6 +136,7 @@ __device__ void multiply_rows(const RowReader<T, kAligned>& reader, const uint16
 }
 
 // The least of own - 2 (product) over the centres of a tile, for the four rows of a thread.
+template <int kCenters>
 __device__ void lower_nearest(const Products<kCenters>& products, const float* own, float (&nearest)[2][2]) {
 #pragma unroll
   for (int n = 0; n < Products<kCenters>::kEights; ++n) {
@@ -155,7 +158,7 @@ struct Found {
   float lost[kTileRows];
 };
 
-template <class Reader>
+template <class Reader, int kCenters>
 __device__ void put_together(const RowSums (&sums)[Reader::kPasses], const float (&nearest)[2][2], Found& found) {
 #pragma unroll
   for (int pass = 0; pass < Reader::kPasses; ++pass) {
@@ -185,11 +188,11 @@ __device__ void put_together(const RowSums (&sums)[Reader::kPasses], const float
 }
 
 // Blocks are for rows first, then for centre_tiles tiles of centres each.
-template <class T, bool kAligned>
+template <class T, bool kAligned, int kCenters>
 __global__ void __launch_bounds__(kTileThreads, kAligned ? 2 : 1)
     min_sqdist_kernel(MinSqdist call, CenteredCenters<uint16_t> centers, int64_t row_blocks, int64_t center_tiles) {
   using Reader = RowReader<T, kAligned>;
-  Memory& memory = *launch_shared<Memory>();
+  Memory<kCenters>& memory = *launch_shared<Memory<kCenters>>();
   const int64_t first_place = blockIdx.x % row_blocks * kTileRows;
   int64_t center = blockIdx.x / row_blocks * center_tiles * kCenters;
   const int64_t beyond = min(center + center_tiles * kCenters, centers.padded_count);
@@ -199,14 +202,14 @@ __global__ void __launch_bounds__(kTileThreads, kAligned ? 2 : 1)
   const float none = __uint_as_float(0x7F800000U);
   float nearest[2][2] = {{none, none}, {none, none}};
   Products<kCenters> products;
-  multiply_rows<true>(reader, centers.elements + center * dim, dim, memory, sums, products);
+  multiply_rows<true, kCenters>(reader, centers.elements + center * dim, dim, memory, sums, products);
   lower_nearest(products, centers.own + center, nearest);
   for (center += kCenters; center < beyond; center += kCenters) {
-    multiply_rows<false>(reader, centers.elements + center * dim, dim, memory, sums, products);
+    multiply_rows<false, kCenters>(reader, centers.elements + center * dim, dim, memory, sums, products);
     lower_nearest(products, centers.own + center, nearest);
   }
   Found& found = *launch_shared<Found>();
-  put_together<Reader>(sums, nearest, found);
+  put_together<Reader, kCenters>(sums, nearest, found);
   __syncthreads();
   const int row = static_cast<int>(threadIdx.x);
   const int64_t place = first_place + row;
@@ -219,17 +222,34 @@ __global__ void __launch_bounds__(kTileThreads, kAligned ? 2 : 1)
   }
   const double error = certified_error(norm_above(found.sqnorm[row], dim), norm_above(found.lost[row], dim), 0.0,
                                        *centers.largest, dim, kMatrixUnitRoundoff);
-  lower_bound(call.bound + number, found.sqnorm[row], fminf(found.nearest[0][row], found.nearest[1][row]), error);
+  const float nearest_center = fminf(found.nearest[0][row], found.nearest[1][row]);
+  lower_bound(call.bound + number,
+              static_cast<double>(found.sqnorm[row]) + static_cast<double>(nearest_center) + error);
 }
 
+int64_t tile_of(const MinSqdist& call) { return call.num_centers <= kFew ? kFew : kMany; }
+
 CenteredCenters<uint16_t> centers_in(Scratch& scratch, const MinSqdist& call) {
-  const int64_t count = rounded_up(call.num_centers, kCenters), dim = rounded_up(call.x.dim, kDepth);
+  const int64_t count = rounded_up(call.num_centers, tile_of(call)), dim = rounded_up(call.x.dim, kDepth);
   return {scratch.take<uint16_t>(count * dim),
           scratch.take<float>(count),
           scratch.take<float>(dim),
           scratch.take<Largest>(1),
           count,
           dim};
+}
+
+template <class T, int kCenters>
+void screen(const MinSqdist& call, const CenteredCenters<uint16_t>& centers) {
+  static_assert(sizeof(Found) <= sizeof(Memory<kCenters>), "shared memory is used for one after the other");
+  const int64_t row_blocks = blocks_of(call.count, kTileRows), tiles = centers.padded_count / kCenters;
+  // Few rows: the centres are spread over blocks too, until the device is filled twice.
+  const int64_t spread = blocks_of(2 * multiprocessors(call.on), row_blocks);
+  const int64_t each = blocks_of(tiles, spread < tiles ? spread : tiles);
+  const Shape shape{row_blocks * blocks_of(tiles, each), kTileThreads, sizeof(Memory<kCenters>)};
+  const bool aligned = in_chunks<T>(call.x.data, call.x.stride);
+  launch(aligned ? min_sqdist_kernel<T, true, kCenters> : min_sqdist_kernel<T, false, kCenters>, call.on, shape, call,
+         centers, row_blocks, each);
 }
 
 }  // namespace
@@ -251,17 +271,13 @@ Status min_sqdist(const MinSqdist& call) {
   fill(call.on, centers.largest, 0, sizeof(Largest));
   launch(center_centers_kernel<BFloatElement, false>, call.on, {centers.padded_count, kCenterThreads, 0}, call.centers,
          call.num_centers, call.x.dim, call.offset, centers);
-  const int64_t row_blocks = blocks_of(call.count, kTileRows), tiles = centers.padded_count / kCenters;
-  // Few rows: the centres are spread over blocks too, until the device is filled twice.
-  const int64_t spread = blocks_of(2 * multiprocessors(call.on), row_blocks);
-  const int64_t each = blocks_of(tiles, spread < tiles ? spread : tiles);
   const bool known = with_type(call.x.dtype, [&](auto type) {
     using T = decltype(type);
-    static_assert(sizeof(Found) <= sizeof(Memory), "shared memory is used for one after the other");
-    const Shape shape{row_blocks * blocks_of(tiles, each), kTileThreads, sizeof(Memory)};
-    const bool aligned = in_chunks<T>(call.x.data, call.x.stride);
-    launch(aligned ? min_sqdist_kernel<T, true> : min_sqdist_kernel<T, false>, call.on, shape, call, centers,
-           row_blocks, each);
+    if (tile_of(call) == kFew) {
+      screen<T, kFew>(call, centers);
+    } else {
+      screen<T, kMany>(call, centers);
+    }
   });
   return known ? Status::kOk : Status::kUnknownDType;
 }

@@ -20,11 +20,6 @@ constexpr int kStep = 16;                           // columns of one instructio
 constexpr int64_t kWorthIt = 192;                   // centres: for fewer, reading the rows takes the time
 constexpr int64_t kFewestTiles = DEF_FEWEST_TILES;  // of rows: for fewer, most of a Hopper would be idle
 
-struct RowNorms {
-  float sqnorm;     // less the offset
-  float unshifted;  // as it is
-};
-
 struct Stage {
   uint16_t rows[kRows * kColumns];
   uint16_t centers[kCenters * kColumns];
@@ -38,35 +33,52 @@ struct Memory {
 
 constexpr int64_t kMemory = sizeof(Memory);
 
-// A warp for each row.
+// What a row's bound is besides its products, from above: its squared norm less the offset, and the certified error. A
+// warp takes four rows at once.
 template <class T>
-__global__ void __launch_bounds__(256) row_norms_kernel(MinSqdist call, RowNorms* norms) {
-  const int64_t row = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) / 32;
-  if (row >= call.x.rows) return;  // the whole warp
-  constexpr int kValues = Chunk<T>::kValues;
-  const T* data = static_cast<const T*>(call.x.data) + row * call.x.stride;
-  float sqnorm = 0.0F, unshifted = 0.0F;
-  int strange = 0;
-  for (int64_t d = threadIdx.x % 32 * kValues; d < call.x.dim; d += 32 * kValues) {
-    const Chunk<T> chunk = load_chunk<true>(data + d, call.x.dim - d);
+__global__ void __launch_bounds__(256)
+    row_terms_kernel(MinSqdist call, const float* padded_offset, const Largest* largest, double* terms) {
+  constexpr int kValues = Chunk<T>::kValues, kAtOnce = 4;
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) / 32 * kAtOnce;
+  const int64_t last = call.x.rows - 1, dim = call.x.dim;
+  const T* rows = static_cast<const T*>(call.x.data);
+  float sqnorm[kAtOnce] = {}, unshifted[kAtOnce] = {};
+  for (int64_t d = threadIdx.x % 32 * kValues; d < dim; d += 32 * kValues) {
+    struct alignas(16) Offsets {
+      float values[kValues];
+    };
+    const Offsets offset = *reinterpret_cast<const Offsets*>(padded_offset + d);  // zero beyond the columns
+    Chunk<T> chunks[kAtOnce];
 #pragma unroll
-    for (int v = 0; v < kValues; ++v) {
-      const float stored = to_float(chunk.values[v]);
-      const float value = d + v < call.x.dim ? stored - call.offset[d + v] : 0.0F;
-      sqnorm += value * value;
-      unshifted += stored * stored;
-      strange |= !is_finite(stored);
+    for (int r = 0; r < kAtOnce; ++r) {
+      chunks[r] = load_chunk<true>(rows + min(first + r, last) * call.x.stride + d, dim - d);
+    }
+#pragma unroll
+    for (int r = 0; r < kAtOnce; ++r) {
+#pragma unroll
+      for (int v = 0; v < kValues; ++v) {
+        const float stored = to_float(chunks[r].values[v]), value = stored - offset.values[v];
+        sqnorm[r] += value * value;
+        unshifted[r] += stored * stored;
+      }
     }
   }
 #pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) {
-    sqnorm += shuffle_xor(sqnorm, lanes);
-    unshifted += shuffle_xor(unshifted, lanes);
-    strange |= shuffle_xor(strange, lanes);
+  for (int r = 0; r < kAtOnce; ++r) {
+#pragma unroll
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      sqnorm[r] += shuffle_xor(sqnorm[r], lanes);
+      unshifted[r] += shuffle_xor(unshifted[r], lanes);
+    }
+    if (threadIdx.x % 32 != 0 || first + r > last) continue;
+    // A value that is not finite makes the norm so; a norm can be so without one.
+    if (!is_finite(unshifted[r]) && !all_finite(rows + (first + r) * call.x.stride, dim)) {
+      lower_to(call.first_bad_row, first + r);
+    }
+    const double others = norm_above(unshifted[r], dim) + norm_above(largest->offset_sqnorm, dim);
+    const double error = certified_error(norm_above(sqnorm[r], dim), 0.0, others, *largest, dim, kMatrixUnitRoundoff);
+    terms[first + r] = static_cast<double>(sqnorm[r]) + error;
   }
-  if (threadIdx.x % 32 != 0) return;
-  norms[row] = {sqnorm, unshifted};
-  if (strange != 0) lower_to(call.first_bad_row, row);
 }
 
 // Which stage comes next, and in which of its barriers' phases.
@@ -83,17 +95,17 @@ struct Turn {
 };
 
 struct Grid {
-  int64_t tiles, center_tiles, steps;  // steps: of 64 columns
+  int tiles, center_tiles, steps;  // steps: of 64 columns
 
-  __device__ int64_t row(int64_t tile) const { return tile / center_tiles * kRows; }
-  __device__ int64_t center(int64_t tile) const { return tile % center_tiles * kCenters; }
+  __device__ int row(int tile) const { return tile / center_tiles * kRows; }
+  __device__ int center(int tile) const { return tile % center_tiles * kCenters; }
 };
 
 // One thread keeps the stages filled.
 __device__ void copy_tiles(const Grid& grid, const TensorMap* rows, const TensorMap* centers, Memory& memory) {
   Turn turn;
-  for (int64_t tile = blockIdx.x; tile < grid.tiles; tile += gridDim.x) {
-    for (int64_t step = 0; step < grid.steps; ++step, turn.next()) {
+  for (int tile = static_cast<int>(blockIdx.x); tile < grid.tiles; tile += static_cast<int>(gridDim.x)) {
+    for (int step = 0; step < grid.steps; ++step, turn.next()) {
       Stage& stage = memory.stages[turn.stage];
       CopyBarrier& full = memory.full[turn.stage];
       memory.empty[turn.stage].wait(turn.phase ^ 1);
@@ -106,9 +118,9 @@ __device__ void copy_tiles(const Grid& grid, const TensorMap* rows, const Tensor
 
 // 64 rows times 256 centres, over all columns.
 template <bool kHalf>
-__device__ void multiply_tile(int64_t steps, int group, Memory& memory, Turn& turn, float (&products)[128]) {
+__device__ void multiply_tile(int steps, int group, Memory& memory, Turn& turn, float (&products)[128]) {
   CopyBarrier* before = nullptr;  // of the stage that is still being multiplied
-  for (int64_t step = 0; step < steps; ++step, turn.next()) {
+  for (int step = 0; step < steps; ++step, turn.next()) {
     const Stage& stage = memory.stages[turn.stage];
     memory.full[turn.stage].wait(turn.phase);
     const uint16_t* rows = stage.rows + group * 64 * kColumns;
@@ -129,20 +141,25 @@ __device__ void multiply_tile(int64_t steps, int group, Memory& memory, Turn& tu
     before = &memory.empty[turn.stage];
   }
   await_products<0>();
+  products_have_come(products);
   if (threadIdx.x % 32 == 0) before->arrive();
 }
 
 // Lowers the bounds of the 64 rows from first_row on.
-__device__ void lower_bounds(const MinSqdist& call, const RowNorms* norms, const float* own, const Largest& largest,
-                             int64_t first_row, const float (&products)[128]) {
+__device__ void lower_bounds(const MinSqdist& call, const double* terms, const float* own, int first_row,
+                             const float (&products)[128]) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
   const float none = __uint_as_float(0x7F800000U);
   float nearest[2] = {none, none};
 #pragma unroll
   for (int n = 0; n < kCenters / 8; ++n) {
+    struct alignas(8) Pair {
+      float values[2];
+    };
+    const Pair centers = *reinterpret_cast<const Pair*>(own + 8 * n + lane % 4 * 2);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      nearest[i / 2] = fminf(nearest[i / 2], own[8 * n + lane % 4 * 2 + i % 2] - 2.0F * products[4 * n + i]);
+      nearest[i / 2] = fminf(nearest[i / 2], centers.values[i % 2] - 2.0F * products[4 * n + i]);
     }
   }
 #pragma unroll
@@ -150,21 +167,15 @@ __device__ void lower_bounds(const MinSqdist& call, const RowNorms* norms, const
     nearest[half] = fminf(nearest[half], shuffle_xor(nearest[half], 1));
     nearest[half] = fminf(nearest[half], shuffle_xor(nearest[half], 2));
     const int64_t row = first_row + 16 * warp + 8 * half + lane / 4;
-    if (lane % 4 != 0 || row >= call.x.rows) continue;
-    const RowNorms row_norms = norms[row];
-    const int64_t dim = call.x.dim;
-    const double unshifted = norm_above(row_norms.unshifted, dim) + norm_above(largest.offset_sqnorm, dim);
-    const double error =
-        certified_error(norm_above(row_norms.sqnorm, dim), 0.0, unshifted, largest, dim, kMatrixUnitRoundoff);
-    lower_bound(call.bound + row, row_norms.sqnorm, nearest[half], error);
+    if (lane % 4 == 0 && row < call.x.rows)
+      lower_bound(call.bound + row, terms[row] + static_cast<double>(nearest[half]));
   }
 }
 
 template <bool kHalf>
 __global__ void __launch_bounds__(kThreads, 1)
     min_sqdist_hopper_kernel(MinSqdist call, Grid grid, const __grid_constant__ TensorMap rows,
-                             const __grid_constant__ TensorMap centers, const RowNorms* norms, const float* own,
-                             const Largest* largest) {
+                             const __grid_constant__ TensorMap centers, const double* terms, const float* own) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(DEF_EMULATED)
   Memory& memory = *launch_shared<Memory>();
   if (threadIdx.x == 0) {
@@ -185,9 +196,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     take_registers<232>();
     Turn turn;
     float products[128];
-    for (int64_t tile = blockIdx.x; tile < grid.tiles; tile += gridDim.x) {
+    for (int tile = static_cast<int>(blockIdx.x); tile < grid.tiles; tile += static_cast<int>(gridDim.x)) {
       multiply_tile<kHalf>(grid.steps, group, memory, turn, products);
-      lower_bounds(call, norms, own + grid.center(tile), *largest, grid.row(tile) + group * 64, products);
+      lower_bounds(call, terms, own + grid.center(tile), grid.row(tile) + group * 64, products);
     }
   }
 #endif
@@ -207,33 +218,36 @@ template <class T, class Element, bool kHalf>
 void screen(const MinSqdist& call) {
   Scratch scratch(call.on.scratch);
   const CenteredCenters<uint16_t> centers = centers_in(scratch, call);
-  RowNorms* norms = scratch.take<RowNorms>(call.x.rows);
+  double* terms = scratch.take<double>(call.x.rows);
   fill(call.on, centers.largest, 0, sizeof(Largest));
   launch(center_centers_kernel<Element, true>, call.on, {centers.padded_count, kCenterThreads, 0}, call.centers,
          call.num_centers, call.x.dim, call.offset, centers);
-  launch(row_norms_kernel<T>, call.on, {blocks_of(call.x.rows, 8), 256, 0}, call, norms);
-  const Grid grid{blocks_of(call.x.rows, kRows) * (centers.padded_count / kCenters), centers.padded_count / kCenters,
-                  centers.padded_dim / kColumns};
-  const int64_t most = multiprocessors(call.on);
+  launch(row_terms_kernel<T>, call.on, {blocks_of(call.x.rows, 32), 256, 0}, call,
+         static_cast<const float*>(centers.offset), static_cast<const Largest*>(centers.largest), terms);
+  const int center_tiles = static_cast<int>(centers.padded_count / kCenters);
+  const Grid grid{static_cast<int>(blocks_of(call.x.rows, kRows)) * center_tiles, center_tiles,
+                  static_cast<int>(centers.padded_dim / kColumns)};
+  const int most = multiprocessors(call.on);
   launch(min_sqdist_hopper_kernel<kHalf>, call.on, {grid.tiles < most ? grid.tiles : most, kThreads, kMemory}, call,
          grid, tensor_map(call.x.data, kHalf, call.x.rows, call.x.dim, call.x.stride, kRows),
          tensor_map(centers.elements, kHalf, centers.padded_count, centers.padded_dim, centers.padded_dim, kCenters),
-         static_cast<const RowNorms*>(norms), static_cast<const float*>(centers.own),
-         static_cast<const Largest*>(centers.largest));
+         static_cast<const double*>(terms), static_cast<const float*>(centers.own));
 }
 
 }  // namespace
 
 bool suits_hopper(const MinSqdist& call) {
   return call.numbers == nullptr && call.x.dtype != DType::kFloat32 && call.num_centers >= kWorthIt &&
-         call.x.rows >= kFewestTiles * kRows && call.x.rows < (int64_t{1} << 31) &&
-         in_chunks<uint16_t>(call.x.data, call.x.stride) && capability(call.on) == 90;
+         call.x.rows >= kFewestTiles * kRows &&
+         call.x.rows / kRows * (call.num_centers / kCenters + 1) < (int64_t{1} << 30) &&
+         call.x.rows < (int64_t{1} << 30) && in_chunks<uint16_t>(call.x.data, call.x.stride) &&
+         capability(call.on) == 90;
 }
 
 int64_t hopper_scratch_bytes(const MinSqdist& call) {
   Scratch scratch(nullptr);
   centers_in(scratch, call);
-  scratch.take<RowNorms>(call.x.rows);
+  scratch.take<double>(call.x.rows);
   return scratch.bytes();
 }
 

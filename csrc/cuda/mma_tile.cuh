@@ -77,9 +77,11 @@ __device__ void copy_whole_tile(const uint16_t* data, int64_t stride, uint16_t* 
   constexpr int kEach = 8, kChunks = kColumns / kEach, kRowsAtOnce = kTileThreads / kChunks;
   const int column = static_cast<int>(threadIdx.x) % kChunks * kEach;
 #pragma unroll
-  for (int pass = 0; pass < kCount / kRowsAtOnce; ++pass) {
+  for (int pass = 0; pass < (kCount + kRowsAtOnce - 1) / kRowsAtOnce; ++pass) {
     const int row = static_cast<int>(threadIdx.x) / kChunks + pass * kRowsAtOnce;
-    copy_later(buffer + row * kTileStride + column, data + row * stride + column);
+    if (kCount % kRowsAtOnce == 0 || row < kCount) {
+      copy_later(buffer + row * kTileStride + column, data + row * stride + column);
+    }
   }
 }
 

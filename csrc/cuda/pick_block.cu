@@ -162,8 +162,10 @@ Status pick_block(const PickBlock& call) {
   Scratch scratch(call.on.scratch);
   const Space space = space_in(scratch, call);
   fill(call.on, space.least, 0x7F, call.num_rows * static_cast<int64_t>(sizeof(float)));  // 3e38, above all that counts
-  const int warps = warps_of("pick_block", call.dim, kSharedBytes);
-  const int64_t wanted = blocks_of(call.num_rows, warps);
+  const int warps = warps_of("pick_block", call.on, call.dim, kSharedBytes);
+  const int64_t for_members = blocks_of(call.num_rows, warps);
+  const int64_t tiles = blocks_of(call.num_rows, kSimtSide) * blocks_of(call.num_centers, kSimtSide);
+  const int64_t wanted = for_members > tiles ? for_members : tiles;
   const Shape shape{wanted > most_blocks(call) ? most_blocks(call) : wanted, kSimtThreads,
                     warps * warp_scratch_bytes(call.dim)};
   launch_cooperative(pick_block_kernel, call.on, shape, call, space, warps);

@@ -34,6 +34,10 @@ __device__ float warp_sum(float value) {
 template <int kVec>
 __device__ void add_columns(const float (&values)[kVec], int64_t column, bool inside, const float* centers, int64_t dim,
                             Part (&warps)[kWarps], Part* part) {
+  constexpr int kLoad = kVec < 4 ? kVec : 4;
+  struct alignas(kLoad * sizeof(float)) Points {
+    float values[kLoad];
+  };
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   float sqnorm = 0.0F;
 #pragma unroll
@@ -43,7 +47,11 @@ __device__ void add_columns(const float (&values)[kVec], int64_t column, bool in
   for (int center = 0; center < kFirst; ++center) {
     float product = 0.0F;
 #pragma unroll
-    for (int v = 0; v < kVec; ++v) product += inside ? values[v] * centers[center * dim + column + v] : 0.0F;
+    for (int v = 0; v < kVec; v += kLoad) {
+      const Points points = inside ? *reinterpret_cast<const Points*>(centers + center * dim + column + v) : Points{};
+#pragma unroll
+      for (int i = 0; i < kLoad; ++i) product += values[v + i] * points.values[i];
+    }
     product = warp_sum(product);
     if (lane == 0) warps[warp].products[center] = product;
   }
@@ -74,11 +82,11 @@ __device__ void bound_row(const MinSqdist& call, const CenteredCenters<float>& c
   if (lane != 0) return;
   const double error =
       certified_error(norm_above(sqnorm, call.x.dim), 0.0, 0.0, *centers.largest, call.x.dim, kFloatRoundoff);
-  lower_bound(call.bound + row, sqnorm, nearest, error);
+  lower_bound(call.bound + row, static_cast<double>(sqnorm) + static_cast<double>(nearest) + error);
 }
 
 template <class T, int kVec>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, 4)
     pool_min_sqdist_kernel(PoolMinSqdist call, CenteredCenters<float> centers, Parts parts) {
   __shared__ TokenList list;
   __shared__ Part warps[kWarps];

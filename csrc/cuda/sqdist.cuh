@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cuda/elements.cuh"
+#include "cuda/launch.cuh"
 
 namespace diverseevol::cuda {
 
@@ -20,23 +21,19 @@ __host__ __device__ inline int64_t halving_width(int64_t dim) {
 
 inline int64_t warp_scratch_bytes(int64_t dim) { return halving_width(dim) / 8 * static_cast<int64_t>(sizeof(double)); }
 
-constexpr int64_t kMostColumns = 131072;  // whose scratch fits into the shared memory of every GPU
+constexpr int64_t kStaticBytes = 16 * 1024;  // more than a kernel that takes float64 distances has besides
 
 // As many warps as fit into `bytes` of shared memory with their scratch, at least one and at most eight.
-inline int warps_of(const char* op, int64_t dim, int64_t bytes) {
-  if (dim > kMostColumns) {
-    throw std::invalid_argument(std::string(op) + ": up to " + std::to_string(kMostColumns) +
-                                " columns on a GPU, got " + std::to_string(dim));
+inline int warps_of(const char* op, const Target& on, int64_t dim, int64_t bytes) {
+  const int64_t most = shared_memory(on) - kStaticBytes;
+  if (warp_scratch_bytes(dim) > most) {
+    int64_t columns = dim;
+    while (warp_scratch_bytes(columns) > most) columns = halving_width(columns) / 2;
+    throw std::invalid_argument(std::string(op) + ": up to " + std::to_string(columns) + " columns on this GPU, got " +
+                                std::to_string(dim));
   }
   const int64_t warps = bytes / warp_scratch_bytes(dim);
   return static_cast<int>(warps < 1 ? 1 : warps > 8 ? 8 : warps);
-}
-
-template <class T, class U>
-__device__ double square(const T* row, const U* center, int64_t d, int64_t dim) {
-  if (d >= dim) return 0.0;
-  const double difference = subtract(static_cast<double>(to_float(row[d])), static_cast<double>(to_float(center[d])));
-  return multiply(difference, difference);
 }
 
 // The whole warp calls, and every lane gets the result. sums: the warp's own halving_width(dim) / 8 doubles.
@@ -46,9 +43,21 @@ __device__ double sqdist(const T* row, const U* center, int64_t dim, double* sum
   int64_t width = halving_width(dim) / 8;
   // Three halvings at once: eight loads in flight, all coalesced over the lanes.
   for (int64_t d = lane; d < width; d += kLanes) {
+    T values[8];
+    U points[8];
+#pragma unroll
+    for (int part = 0; part < 8; ++part) {  // all before the first is used
+      const int64_t column = d + part * width;
+      values[part] = row[column < dim ? column : 0];
+      points[part] = center[column < dim ? column : 0];
+    }
     double eighths[8];
 #pragma unroll
-    for (int part = 0; part < 8; ++part) eighths[part] = square(row, center, d + part * width, dim);
+    for (int part = 0; part < 8; ++part) {
+      const double difference =
+          subtract(static_cast<double>(to_float(values[part])), static_cast<double>(to_float(points[part])));
+      eighths[part] = d + part * width < dim ? multiply(difference, difference) : 0.0;
+    }
     sums[d] = add(add(add(eighths[0], eighths[4]), add(eighths[2], eighths[6])),
                   add(add(eighths[1], eighths[5]), add(eighths[3], eighths[7])));
   }

@@ -15,7 +15,7 @@ struct Blocks {
 };
 
 template <class T>
-__global__ void __launch_bounds__(256) update_argmax_kernel(UpdateArgmax call, Blocks blocks) {
+__global__ void __launch_bounds__(256, 2) update_argmax_kernel(UpdateArgmax call, Blocks blocks) {
   __shared__ Farthest shared[8];
   __shared__ bool last;
   const int warps = static_cast<int>(blockDim.x) / kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
@@ -65,7 +65,7 @@ Status update_argmax(const UpdateArgmax& call) {
   Scratch scratch(call.on.scratch);
   const Blocks blocks = blocks_in(scratch, call);
   fill(call.on, blocks.arrived, 0, sizeof(unsigned));
-  const int warps = warps_of("update_argmax", call.x.dim, kSharedBytes);
+  const int warps = warps_of("update_argmax", call.on, call.x.dim, kSharedBytes);
   const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.on);
   const int64_t wanted = blocks_of(call.x.rows, warps);
   const Shape shape{wanted < most ? wanted : most, warps * kLanes, warps * warp_scratch_bytes(call.x.dim)};

@@ -7,6 +7,7 @@ import torch
 from . import backends, reference
 
 CHUNK_ROWS = 4096
+LARGEST_DIM = 1 << 16  # from here on the error bound of the screen does not hold
 
 
 def chunks(x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
@@ -41,6 +42,8 @@ def check_screen(
     n: int, dim: int, device: torch.device, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor
 ) -> None:
     """Raises TypeError or ValueError unless kernels may use these for n rows of dim columns on the device."""
+    if dim >= LARGEST_DIM:
+        raise ValueError(f"expected fewer than {LARGEST_DIM} columns, for which bounds are certified, got {dim}")
     for name, value, shape in (("offset", offset, (dim,)), ("bound", bound, (n,)), ("centers", centers, None)):
         if value.device != device:
             raise ValueError(f"{name}: expected device {device}, got {value.device}")

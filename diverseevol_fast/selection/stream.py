@@ -8,11 +8,12 @@ import torch
 
 from ..ops import screening
 from ..ops.pooling import queue_pool_min_sqdist
+from ..ops.screening import LARGEST_DIM
 from . import bounds
 from .arguments import as_count, as_radius, as_rows
 from .host_rows import rows_on
 from .rows import choose_backends, queue_to, row_mean
-from .traversal import LARGEST_BLOCK, LARGEST_DIM, KCenterResult, Traversal, read
+from .traversal import LARGEST_BLOCK, KCenterResult, Traversal, read
 
 Batch = tuple[torch.Tensor, list[int], tuple[str, ...]]  # its flags, its candidates, what each flag says of one
 

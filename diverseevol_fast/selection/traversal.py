@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..ops import block, screening
+from ..ops.screening import LARGEST_DIM
 from ..progress import Progress
 from .arguments import as_bytes, as_count, as_device, as_radius, as_row_numbers, as_rows
 from .bounds import Bounds, spread_first
@@ -26,7 +27,6 @@ FEW_PASSES = 6  # so few cost less than a screen and a block
 FEW_ELEMENTS = 10_000_000  # so few are read in the time that a screen and a block take to begin
 ELEMENTS_PER_CALL = 250_000  # read in the time that a call takes to begin
 SMALLEST_DIM = 5  # narrower rows are streamed in less time than the largest bounds are found
-LARGEST_DIM = 1 << 16  # from here on the error bound of the screen does not hold
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ struct Fibre {
   bool begun = false;
   unsigned number = 0;
   bool done = false;
-  std::function<bool()> ready;  // what it waits for; none: it runs on
+  std::function<bool()> ready;                             // what it waits for; none: it runs on
   std::vector<std::function<void()>> uncommitted;          // asynchronous copies
   std::vector<std::vector<std::function<void()>>> groups;  // of them
 };

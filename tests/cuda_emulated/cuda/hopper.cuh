@@ -1,5 +1,5 @@
-// csrc/cuda/hopper.cuh on a CPU. A box is copied at once; products are computed as late as they may, when they are waited
-// for, from what shared memory holds then.
+// csrc/cuda/hopper.cuh on a CPU. A box is copied at once; products are computed as late as they may, when they are
+// waited for, from what shared memory holds then.
 #pragma once
 
 #include <cstdint>
@@ -86,8 +86,9 @@ inline uint64_t operand(const void* place) { return shared_address(place); }
 
 inline uint16_t element(uint64_t operand, int row, int column) {
   uint16_t value;
-  std::memcpy(&value, swizzled(static_cast<uint32_t>(operand) + static_cast<uint32_t>(row / 8 * 1024 + row % 8 * 128 + column * 2)),
-              2);
+  std::memcpy(
+      &value,
+      swizzled(static_cast<uint32_t>(operand) + static_cast<uint32_t>(row / 8 * 1024 + row % 8 * 128 + column * 2)), 2);
   return value;
 }
 
@@ -135,7 +136,8 @@ inline void multiply_half_tiles(float (&acc)[128], uint64_t left, uint64_t right
 }
 
 inline void commit_products() {
-  emulated::meet_group(nullptr, [](auto&) { emulated::here->products[emulated::thread_number() / 128].emplace_back(); });
+  emulated::meet_group(nullptr,
+                       [](auto&) { emulated::here->products[emulated::thread_number() / 128].emplace_back(); });
 }
 
 template <int kPending>
@@ -148,6 +150,8 @@ void await_products() {
     }
   });
 }
+
+inline void products_have_come(float (&)[128]) {}
 
 template <int kRegisters>
 void give_registers() {}

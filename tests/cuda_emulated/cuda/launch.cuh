@@ -21,6 +21,8 @@ constexpr int kMultiprocessors = 3;
 
 inline int multiprocessors(const Target&) { return kMultiprocessors; }
 
+inline int64_t shared_memory(const Target&) { return static_cast<int64_t>(emulated::kSharedMemory); }
+
 inline int capability(const Target&) { return 90; }
 
 inline void fill(const Target&, void* data, int byte, int64_t bytes) {
