@@ -22,12 +22,16 @@ class CMakeBuild(build_ext):
         library = Path(self.get_ext_fullpath(ext.name)).resolve()
         library.parent.mkdir(parents=True, exist_ok=True)
         cuda = os.environ.get("DEF_CUDA", "auto")
+        if cuda not in ("auto", "on", "off"):
+            raise RuntimeError(f"DEF_CUDA: expected auto, on or off, got {cuda!r}")
         failed = {}  # `diverseevol env` shows these notes
         try:
             try:
                 self._cmake(library, cuda)
             except CompileError as error:
-                if cuda != "auto":
+                if cuda == "on":  # a CompileError would be taken for what the install can go on without
+                    raise RuntimeError(f"DEF_CUDA=on: {error}") from error
+                if cuda == "off":
                     raise
                 failed["cuda_build.txt"] = error
                 self._cmake(library, "off")
@@ -65,7 +69,7 @@ class CMakeBuild(build_ext):
                   f"-DPython_EXECUTABLE={sys.executable}",
                   f"-DDEF_WERROR={os.environ.get('DEF_WERROR', 'OFF')}",
                   f"-DDEF_CUDA={cuda}",
-                  *([f"-DDEF_CUDA_ARCHS={architectures}"] if architectures else []),
+                  f"-DDEF_CUDA_ARCHS={architectures}" if architectures else "-UDEF_CUDA_ARCHS",
                   f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={library.parent}",
                   f"-DDEF_LIBRARY_NAME={library.name}")  # fmt: skip
         self._run("cmake", "--build", build, "--parallel", str(os.cpu_count() or 1))
@@ -75,8 +79,18 @@ class CMakeBuild(build_ext):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         sys.stdout.write(done.stdout)
         if done.returncode != 0:
-            errors = [line.strip() for line in done.stdout.splitlines() if "error:" in line or "Error" in line]
-            raise CompileError(errors[0] if errors else f"{command[0]} exited with {done.returncode}")
+            raise CompileError(first_error(done.stdout) or f"{command[0]} exited with {done.returncode}")
+
+
+def first_error(output):
+    """The first line of a build's output that says what is wrong; CMake says it after a line that says where."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    for place, line in enumerate(lines):
+        if line.startswith("CMake Error"):
+            return " ".join(lines[place : place + 2])
+        if "error:" in line:
+            return line
+    return None
 
 
 class BuildWithRecord(build_py):

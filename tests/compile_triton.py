@@ -80,7 +80,7 @@ def update(dtype, width):
         "x": dtype, "center": F32, "nearest": F64, "best": F64, "where": I64, "count": "i32", "dim": "i32",
         "stride_row": "i32",
     }  # fmt: skip
-    return update_argmax._update_kernel, signature, {"ROWS": rows_of(width), "WIDTH": width}, EXACT
+    return update_argmax._update_argmax_kernel, signature, {"ROWS": rows_of(width), "WIDTH": width}, EXACT
 
 
 def statistics(dtype, has_bias):

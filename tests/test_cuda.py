@@ -1,16 +1,11 @@
-"""What only the CUDA C++ kernels are asked: large problems, the CPU's order of additions, and that they compile."""
+"""What only the CUDA C++ kernels are asked: large problems, and the order of additions that the CPU has."""
 
 import contextlib
 import importlib.util
-import json
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from gpu import DEVICE, DTYPES, ROOT, cuda_works, infinite, rows
+from gpu import DEVICE, DTYPES, cuda_works, infinite, rows
 
 from diverseevol_fast import KCenterStream, kcenter
 from diverseevol_fast.ops import backends, logit_stats, masked_mean_pool, pick_block, reference, update_argmax
@@ -74,7 +69,7 @@ def native_on_the_cpu():
         spec = importlib.util.find_spec("diverseevol_fast.ops.native")
         fresh = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(fresh)
-        patch.setattr(backends, "module_of", lambda name, op: fresh)
+        patch.setattr(backends, "run", lambda name, op, device, *given: getattr(fresh, op)(*given))
         yield
 
 
@@ -136,31 +131,3 @@ def test_logit_stats_names_the_first_bad_token():
     hidden[30, 2] = hidden[22, 1] = float("nan")
     with pytest.raises(ValueError, match="22"):
         logit_stats(hidden, weight, backend="cuda")
-
-
-def test_every_source_compiles_for_gpus_without_spilling():
-    """With nvcc, warnings as errors, for sm_80, 90a and 100; needs no GPU."""
-    if shutil.which("nvcc") is None or not (ROOT / "csrc").is_dir():
-        pytest.skip("nvcc is not on PATH: the CUDA sources cannot be compiled")
-    program = Path(__file__).with_name("compile_cuda.py")
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {(line["source"], line["sm"]) for line in lines} == {
-        (source.name, capability)
-        for source in (ROOT / "csrc" / "cuda").glob("*.cu")
-        for capability in ("80", "90a", "100")
-        if source.name != "min_sqdist_hopper.cu" or capability == "90a"
-    }
-    assert [line for line in lines if line["spilled"]] == []
-
-
-def test_this_build_has_the_kernels_where_there_is_nvcc():
-    """A failed build is no reason for an install to fail, but it is one for the tests to."""
-    if shutil.which("nvcc") is None:
-        pytest.skip("nvcc is not on PATH")
-    done = subprocess.run(
-        [sys.executable, "-c", "from diverseevol_fast.ops import backends; print(backends.cuda_unavailable())"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == "None"

@@ -197,12 +197,15 @@ def test_same_picks_without_waiting(problem, dtype, first_centers):
 @needs_native
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("bad", [0, 170, 299])
-def test_the_first_bad_row_is_named_without_waiting(queued, value, bad):
-    """Also when it is a centre."""
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_first_bad_row_is_named_without_waiting(queued, value, bad, alone):
+    """Also when it is a centre, and no other row is bad."""
     x = torch.randn(300, 12)
-    x[bad, 3] = x[299, 11] = value
+    x[bad, 3] = value
+    if not alone:
+        x[299, 11] = value
     for centers in ([0, 5, 170], None):
-        for how in ({"block_size": 64}, {"method": "streaming"}, {"block_size": 300}):
+        for how in ({"block_size": 64}, {"method": "streaming"}, {"block_size": 300}, {}):
             with pytest.raises(ValueError, match=f"x: row {bad} holds"):
                 kcenter(x, 30, centers, **how)
 

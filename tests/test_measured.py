@@ -146,6 +146,18 @@ def test_one_failed_line_rules_a_backend_out_until_its_sources_change(tmp_path):
     assert chosen(tmp_path, [line("cuda", 0.1), failed | {"dtype": "float32"}]).backend == "cuda"
 
 
+def test_a_selection_with_wrong_picks_rules_a_backend_out_for_every_op(tmp_path):
+    wrong = line("cuda", passed=False, p50=None) | {"op": "kcenter, host rows", "dtype": "float32"}
+    assert chosen(tmp_path, [line("cuda", 0.1), line("triton"), wrong]).backend == "triton"
+    assert chosen(tmp_path, [line("cuda", 0.1), line("triton"), wrong | {"digest": "old"}]).backend == "cuda"
+
+
+def test_backends_without_a_shape_in_common_are_not_said_to_be_compared(tmp_path):
+    choice = chosen(tmp_path, [line("cuda", 0.1), line("triton", shape=[7])])
+    assert choice.backend == "cuda"
+    assert "not compared with triton: no shape in common" in choice.reason
+
+
 def test_another_gpu_counts_when_it_is_of_the_same_capability_and_none_of_the_name_is_there(tmp_path):
     lines = [line("triton", gpu=H100), line("cuda", 0.5, gpu=A100)]
     choice = chosen(tmp_path, lines)

@@ -350,3 +350,32 @@ def test_real_embeddings(shared_data):
     result = kcenter(x, 100, list(range(100)))
     assert result.indices.tolist() == kcenter(x, 100, list(range(100)), method="streaming").indices.tolist()
     assert result.passes < 1.2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bad", [0, 20, 59])
+def test_the_first_bad_row_is_named_however_it_is_picked(backend, bad):
+    x = torch.randn(60, 9)
+    x[bad, 3] = float("nan")
+    for how in ({"method": "streaming"}, {"block_size": 16}, {}):
+        with pytest.raises(ValueError, match=f"x: row {bad} holds"):
+            kcenter(x, 9, [0, 20], backend=backend, **how)
+
+
+def test_what_the_streaming_step_and_the_block_refuse():
+    x, nearest = torch.randn(5, 3), torch.zeros(5, dtype=torch.float64)
+    for arguments, error, words in (
+        ((x.double(), x[0], nearest), TypeError, "x: expected float32"),
+        ((x, x[0].to("meta"), nearest), ValueError, "center: expected device cpu"),
+        ((x, x[0], nearest[:4]), ValueError, "nearest: expected contiguous shape"),
+        ((x[:0], x[0], nearest[:0]), ValueError, "x: expected at least one row"),
+    ):
+        with pytest.raises(error, match=words):
+            update_argmax(*arguments)
+    bound = torch.full((5,), float("inf"))
+    with pytest.raises(ValueError, match="centers: expected device cpu"):
+        pick_block(x, x[:1].to("meta"), x[0], bound, -1.0, -1.0, 3)
+    with pytest.raises(ValueError, match="max_picks: expected at least 0"):
+        pick_block(x, x[:1], x[0], bound, -1.0, -1.0, -3)
+    with pytest.raises(ValueError, match="block_size: expected an integer"):
+        kcenter(x, 2, [0], block_size=True)

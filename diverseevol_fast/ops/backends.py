@@ -6,11 +6,12 @@ tensor, or the interpreter (TRITON_INTERPRET=1). On a GPU the automatic choice f
 `reference`, which runs on its device.
 """
 
+import contextlib
 import importlib
 import os
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -130,8 +131,9 @@ def _measured_best(gpu: int, op: str, dtypes: tuple[str, ...]) -> measured.Choic
     return measured.best(measured.record(), op, dtypes, name, capability, usable)
 
 
-def module_of(name: str, op: str) -> ModuleType:
-    """The module that holds `op` for backend `name`, imported on first use."""
-    if name == "triton":
-        return importlib.import_module(f"diverseevol_fast.triton_ops.{op}")
-    return importlib.import_module(f"diverseevol_fast.ops.{'native' if name == 'cuda' else name}")
+def run(name: str, op: str, device: torch.device, *arguments: Any) -> Any:
+    """Call `op` of backend `name`, imported on first use; the GPU is the current one, on which Triton launches."""
+    home = f"triton_ops.{op}" if name == "triton" else f"ops.{'native' if name == 'cuda' else name}"
+    function = getattr(importlib.import_module(f"diverseevol_fast.{home}"), op)
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        return function(*arguments)

@@ -38,6 +38,8 @@ def pick_block(
     """
     _check(rows, centers, offset, bound)
     chosen = backends.choose(rows.device, backend, "pick_block", torch.float32)
+    if max_picks < 0:
+        raise ValueError(f"max_picks: expected at least 0, got {max_picks}")
     count = min(max_picks, len(rows))
     above = torch.tensor([threshold], dtype=torch.float64, device=rows.device)
     return unpack(queue_pick_block(rows, centers, offset, bound, above, stop, count, chosen), count)
@@ -61,8 +63,8 @@ def queue_pick_block(
         found[2 : 2 + len(picks)], found[2 + max_picks : 2 + max_picks + len(picks)] = picks, sqdist
         return found.to(rows.device)
     rows, centers, offset = rows.contiguous(), centers.contiguous(), offset.contiguous()
-    run = backends.module_of(chosen, "pick_block").pick_block
-    return run(rows, centers, offset, bound, threshold, stop, max_picks)
+    given = (rows, centers, offset, bound, threshold, stop, max_picks)
+    return backends.run(chosen, "pick_block", rows.device, *given)
 
 
 def unpack(found: torch.Tensor, max_picks: int) -> tuple[torch.Tensor, torch.Tensor, float]:

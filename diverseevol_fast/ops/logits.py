@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from . import backends
-from .pooling import FLOATS
+from .screening import STORED
 
 
 class LogitStats(NamedTuple):
@@ -41,9 +41,9 @@ def logit_stats(
     """
     _check(hidden, weight, bias)
     chosen = backends.choose(hidden.device, backend, "logit_stats", hidden.dtype)
-    run = backends.module_of(chosen, "logit_stats").logit_stats
     bias = None if bias is None else bias.detach().to(torch.float32).contiguous()
-    *statistics, first_bad = run(_columns_contiguous(hidden), _columns_contiguous(weight), bias)
+    given = (_columns_contiguous(hidden), _columns_contiguous(weight), bias)
+    *statistics, first_bad = backends.run(chosen, "logit_stats", hidden.device, *given)
     bad = int(first_bad)
     if bad >= 0:
         raise ValueError(f"hidden: token {bad} has a logit that is not finite")
@@ -63,7 +63,7 @@ def _check(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
         if value.device != hidden.device:
             raise ValueError(f"{name}: expected device {hidden.device}, got {value.device}")
-        if hidden.dtype not in FLOATS:
+        if hidden.dtype not in STORED:
             raise TypeError(f"hidden: expected float32, bfloat16 or float16, got {hidden.dtype}")
         if value.dtype != hidden.dtype:
             raise TypeError(f"{name}: expected {hidden.dtype} as hidden has, got {value.dtype}")

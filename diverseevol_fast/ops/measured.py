@@ -133,7 +133,8 @@ def best(
     """The automatic choice for an op on a GPU, or "reference" when no backend has earned it.
 
     A backend needs a passing line for each of `dtypes`, and one line that failed rules it out until its sources change:
-    a race need not fail twice. Among several, the lowest geometric mean over the shapes that all of them have.
+    a race need not fail twice; so does a whole selection with wrong picks, for every op. Among several, the lowest
+    geometric mean over the shapes that all of them have.
 
     Args:
         measurements: the record.
@@ -145,7 +146,9 @@ def best(
     """
     of_op = [m for m in measurements if m.current and m.op == op and m.dtype in dtypes and m.backend in usable]
     lines = [m for m in of_op if m.device == device] or [m for m in of_op if m.capability == capability]
-    failed = sorted({m.backend for m in lines if not m.passed})
+    here = [m for m in measurements if m.current and m.backend in usable and capability == m.capability]
+    wrong_picks = {m.backend for m in here if m.op.startswith("kcenter") and not m.passed}
+    failed = sorted(wrong_picks | {m.backend for m in lines if not m.passed})
     seconds = {name: {(m.device, m.dtype, m.shape): m.p50 for m in lines if m.backend == name} for name in usable}
     earned = [
         name for name, cases in seconds.items()
@@ -158,7 +161,9 @@ def best(
     winner = min(earned, key=lambda name: means[name])
     mine = [m for m in lines if m.backend == winner]
     over = f"over {len(shared)} shape{'s' * (len(shared) != 1)}"
-    why = [f"{means[winner] / means[name]:.2f} of {name}'s time {over}" for name in earned if name != winner]
+    why = [f"{means[winner] / means[name]:.2f} of {name}'s time {over}" for name in earned if name != winner and shared]
+    if len(earned) > 1 and not shared:
+        why = ["not compared with " + " and ".join(name for name in earned if name != winner) + ": no shape in common"]
     where = " and ".join(sorted({m.device for m in mine}))
     same_kind = "" if where == device else ", a GPU of the same compute capability"
     why = f"{' and '.join(why) or 'the one with passing device lines'}, on {where}{same_kind}"

@@ -3,9 +3,7 @@
 import torch
 
 from . import backends, reference
-from .screening import check_screen, screen
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+from .screening import STORED, check_screen, screen
 
 
 def masked_mean_pool(
@@ -43,7 +41,7 @@ def masked_mean_pool(
     chosen = backends.choose(hidden.device, backend, "masked_mean_pool", hidden.dtype)
     if chosen == "reference":
         return reference.masked_mean_pool(*given)
-    pooled, empty = backends.module_of(chosen, "masked_mean_pool").masked_mean_pool(*given)
+    pooled, empty = backends.run(chosen, "masked_mean_pool", hidden.device, *given)
     check_pooled(int(empty), -1, "mask" if cu_seqlens is None else "cu_seqlens")
     return pooled
 
@@ -94,8 +92,8 @@ def queue_pool_min_sqdist(
         pooled = reference.masked_mean_pool(*given)
         empty, bad = torch.full((1,), -1, device=hidden.device), screen(pooled, centers, offset, bound, None, chosen)
     else:
-        run = backends.module_of(chosen, "pool_min_sqdist").pool_min_sqdist
-        pooled, empty, bad = run(*given, centers, offset, bound)
+        call = (chosen, "pool_min_sqdist", hidden.device)
+        pooled, empty, bad = backends.run(*call, *given, centers, offset, bound)
     return pooled, torch.cat([empty, bad])
 
 
@@ -130,7 +128,7 @@ def checked_rows(
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
         if value is not None and value.device != hidden.device:
             raise ValueError(f"{name}: expected device {hidden.device}, got {value.device}")
-    if hidden.dtype not in FLOATS:
+    if hidden.dtype not in STORED:
         raise TypeError(f"hidden: expected float32, bfloat16 or float16, got {hidden.dtype}")
     if mask is not None:
         mask = _checked_mask(hidden, mask)
@@ -167,7 +165,7 @@ def _checked_limits(hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Ten
 
 
 def _checked_prefix(hidden: torch.Tensor, prefix_sum: torch.Tensor | None, prefix_len: int) -> torch.Tensor | None:
-    if prefix_len < 0 or (prefix_sum is None) != (prefix_len == 0):
+    if type(prefix_len) is not int or prefix_len < 0 or (prefix_sum is None) != (prefix_len == 0):
         raise ValueError(f"prefix_len: expected at least 1 with a prefix_sum and 0 without one, got {prefix_len}")
     if prefix_sum is None:
         return None

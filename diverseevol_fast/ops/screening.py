@@ -7,6 +7,7 @@ import torch
 from . import backends, reference
 
 CHUNK_ROWS = 4096
+STORED = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST_DIM = 1 << 16  # from here on the error bound of the screen does not hold
 
 
@@ -36,6 +37,14 @@ def check_row(bad: int) -> None:
     """Raises ValueError naming the row of x that holds a NaN or an infinity; -1 for none."""
     if bad >= 0:
         raise ValueError(f"x: row {bad} holds a value that is not finite")
+
+
+def check_rows(x: torch.Tensor) -> None:
+    """Raises TypeError or ValueError unless x is [N, D] of a stored dtype, D at least 1."""
+    if x.dtype not in STORED:
+        raise TypeError(f"x: expected float32, bfloat16 or float16, got {x.dtype}")
+    if x.dim() != 2 or x.shape[1] == 0:
+        raise ValueError(f"x: expected shape [N, D] with D at least 1, got {tuple(x.shape)}")
 
 
 def check_screen(
@@ -82,6 +91,7 @@ def min_sqdist(
         ValueError: wrong shapes, rows out of range, a row of x that is not finite (the first is named), or an unusable
             backend.
     """
+    check_rows(x)
     chosen = backends.choose(x.device, backend, "min_sqdist", x.dtype)
     check_screen(len(x), x.shape[1], x.device, centers, offset, bound)
     if rows is not None:
@@ -112,9 +122,12 @@ def screen(
         if int(bad) < 0:
             reference.min_sqdist(x, centers, bound)
         return bad
-    run = backends.module_of(chosen, "min_sqdist").min_sqdist
-    found = [(start, run(part, centers, offset, bound[start : start + len(part)], rows)) for start, part in chunks(x)]
-    return lowest([torch.where(bad < 0, bad, bad + start) for start, bad in found])
+    found = []
+    for start, part in chunks(x):
+        given = (part, centers, offset, bound[start : start + len(part)], rows)
+        bad = backends.run(chosen, "min_sqdist", x.device, *given)
+        found.append(torch.where(bad < 0, bad, bad + start))
+    return lowest(found)
 
 
 def _screen_copied(

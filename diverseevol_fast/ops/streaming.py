@@ -3,7 +3,7 @@
 import torch
 
 from . import backends, reference
-from .screening import chunks
+from .screening import check_rows, chunks
 
 
 def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor, backend: str = "auto") -> int:
@@ -28,9 +28,11 @@ def queue_update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Te
     """update_argmax without waiting for a GPU: the farthest row as int64 [1] on its device."""
     if chosen == "reference":
         return torch.full((1,), reference.update_argmax(x, center, nearest), device=x.device)
-    run = backends.module_of(chosen, "update_argmax").update_argmax
     center = center.contiguous()
-    found = [start + run(part, center, nearest[start : start + len(part)]) for start, part in chunks(x)]
+    found = [
+        start + backends.run(chosen, "update_argmax", x.device, part, center, nearest[start : start + len(part)])
+        for start, part in chunks(x)
+    ]
     return farthest(found, nearest)
 
 
@@ -44,11 +46,14 @@ def farthest(found: list[torch.Tensor], nearest: torch.Tensor) -> torch.Tensor:
 
 def _check(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> None:
     """Raises TypeError or ValueError as update_argmax says."""
+    check_rows(x)
+    if len(x) == 0:
+        raise ValueError("x: expected at least one row, got none")
     for name, value, dtype in (("center", center, torch.float32), ("nearest", nearest, torch.float64)):
+        if value.device != x.device:
+            raise ValueError(f"{name}: expected device {x.device}, got {value.device}")
         if value.dtype != dtype:
             raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
-    if x.dim() != 2 or 0 in x.shape:
-        raise ValueError(f"x: expected shape [N, D] with N and D at least 1, got {tuple(x.shape)}")
     if center.shape != x.shape[1:]:
         raise ValueError(f"center: expected shape ({x.shape[1]},), got {tuple(center.shape)}")
     if nearest.shape != x.shape[:1] or not nearest.is_contiguous():

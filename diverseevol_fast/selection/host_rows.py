@@ -185,7 +185,8 @@ def split_memory(limit: int | None, x: torch.Tensor, centers: int, largest_block
     def block_bytes(size: int) -> int:  # the rows, twice, and their float64 distances to centres and one another
         return 8 * size * (dim + centers + size)
 
-    taken = ROW_BYTES * n + 3 * 4 * dim * centers  # growing room for centres: the old one and the new, twice as large
+    # Growing room for centres, the old one and the new, twice as large; and less the offset, rounded, squared.
+    taken = ROW_BYTES * n + 6 * 4 * dim * centers
     least = taken + block_bytes(min(SMALLEST_BLOCK, n)) + tile_row
     if limit < least:
         raise ValueError(f"max_gpu_memory: these rows need at least {least:,} bytes, got {limit:,}")

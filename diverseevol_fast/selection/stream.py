@@ -15,7 +15,7 @@ from .host_rows import rows_on
 from .rows import choose_backends, queue_to, row_mean
 from .traversal import LARGEST_BLOCK, KCenterResult, Traversal, read
 
-Batch = tuple[torch.Tensor, list[int], tuple[str, ...]]  # its flags, its candidates, what each flag says of one
+Batch = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]  # its flags, its candidates, what each flag says of one
 
 
 class KCenterStream:
@@ -127,7 +127,7 @@ class KCenterStream:
 
         Raises:
             TypeError, ValueError: as kcenter says of k and radius; candidates that have not come, or whose values are
-                wrong and push has not said so.
+                wrong and push has not said so: no picks can be had then.
         """
         began = time.perf_counter()
         missing = int((~self.pushed).sum())
@@ -152,7 +152,10 @@ class KCenterStream:
             if first + count > len(self.pushed):
                 raise ValueError(f"n: {len(self.pushed)} candidates were announced, and {first + count} have come")
             rows = range(first, first + count)
-        places = torch.as_tensor(np.asarray(rows, dtype=np.int64))
+        rows = np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
+        if rows.size and not np.issubdtype(rows.dtype, np.integer):
+            raise TypeError(f"rows: expected integers, got dtype {rows.dtype}")
+        places = torch.as_tensor(rows.astype(np.int64))
         if places.shape != (count,):
             raise ValueError(f"rows: expected {count} numbers, got shape {tuple(places.shape)}")
         for place in places.tolist():
@@ -172,7 +175,7 @@ class KCenterStream:
 
         flags: int64, for each of `words` the first row of the batch that it is true of, or -1.
         """
-        batch = (flags, places.tolist(), words)
+        batch = (flags, places, words)
         if self._bounds.rows.queued:
             self._unread.append(batch)
         else:
@@ -195,4 +198,4 @@ def raise_wrong(batches: list[Batch]) -> None:
         for sentence in words:
             row = next(found)
             if row >= 0:
-                raise ValueError(sentence.format(f"candidate {places[row]}"))
+                raise ValueError(sentence.format(f"candidate {int(places[row])}"))

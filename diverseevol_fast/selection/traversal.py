@@ -65,8 +65,9 @@ def kcenter(
     and a GPU as device: twice 64 MB there and here, through which x is copied tile by tile, the next one while the
     present one is worked on; tiles are halved, with a warning, when the GPU runs out of memory.
 
-    On a GPU that holds x, the host waits once, for the picks of the first block, when that is enough; several times
-    for each further block, once for each pick when streaming, and for `centers` in a tensor on the GPU.
+    On a GPU that holds x, with backend "cuda" or "triton", the host waits once, for the picks of the first block, when
+    that is enough; several times for each further block, once for each pick when streaming (small problems are), and
+    for `centers` in a tensor on the GPU.
 
     Args:
         x: [N, D] embeddings: numpy array, memory map, torch tensor or any DLPack object; float32, bfloat16 or
@@ -105,7 +106,7 @@ def kcenter(
         raise ValueError("centers: expected at least one row, got none; pass None to start from a seeded row")
     wanted = as_count(k, len(x) - len(pool), radius)
     stop = as_radius(radius)
-    if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
+    if block_size is not None and (type(block_size) is not int or block_size < 1):
         raise ValueError(f"block_size: expected an integer of at least 1, got {block_size!r}")
     chosen = choose_backends(place, backend, x.dtype)
     pool = [pool[i] for i in spread_first(len(pool))]
@@ -214,6 +215,8 @@ class Traversal:
         """The classical loop: float64 distances of all rows to one centre at a time, one pass each."""
         nearest = torch.full((len(self.rows),), float("inf"), dtype=torch.float64, device=self.rows.device)
         nearest.masked_fill_(self.bounds.bound == -float("inf"), -1.0)
+        if not torch.isfinite(self.centers).all() or self.rows.chosen["update_argmax"] == "reference":
+            self.rows.check_finite()  # the reference takes it for granted
         farthest = self._update(nearest, self.centers[:1])
         if not torch.isfinite(nearest).all():
             self.rows.check_finite()

@@ -8,7 +8,7 @@ from .sqdist import EXACT, LARGEST_WIDTH, rows_of, sqdist
 
 
 @triton.jit
-def _update_kernel(
+def _update_argmax_kernel(
     x, center, nearest, best, where, count, dim, stride_row, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [ROWS]
@@ -54,7 +54,7 @@ def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) 
     best = torch.empty(programs, dtype=torch.float64, device=x.device)
     where = torch.empty(programs, dtype=torch.int64, device=x.device)
     farthest = torch.empty(1, dtype=torch.int64, device=x.device)
-    _update_kernel[(programs,)](
+    _update_argmax_kernel[(programs,)](
         x, center, nearest, best, where, len(x), x.shape[1], x.stride(0), ROWS=rows, WIDTH=width, **EXACT
     )
     _farthest_kernel[(1,)](best, where, farthest, programs, BLOCK=1024)
