@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def cuda_works() -> Iterator[None]:
         yield
 
 
+@cache
 def _emulated_module():
     """The extension with csrc/cuda on an emulated GPU, from build/emulated."""
     import pybind11

@@ -8,7 +8,7 @@ import torch
 from gpu import DEVICE, DTYPES, cuda_works, infinite, rows
 
 from diverseevol_fast import KCenterStream, kcenter
-from diverseevol_fast.ops import backends, logit_stats, masked_mean_pool, pick_block, reference, update_argmax
+from diverseevol_fast.ops import backends, masked_mean_pool, pick_block, reference, update_argmax
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -107,27 +107,3 @@ def test_more_columns_than_shared_memory_holds():
     nearest = torch.zeros(2, dtype=torch.float64, device=DEVICE)
     with pytest.raises(ValueError, match="update_argmax: up to 131072 columns on this GPU, got 131073"):
         update_argmax(x, x[0], nearest, backend="cuda")
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [(1, 1, 1), (3, 17, 2), (70, 72, 1100), (130, 33, 129)])
-@pytest.mark.parametrize("biased", [False, True])
-def test_logit_stats(dtype, size, biased):
-    tokens, dim, vocabulary = size
-    generator = torch.Generator().manual_seed(dim)
-    hidden = torch.randn(tokens, dim, generator=generator).to(dtype).to(DEVICE)
-    weight = torch.randn(vocabulary, dim, generator=generator).to(dtype).to(DEVICE)
-    bias = torch.randn(vocabulary, generator=generator).to(dtype).to(DEVICE) if biased else None
-    expected = logit_stats(hidden, weight, bias, backend="reference")
-    got = logit_stats(hidden, weight, bias, backend="cuda")
-    for name, one, other in zip(expected._fields, got, expected, strict=True):
-        torch.testing.assert_close(
-            one, other, atol=2e-5 * dim**0.5, rtol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
-
-
-def test_logit_stats_names_the_first_bad_token():
-    hidden, weight = torch.randn(40, 16, device=DEVICE), torch.randn(50, 16, device=DEVICE)
-    hidden[30, 2] = hidden[22, 1] = float("nan")
-    with pytest.raises(ValueError, match="22"):
-        logit_stats(hidden, weight, backend="cuda")

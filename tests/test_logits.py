@@ -1,18 +1,18 @@
 """logit_stats: the reference against torch's softmax, every backend against float64."""
 
+import contextlib
 import math
 
 import numpy as np
 import pytest
 import torch
+from gpu import DEVICE, DTYPES, cuda_works
 
 from diverseevol_fast.ops import LogitStats, backends, logit_stats, reference
 
 # The interpreter computes in numpy, which warns of the infinities and NaNs that are given here on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 BACKENDS = backends.OPS["logit_stats"]
 SIZES = [(1, 1, 1), (3, 17, 2), (17, 33, 129), (65, 70, 300), (130, 40, 2500)]  # T, D, V
 # Of the largest logit: a GPU's matrix units cut off summands in each step of 16, and float32 results are rounded.
@@ -39,10 +39,14 @@ def plain(hidden, weight, bias, dtype) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack([ordered[:, 0], margin, entropy]), logits
 
 
-def require(backend):
-    reason = backends.unusable(backend, DEVICE)
-    if reason:
-        pytest.skip(f"{backend}: {reason}")
+@pytest.fixture(autouse=True)
+def usable(request):
+    """The test's backend works, or the test is skipped with its reason."""
+    backend = request.node.callspec.params.get("backend") if hasattr(request.node, "callspec") else None
+    with cuda_works() if backend == "cuda" else contextlib.nullcontext():
+        if backend is not None and backends.unusable(backend, DEVICE):
+            pytest.skip(f"{backend}: {backends.unusable(backend, DEVICE)}")
+        yield
 
 
 def check(got: LogitStats, hidden, weight, bias) -> None:
@@ -72,7 +76,6 @@ def test_the_reference_is_torchs_softmax(size, scale, monkeypatch):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_error_is_at_most_twice_that_of_torch(backend, dtype, size, has_bias):
-    require(backend)
     hidden, weight, bias = case(*size, dtype)
     bias = bias if has_bias else None
     check(logit_stats(hidden, weight, bias, backend), hidden, weight, bias)
@@ -81,7 +84,6 @@ def test_error_is_at_most_twice_that_of_torch(backend, dtype, size, has_bias):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_strided_views(backend, dtype):
-    require(backend)
     hidden, weight, bias = case(40, 60, 120, dtype)
     views = [
         (hidden[::3, 7:40], weight[1::2, 7:40], bias[1::2]),
@@ -97,7 +99,6 @@ def test_strided_views(backend, dtype):
 @pytest.mark.parametrize("places", [(0, 1), (5, 130), (7, 2049)])
 def test_a_tie_of_the_two_largest_has_no_margin(backend, places):
     """Within a tile of the vocabulary, across tiles and across spans."""
-    require(backend)
     hidden, weight, _ = case(9, 24, 2100)
     weight[list(places)] = 0.0
     bias = torch.zeros(2100, device=DEVICE)
@@ -111,7 +112,6 @@ def test_a_tie_of_the_two_largest_has_no_margin(backend, places):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_huge_logits(backend, dtype):
-    require(backend)
     hidden, weight, bias = case(33, 50, 1300, dtype)
     hidden = hidden * 1e3
     got = logit_stats(hidden, weight, bias, backend)
@@ -122,7 +122,6 @@ def test_huge_logits(backend, dtype):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("place", [0, 1029])
 def test_one_dominant_entry_leaves_no_entropy(backend, place):
-    require(backend)
     hidden, weight, bias = case(5, 8, 1030)
     bias[place] = 1e4
     got = logit_stats(hidden, weight, bias, backend)
@@ -133,7 +132,6 @@ def test_one_dominant_entry_leaves_no_entropy(backend, place):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("vocab", [1, 2, 127, 1024, 5000])
 def test_equal_logits_have_the_entropy_of_the_vocabulary(backend, vocab):
-    require(backend)
     hidden, weight, _ = case(3, 16, 1)
     hidden, weight = hidden.mul(8).round(), weight.mul(8).round()  # exact products, whatever their order
     got = logit_stats(hidden, weight.expand(vocab, -1), backend=backend)
@@ -144,17 +142,16 @@ def test_equal_logits_have_the_entropy_of_the_vocabulary(backend, vocab):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_tokens(backend):
-    require(backend)
     hidden, weight, bias = case(4, 8, 30)
     assert [statistic.shape for statistic in logit_stats(hidden[:0], weight, bias, backend)] == [(0,)] * 3
 
 
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_tokens_result_does_not_depend_on_the_others(dtype):
-    require("triton")
+def test_a_tokens_result_does_not_depend_on_the_others(backend, dtype):
     hidden, weight, bias = case(150, 40, 2100, dtype)
-    together = torch.stack(logit_stats(hidden, weight, bias, "triton"))
-    apart = torch.stack(logit_stats(hidden[137:140], weight, bias, "triton"))
+    together = torch.stack(logit_stats(hidden, weight, bias, backend))
+    apart = torch.stack(logit_stats(hidden[137:140], weight, bias, backend))
     assert torch.equal(together[:, 137:140], apart)
 
 
@@ -162,7 +159,6 @@ def test_a_tokens_result_does_not_depend_on_the_others(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_the_first_bad_token_is_named(backend, dtype, value):
-    require(backend)
     hidden, weight, bias = case(150, 20, 1100, dtype)
     hidden[140, 3] = hidden[77, 19] = value
     with pytest.raises(ValueError, match="hidden: token 77 has a logit that is not finite"):
@@ -174,7 +170,6 @@ def test_the_first_bad_token_is_named(backend, dtype, value):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_differences_beyond_float32_are_not_finite(backend):
-    require(backend)
     hidden = torch.tensor([[1.0], [1.0], [3e38]], device=DEVICE)
     weight = torch.tensor([[1.0], [-1.0]], device=DEVICE)
     with pytest.raises(ValueError, match="token 2 "):

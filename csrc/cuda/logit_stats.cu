@@ -64,6 +64,7 @@ struct Stats {
 template <class T, bool kAligned>
 struct MatrixTiles {
   static constexpr int kTokens = kTileRows, kWords = 64;
+  static constexpr int kBlocks = kAligned ? 2 : 1;  // of a multiprocessor at least; more would spill registers
   static constexpr bool kHalf = std::is_same_v<T, Float16>;
 
   struct Steps {
@@ -119,7 +120,7 @@ struct MatrixTiles {
 
 // Computes tiles of logits of float32 values.
 struct FloatTiles {
-  static constexpr int kTokens = kSimtSide, kWords = kSimtSide;
+  static constexpr int kTokens = kSimtSide, kWords = kSimtSide, kBlocks = 2;
 
   struct Memory {
     SimtMemory sides;
@@ -144,7 +145,7 @@ struct FloatTiles {
 
 // stats [spans, tokens]
 template <class Tiles>
-__global__ void __launch_bounds__(kTileThreads, 2)
+__global__ void __launch_bounds__(kTileThreads, Tiles::kBlocks)
     logit_stats_kernel(LogitStats call, int64_t token_blocks, Stats* stats) {
   constexpr int kPerToken = kTileThreads / Tiles::kTokens, kEachThread = Tiles::kWords / kPerToken;
   typename Tiles::Memory& memory = *launch_shared<typename Tiles::Memory>();
@@ -153,20 +154,15 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int row = static_cast<int>(threadIdx.x) / kPerToken, part = static_cast<int>(threadIdx.x) % kPerToken;
   const bool inside = first_token + row < call.tokens;
   Stats all = Stats::none();
-  bool finite = true;
   for (int64_t word = span * kSpan; word < beyond; word += Tiles::kWords) {
     Tiles::compute(call, first_token, word, memory);
     float* mine = memory.logits + row * (Tiles::kWords + 1) + part * kEachThread;
     const int64_t first = word + part * kEachThread, left = beyond - first;
     const int count = left < kEachThread ? static_cast<int>(left) : kEachThread;
-    for (int i = 0; i < count; ++i) {
-      if (call.bias != nullptr) mine[i] += call.bias[first + i];
-      finite &= is_finite(mine[i]);
-    }
+    for (int i = 0; i < count && call.bias != nullptr; ++i) mine[i] += call.bias[first + i];
     all.meet(mine, count);
     __syncthreads();
   }
-  if (inside && !finite) lower_to(call.first_bad_token, first_token + row);
 #pragma unroll
   for (int lanes = 1; lanes < kPerToken; lanes *= 2) {
     const Stats other{shuffle_xor(all.largest, lanes), shuffle_xor(all.second, lanes), shuffle_xor(all.sum, lanes),
@@ -184,7 +180,10 @@ __global__ void __launch_bounds__(256) merge_spans_kernel(LogitStats call, int64
   for (int64_t span = 0; span < spans; ++span) all.meet(stats[span * call.tokens + token]);
   call.largest[token] = 1.0F / all.sum;
   call.margin[token] = -expm1f(all.second - all.largest) / all.sum;
-  call.entropy[token] = logf(all.sum) - all.weighted / all.sum;
+  const float entropy = logf(all.sum) - all.weighted / all.sum;
+  call.entropy[token] = entropy;
+  // NaN where a logit, or its difference from the largest, is not finite: 0 times -infinity, or infinity less infinity.
+  if (!is_finite(entropy)) lower_to(call.first_bad_token, token);
 }
 
 template <class Tiles>
