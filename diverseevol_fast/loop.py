@@ -7,10 +7,11 @@ from pathlib import Path
 
 from . import preparation
 from .config import Config
-from .embedding import EmbeddingStore, embed_rows, remove_embeddings
+from .embedding import embed_rows
 from .models import backbone, folder_sha256, load_causal_lm
 from .selection.traversal import kcenter
 from .state import RunState, build_folder, open_run
+from .store import EmbeddingStore, remove_embeddings
 from .training import held_out_loss, train
 
 log = logging.getLogger("diverseevol_fast")

@@ -8,12 +8,13 @@ import numpy as np
 import yaml
 
 from .data import Data, check_row_file, load_data, write_rows
-from .embedding import EmbeddingStore, embed_rows
+from .embedding import embed_rows
 from .errors import InputError
 from .files import read_json, write_json
 from .models import backbone, folder_sha256, load_encoder, load_tokenizer, resolve_model, usable_length
 from .preparation import versions
 from .selection.traversal import KCenterResult, kcenter
+from .store import EmbeddingStore
 from .templates import check_template, render, tokenize
 
 log = logging.getLogger("diverseevol_fast")
@@ -189,8 +190,8 @@ def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path) -
     }  # fmt: skip
     store = EmbeddingStore(path, rows=len(rows), dim=backbone(model).config.hidden_size, fingerprint=made_from)
     done = embed_rows(model, tokens, rows, store, args.max_tokens_per_batch)
-    log.info("embedded %d tokens in %.1f s, %.0f tokens/s, %.1f%% padding", done["tokens"], done["seconds"],
-             done["tokens_per_second"], 100 * done["padding"])  # fmt: skip
+    log.info("embedded %d tokens in %.1f s, %.0f tokens/s, %.1f%% padding, %.1f%% in shared prefixes", done["tokens"],
+             done["seconds"], done["tokens_per_second"], 100 * done["padding"], 100 * done["prefix_share"])  # fmt: skip
     return store
 
 

@@ -7,9 +7,10 @@ from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2LMHea
 
 from diverseevol_fast.batches import pad, token_budget_batches
 from diverseevol_fast.data import load_data
-from diverseevol_fast.embedding import EmbeddingStore, embed_rows
+from diverseevol_fast.embedding import embed_rows
 from diverseevol_fast.errors import InputError, RunError
 from diverseevol_fast.models import backbone, load_causal_lm, load_encoder, load_tokenizer
+from diverseevol_fast.store import EmbeddingStore
 from diverseevol_fast.templates import tokenize
 
 
@@ -111,26 +112,26 @@ def counting(model, stop_after=None):
 
 
 def test_finished_batches_survive_a_crash(tmp_path, tokens, tiny_model, monkeypatch):
-    monkeypatch.setattr("diverseevol_fast.embedding.SECONDS_BETWEEN_FLUSHES", 0.0)
+    monkeypatch.setattr("diverseevol_fast.store.SECONDS_BETWEEN_FLUSHES", 0.0)
     rows, path = np.arange(len(tokens)), tmp_path / "x.npy"
     undisturbed = store_for(tmp_path / "y.npy", tokens)
     model, all_calls = counting(load_causal_lm(tiny_model))
-    embed_rows(model, tokens, rows, undisturbed, 500)
+    embed_rows(model, tokens, rows, undisturbed, 500, share_prefixes=False)
 
     model, calls = counting(load_causal_lm(tiny_model), stop_after=5)
     with pytest.raises(StopHereError):
-        embed_rows(model, tokens, rows, store_for(path, tokens), 500)
+        embed_rows(model, tokens, rows, store_for(path, tokens), 500, share_prefixes=False)
     assert not path.exists()
 
     model, calls = counting(load_causal_lm(tiny_model))
     store = store_for(path, tokens)
     assert store.done == set(range(5))
-    embed_rows(model, tokens, rows, store, 500)
+    embed_rows(model, tokens, rows, store, 500, share_prefixes=False)
     assert len(calls) == len(all_calls) - 5
     np.testing.assert_array_equal(store.array(), undisturbed.array())
 
     model, calls = counting(load_causal_lm(tiny_model))
-    embed_rows(model, tokens, rows, store_for(path, tokens), 500)
+    embed_rows(model, tokens, rows, store_for(path, tokens), 500, share_prefixes=False)
     assert calls == []
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("x")) == ["x.npy", "x.npy.json"]
 

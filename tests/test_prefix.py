@@ -1,0 +1,276 @@
+"""Shared prefixes: the groups that rows make, and embeddings that do not change when a prefix is run once."""
+
+import numpy as np
+import pytest
+import torch
+from test_embedding import one_by_one
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from diverseevol_fast.batches import pad
+from diverseevol_fast.data import Data
+from diverseevol_fast.embedding import embed_rows
+from diverseevol_fast.models import backbone, load_tokenizer
+from diverseevol_fast.prefix import can_share_prefixes, group_rows, run_prefix
+from diverseevol_fast.store import EmbeddingStore
+from diverseevol_fast.templates import PROMPT, PROMPT_WITH_INPUT, Tokens, tokenize
+
+VOCABULARY = 400
+DIM = 32
+SMALL = {
+    "vocab_size": VOCABULARY, "hidden_size": DIM, "intermediate_size": 64, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "max_position_embeddings": 256,
+}  # fmt: skip
+GROUPED_QUERY = SMALL | {"num_key_value_heads": 2}
+
+
+def mistral(window):
+    return MistralForCausalLM(MistralConfig(**GROUPED_QUERY, sliding_window=window))
+
+
+CAUSAL = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**GROUPED_QUERY)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**GROUPED_QUERY)),
+    "qwen2, windows in some layers": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**GROUPED_QUERY, use_sliding_window=True, sliding_window=24, max_window_layers=1)
+    ),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_embd=DIM, n_layer=3, n_head=4, n_positions=256)
+    ),
+    "mistral, window below the prefix": lambda: mistral(8),
+    "mistral, window as the prefix": lambda: mistral(40),
+    "mistral, window one more": lambda: mistral(41),
+    "mistral, window above the prefix": lambda: mistral(64),
+}
+PLAIN = {
+    "bert": lambda: BertModel(BertConfig(**SMALL)),
+    "llama, frequencies by length": lambda: LlamaForCausalLM(
+        LlamaConfig(**GROUPED_QUERY, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    ),
+}
+
+
+def build(family):
+    torch.manual_seed(1)
+    model = (CAUSAL | PLAIN)[family]().eval()
+    for parameter in model.parameters():  # far from their start, where attention hardly tells tokens apart
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def tokens_of(rows) -> Tokens:
+    ids = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    return Tokens(ids, np.zeros(len(ids), dtype=bool), offsets, 0)
+
+
+def rows_after(generator, prefix, count, longest=60):
+    return [
+        np.concatenate([prefix, generator.integers(3, VOCABULARY, generator.integers(1, longest))])
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture
+def two_groups() -> Tokens:
+    """50 rows with 40 tokens in common, 40 with the first 12 of these and 33 others, 5 with none; mixed."""
+    generator = np.random.default_rng(0)
+    first, other = generator.integers(3, VOCABULARY, 40), generator.integers(3, VOCABULARY, 33)
+    second = np.concatenate([first[:12], other])
+    rows = rows_after(generator, first, 50) + rows_after(generator, second, 40) + rows_after(generator, first[:0], 5)
+    return tokens_of([rows[i] for i in generator.permutation(len(rows))])
+
+
+def embed(model, tokens, path, budget=1024, share=True):
+    store = EmbeddingStore(path, rows=len(tokens), dim=DIM, fingerprint={})
+    figures = embed_rows(model, tokens, np.arange(len(tokens)), store, budget, share_prefixes=share)
+    return store.array(), figures
+
+
+def check_against_one_by_one(model, tokens, folder, budget=1024):
+    """Both ways within 1e-5 of float64; returns their figures."""
+    shared, figures = embed(model, tokens, folder / "shared.npy", budget)
+    plain, plain_figures = embed(model, tokens, folder / "plain.npy", budget, share=False)
+    expected = one_by_one(model, tokens)
+    for got in (shared, plain):
+        error = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        assert error.max() <= 1e-5
+    assert figures["tokens"] == plain_figures["tokens"] == len(tokens.ids)
+    assert plain_figures["prefix_share"] == 0
+    return figures, plain_figures
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_causal_models_share_and_equal_one_by_one(tmp_path, two_groups, family):
+    model = build(family)
+    assert can_share_prefixes(backbone(model))
+    figures, _ = check_against_one_by_one(model, two_groups, tmp_path)
+    assert figures["prefix_share"] == (49 * 40 + 39 * 45) / len(two_groups.ids)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_either_attention(tmp_path, two_groups, attention):
+    model = build("mistral, window above the prefix")
+    model.set_attn_implementation(attention)
+    assert check_against_one_by_one(model, two_groups, tmp_path)[0]["prefix_share"] > 0
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_other_models_run_whole_rows(tmp_path, two_groups, family):
+    model = build(family)
+    assert not can_share_prefixes(backbone(model))
+    shared, figures = embed(model, two_groups, tmp_path / "shared.npy")
+    plain, _ = embed(model, two_groups, tmp_path / "plain.npy", share=False)
+    np.testing.assert_array_equal(shared, plain)
+    assert figures["prefix_share"] == 0
+    expected = one_by_one(model, two_groups)
+    assert np.abs(shared - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_two_groups_are_found(two_groups):
+    groups = group_rows(two_groups, np.arange(len(two_groups)), 1024)
+    found = {len(group.prefix): sum(map(len, group.batches)) for group in groups}
+    assert found == {40: 50, 45: 40, 0: 5}
+    check_division(groups, two_groups, 1024)
+
+
+def check_division(groups, tokens, budget):
+    """Every row once, after its group's prefix and with a token of its own, in batches within the budget."""
+    lengths = tokens.lengths()
+    assert sorted(np.concatenate([batch for group in groups for batch in group.batches])) == list(range(len(tokens)))
+    for group in groups:
+        for batch in group.batches:
+            assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
+            for row in batch:
+                assert tokens.row(row)[0][: len(group.prefix)].tolist() == group.prefix.tolist()
+                assert lengths[row] > len(group.prefix)
+
+
+def test_rows_of_a_template_with_and_without_input(rows, tiny_model):
+    with_input = [row | {"input": f"{row['instruction'][::-1]} {place}"} for place, row in enumerate(rows)]
+    columns = {name: name for name in ("instruction", "input", "output")}
+    data = Data([*(row | {"input": ""} for row in rows), *with_input], "alpaca", columns, "rows")
+    tokenizer = load_tokenizer(tiny_model)
+    tokens = tokenize(data, tokenizer, 512)
+    groups = group_rows(tokens, np.arange(len(tokens)), 4096)
+    check_division(groups, tokens, 4096)
+    found = {tokenizer.decode(group.prefix): sorted(np.concatenate(group.batches).tolist()) for group in groups}
+    count = len(rows)
+    assert found == {
+        text.split("{instruction}")[0]: list(members)
+        for text, members in ((PROMPT, range(count)), (PROMPT_WITH_INPUT, range(count, 2 * count)))
+    }
+
+
+@pytest.mark.parametrize("budget", [1, 100, 4096])
+def test_any_budget(tmp_path, two_groups, budget):
+    check_division(group_rows(two_groups, np.arange(len(two_groups)), budget), two_groups, budget)
+    figures, _ = check_against_one_by_one(build("llama"), two_groups, tmp_path, budget)
+    assert figures["prefix_share"] > 0
+    assert (figures["padding"] == 0) == (budget == 1)
+
+
+def test_groups_are_of_the_rows_asked_for(two_groups):
+    rows = np.random.default_rng(1).permutation(len(two_groups))[:60]
+    for group in group_rows(two_groups, rows, 1024):
+        for batch in group.batches:
+            for row in rows[batch]:
+                assert two_groups.row(row)[0][: len(group.prefix)].tolist() == group.prefix.tolist()
+
+
+COMMON = np.arange(10, 40)
+SPECIAL = {
+    "one row": [COMMON],
+    "a row of one token": [COMMON[:1]],
+    "a row that is another's beginning": [COMMON[:20], *rows_after(np.random.default_rng(0), COMMON, 60)],
+    "a row equal to the common prefix": [COMMON, *rows_after(np.random.default_rng(1), COMMON, 60)],
+    "all rows identical": [COMMON] * 80,
+    "one row of another kind": [COMMON[::-1], *rows_after(np.random.default_rng(2), COMMON, 60)],
+    "no two alike": rows_after(np.random.default_rng(3), COMMON[:0], 60),
+    "one token over and over": [np.full(length, 7) for length in range(1, 200)],
+}
+
+
+@pytest.mark.parametrize("case", SPECIAL)
+def test_special_rows(tmp_path, case):
+    tokens = tokens_of(SPECIAL[case])
+    groups = group_rows(tokens, np.arange(len(tokens)), 2048)
+    check_division(groups, tokens, 2048)
+    figures, _ = check_against_one_by_one(build("llama"), tokens, tmp_path, 2048)
+    shares_nothing = case in ("one row", "a row of one token", "no two alike", "one token over and over")
+    assert (figures["prefix_share"] == 0) == shares_nothing
+    if case == "all rows identical":
+        assert [len(group.prefix) for group in groups] == [len(COMMON) - 1]
+
+
+def test_no_rows():
+    assert group_rows(tokens_of([COMMON]), np.array([], dtype=np.int64), 100) == []
+
+
+def test_a_batch_leaves_no_trace_in_the_next():
+    generator = np.random.default_rng(0)
+    tokens = tokens_of(rows_after(generator, COMMON, 12))
+    for family in ("llama", "gpt2", "mistral, window below the prefix"):
+        body = backbone(build(family))
+
+        def hidden(prefix, rows, body=body):
+            ids, mask, _ = pad(tokens, rows)
+            return prefix.run(body, ids[:, len(COMMON) :], mask[:, len(COMMON) :])
+
+        with torch.inference_mode():
+            prefix = run_prefix(body, COMMON, torch.device("cpu"))
+            before = [layer.keys.clone() for layer in prefix.cache.layers]
+            for rows in (np.arange(5), np.arange(5, 12), np.array([3])):
+                alone = hidden(run_prefix(body, COMMON, torch.device("cpu")), rows)
+                assert torch.equal(hidden(prefix, rows), alone)
+        for layer, keys in zip(prefix.cache.layers, before, strict=True):
+            assert torch.equal(layer.keys, keys)
+
+
+class StopHereError(Exception):
+    """Stands for a crash."""
+
+
+@pytest.mark.parametrize("written", [1, 3, 6])
+def test_started_again_it_gives_the_same_array(tmp_path, two_groups, monkeypatch, written):
+    monkeypatch.setattr("diverseevol_fast.store.SECONDS_BETWEEN_FLUSHES", 0.0)
+    undisturbed, _ = embed(build("llama"), two_groups, tmp_path / "y.npy")
+    write, numbers = EmbeddingStore.write, []
+
+    def write_until(store, number, rows, values):
+        if len(numbers) == written:
+            raise StopHereError
+        numbers.append(number)
+        write(store, number, rows, values)
+
+    monkeypatch.setattr(EmbeddingStore, "write", write_until)
+    with pytest.raises(StopHereError):
+        embed(build("llama"), two_groups, tmp_path / "x.npy")
+    monkeypatch.setattr(EmbeddingStore, "write", write)
+    again, figures = embed(build("llama"), two_groups, tmp_path / "x.npy")
+    assert numbers == list(range(written))
+    assert figures["tokens"] < len(two_groups.ids)
+    np.testing.assert_array_equal(again, undisturbed)
+
+
+def test_other_batches_mean_another_store(tmp_path, monkeypatch):
+    def opened():
+        return EmbeddingStore(tmp_path / "x.npy", rows=2, dim=DIM, fingerprint={})
+
+    store = opened()
+    store.write(0, np.array([0]), np.ones((1, DIM), dtype=np.float32))
+    store._flush()
+    assert opened().done == {0}
+    monkeypatch.setattr("diverseevol_fast.store.BATCHING", "another way")
+    assert opened().done == set()
