@@ -55,7 +55,7 @@ def device_record(record: Sequence[measured.Measurement]) -> list[str]:
         passed = f"{sum(line.passed for line in lines)} of {len(lines)} lines passed"
         sources = "of these sources" if current else "of other sources, which count for nothing"
         described.append(f"Device record: {device}, {backend}, {between}, {passed}, {sources}")
-    return described or ["Device record: no line"]
+    return described or ["Device record: no GPU has measured these kernels; a CUDA tensor takes reference"]
 
 
 def _op(op: str, device_type: str) -> list[str]:

@@ -24,6 +24,7 @@ from .models import (
     resolve_model,
     usable_length,
 )
+from .ops import backends
 from .state import RunState, build_folder, check_identity, record_identity
 from .templates import Tokens, check_template, render, tokenize
 from .training import training_arguments, translate_train_args
@@ -63,6 +64,7 @@ def prepare(config: Config, state: RunState) -> Given:
     for note in translate_train_args(config.train_args)[1]:
         log.warning(note)
     training_arguments(config, state.folder / "state")
+    _check_backend()
     data, empty = load_data(config.full_data_path, config.columns)
     if empty and not config.skip_empty:
         raise InputError(
@@ -93,6 +95,15 @@ def prepare(config: Config, state: RunState) -> Given:
         tokens.save(state.tokens_file)  # made once: a chat template may print the day's date
         record_identity(state, identity)
     return Given(data, tokens, tokenizer, base, candidates, held_out, initial_pool, identity)
+
+
+def _check_backend() -> None:
+    """Raises InputError when DIVERSEEVOL_BACKEND names what cannot select here."""
+    try:
+        for op in ("min_sqdist", "update_argmax", "pick_block"):
+            backends.choose("cpu", op=op)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def split(n: int, empty: list[int], config: Config) -> tuple[np.ndarray, np.ndarray, list[int]]:

@@ -115,6 +115,7 @@ def open_run(folder: Path) -> Iterator[RunState]:
 def _leave_nothing(folder: Path) -> None:
     """A run that was refused at the start leaves no folder behind, unless there is something in it."""
     (folder / "state" / "lock").unlink(missing_ok=True)
+    shutil.rmtree(folder / "base", ignore_errors=True)  # made for this run alone
     for path in (folder / "state", folder):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
@@ -128,7 +129,7 @@ def check_identity(state: RunState, identity: dict[str, Any]) -> bool:
     """
     if not state.identity_file.exists():
         return False
-    before = read_json(state.identity_file)
+    before, identity = _flat(read_json(state.identity_file)), _flat(identity)
     differing = [
         f"{key}: the run has {_short(before.get(key))}, now {_short(identity.get(key))}"
         for key in sorted(before.keys() | identity.keys())
@@ -142,6 +143,14 @@ def check_identity(state: RunState, identity: dict[str, Any]) -> bool:
 def record_identity(state: RunState, identity: dict[str, Any]) -> None:
     """The run is begun, from this."""
     write_json(state.identity_file, identity)
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """The same with the keys of dictionaries in it as "outer.inner"."""
+    flat: dict[str, Any] = {}
+    for key, value in identity.items():
+        flat |= {f"{key}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _short(value: Any) -> str:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("diverseevol_fast")
 
 IGNORED_LABEL = -100
+LEAST = {  # of what TrainingArguments takes without a look, and training falls over
+    "learning_rate": 0.0, "weight_decay": 0.0, "num_train_epochs": 0.0, "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+}  # fmt: skip
 GONE = {
     "logging_dir": "the reporting integrations choose their own folders",
     "overwrite_output_dir": "a run is continued, never overwritten",
@@ -103,6 +107,10 @@ def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
     from transformers import TrainingArguments
 
     args, _ = translate_train_args(config.train_args)
+    for name, least in LEAST.items():
+        value = args.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
+            raise InputError(f"config: train_args.{name}: expected a number of at least {least}, got {value!r}")
     args.setdefault("logging_steps", 10)
     args.setdefault("logging_nan_inf_filter", False)  # a loss that is not finite is to be seen
     try:

@@ -91,6 +91,15 @@ def test_command_line_wins_and_reaches_inside(tmp_path, settings):
         ({"dtype": "int8"}, "dtype: expected one of"),
         ({"max_tokens_per_batch": 10}, "max_tokens_per_batch: expected at least model_max_length = 128, got 10"),
         (
+            {"train_args": {"learning_rate": "abc"}},
+            "train_args.learning_rate: expected a number of at least 0.0, got 'abc'",
+        ),
+        ({"train_args": {"num_train_epochs": -3}}, "train_args.num_train_epochs: expected a number of at least 0.0"),
+        (
+            {"train_args": {"per_device_train_batch_size": 0}},
+            "per_device_train_batch_size: expected a number of at least 1",
+        ),
+        (
             {"train_args": {"learning_rate": 1e-3, "lr_scheduler_type": "wavy"}},
             "train_args: wavy is not a valid SchedulerType",
         ),

@@ -17,7 +17,8 @@ STAGES = ["training", "embedding", "selecting", "embedding", "training", "select
 # finished batch recorded at once.
 SLOWED = """
 import sys, time
-import diverseevol_fast.embedding as embedding, diverseevol_fast.loop as loop, diverseevol_fast.training as training
+import diverseevol_fast.embedding as embedding, diverseevol_fast.loop as loop
+import diverseevol_fast.store as store, diverseevol_fast.training as training
 from diverseevol_fast.cli import main
 
 def slowly(function, seconds):
@@ -26,7 +27,7 @@ def slowly(function, seconds):
         return function(*args, **kwargs)
     return call
 
-embedding.SECONDS_BETWEEN_FLUSHES = 0.0
+store.SECONDS_BETWEEN_FLUSHES = 0.0
 embedding.masked_mean_pool = slowly(embedding.masked_mean_pool, 0.03)
 loop.kcenter = slowly(loop.kcenter, 1.5)
 training.Collator.__call__ = slowly(training.Collator.__call__, 0.6)
@@ -40,12 +41,12 @@ def start(config, out, slowed=False):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
 
 
-def kill_in(stage, config, out, delay):
-    """Start the run, wait until it enters `stage`, wait `delay` seconds, SIGKILL. Returns the round it was in."""
+def kill_in(stage, config, out, wait):
+    """Start the run, wait until it enters `stage`, call wait(round), SIGKILL. Returns the round it was in."""
     process = start(config, out, slowed=True)
     for line in process.stderr:
         if f": {stage} " in line and line.startswith("round"):
-            time.sleep(delay)
+            wait(int(line.split()[1].rstrip(":")))
             process.send_signal(signal.SIGKILL)
             break
     process.stderr.close()
@@ -73,7 +74,8 @@ def test_sigkill_in_every_stage(tmp_path, settings):
     print("DIVERSEEVOL_CRASH_SEED", seed)  # pytest shows it when the test fails
     moments = random.Random(seed)
     for stage in STAGES:
-        r = kill_in(stage, config, killed, moments.uniform(0.0, 0.4))
+        delay = moments.uniform(0.0, 0.4)
+        r = kill_in(stage, config, killed, lambda _, delay=delay: time.sleep(delay))
         state = killed / "state" / f"rd_{r}"
         if stage == "training":
             assert not (killed / "output" / f"rd_{r}").exists()
@@ -90,10 +92,17 @@ def test_sigkill_in_every_stage(tmp_path, settings):
 def test_batches_finished_before_a_sigkill_are_kept(tmp_path, settings):
     settings |= {"n_round": 1, "max_tokens_per_batch": 256}
     config, out = write_config(tmp_path, settings), tmp_path / "out"
-    r = kill_in("embedding", config, out, 0.5)
-    progress = out / "state" / f"rd_{r}" / "embeddings.npy.progress"
-    finished = len(progress.read_text(encoding="utf-8").split("\n")) - 2
-    assert finished > 3
+
+    def batches_finished(r):
+        progress = out / "state" / f"rd_{r}" / "embeddings.npy.progress"
+        return len(progress.read_text(encoding="utf-8").split("\n")) - 2 if progress.exists() else 0
+
+    def some_batches(r):
+        while batches_finished(r) <= 3:
+            time.sleep(0.02)
+
+    r = kill_in("embedding", config, out, some_batches)
+    finished = batches_finished(r)
     finish(config, out)
     figures = json.loads((out / "state" / f"rd_{r}" / "metrics.json").read_text(encoding="utf-8"))["embed"]
     everything = subprocess.run(

@@ -234,7 +234,9 @@ def test_env_says_what_the_record_holds(tmp_path, monkeypatch, capsys):
         "Device record: NVIDIA A100, cuda, 2026-12-01, 1 of 1 lines passed, of other sources, which count for nothing",
         "Device record: NVIDIA H200, triton, 2026-12-01 to 2026-12-03, 1 of 2 lines passed, of these sources",
     ]
-    assert environment.device_record([]) == ["Device record: no line"]
+    assert environment.device_record([]) == [
+        "Device record: no GPU has measured these kernels; a CUDA tensor takes reference"
+    ]
 
 
 def test_env_names_a_broken_record(monkeypatch, tmp_path, capsys):

@@ -11,8 +11,9 @@ from test_config import PUBLIC
 
 from diverseevol_fast import kcenter
 from diverseevol_fast.cli import main
-from diverseevol_fast.embedding import EmbeddingStore, embed_rows
+from diverseevol_fast.embedding import embed_rows
 from diverseevol_fast.models import load_causal_lm, load_tokenizer
+from diverseevol_fast.store import EmbeddingStore
 from diverseevol_fast.templates import tokenize
 
 
@@ -124,6 +125,8 @@ def test_an_output_of_another_run_is_refused(finished, tmp_path, settings, rows,
     error = capsys.readouterr().err
     assert "an output of another run" in error
     assert "config.n_query: the run has 5, now 4" in error
+    assert run(tmp_path, settings, "--train_args.learning_rate", "0.5") == 2
+    assert "config.train_args.learning_rate: the run has 0.001, now 0.5" in capsys.readouterr().err
     changed = tmp_path / "changed.jsonl"
     changed.write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]), encoding="utf-8")
     assert run(tmp_path, settings, "--full_data_path", str(changed)) == 2
@@ -242,3 +245,13 @@ def test_conversations_run(tmp_path, settings, tiny_model, rows):
     settings |= {"full_data_path": str(data), "model_name_or_path": str(model), "n_round": 1, "val_set_size": 0}
     assert run(tmp_path, settings) == 0
     assert len(selected(settings["output_dir"], 1)["indices"]) == 5
+
+
+def test_a_refused_start_leaves_nothing_in_the_way(tmp_path, settings, monkeypatch, capsys):
+    settings |= {"model_name_or_path": "builtin:small-llama", "model_max_length": 8, "max_tokens_per_batch": 512}
+    assert run(tmp_path, settings) == 2
+    assert "raise it" in capsys.readouterr().err
+    assert not Path(settings["output_dir"]).exists()
+    monkeypatch.setenv("DIVERSEEVOL_BACKEND", "foo")
+    assert run(tmp_path, settings) == 2
+    assert "DIVERSEEVOL_BACKEND: expected 'auto' or one of" in capsys.readouterr().err

@@ -121,7 +121,7 @@ def _automatic(device: torch.device, op: str, dtype: torch.dtype | None) -> meas
         return _measured_best(torch.cuda.current_device() if device.index is None else device.index, op, dtypes)
     if device.type == "cpu" and "native" in OPS[op] and native_unavailable() is None:
         return measured.Choice("native", "C++ on the CPU")
-    return measured.Choice("reference", "the one without conditions")
+    return measured.Choice("reference", "torch in float64; the C++ extension has no kernel for it here")
 
 
 @cache

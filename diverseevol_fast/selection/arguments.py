@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?)?B?")
+SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]I?)?B?", re.IGNORECASE)
 
 
 def as_rows(x: Any, name: str = "x") -> torch.Tensor:
@@ -130,8 +130,8 @@ def as_bytes(limit: int | str | None) -> int | None:
         raise TypeError(f"max_gpu_memory: expected bytes or a text such as '2GB', got {type(limit).__name__}")
     number = int(limit) if not isinstance(limit, str) else 0
     if isinstance(limit, str) and (found := SIZE.fullmatch(limit.strip())):
-        unit = found[2] or ""
-        number = int(float(found[1]) * (1024 if "i" in unit else 1000) ** " KMGT".index(unit[:1] or " "))
+        unit = (found[2] or "").upper()
+        number = int(float(found[1]) * (1024 if "I" in unit else 1000) ** " KMGT".index(unit[:1] or " "))
     if number < 1:
         raise ValueError(f"max_gpu_memory: expected bytes or a text such as '2GB', got {limit!r}")
     return number
