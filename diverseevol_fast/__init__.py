@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
+    "Embeddings": ".embedding",
     "KCenterStream": ".selection.stream",
+    "embed": ".embedding",
     "kcenter": ".selection.traversal",
     "masked_mean_pool": ".ops.pooling",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
+    from .embedding import Embeddings as Embeddings
+    from .embedding import embed as embed
     from .ops.pooling import masked_mean_pool as masked_mean_pool
     from .selection.stream import KCenterStream as KCenterStream
     from .selection.traversal import kcenter as kcenter

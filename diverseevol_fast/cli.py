@@ -38,8 +38,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--model", help="a local Hugging Face causal or encoder model, or a hub name")
     model.add_argument("--model-max-length", type=int, default=512, metavar="T", help="cut rows to T tokens (512)")
-    model.add_argument("--max-tokens-per-batch", type=int, default=8192, metavar="T", help="padding included (8192)")
-    model.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16", "auto"))
+    model.add_argument(
+        "--max-tokens-per-batch", type=_tokens, default="auto", metavar="T",
+        help="padding included; 'auto' (default): by a probe on a GPU, 2048 on a CPU",
+    )  # fmt: skip
+    model.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16", "auto"),
+        help="of the weights; bfloat16 on a CPU says what it changes (float32)",
+    )  # fmt: skip
+    model.add_argument("--store-dtype", default="float32", choices=("float32", "float16"), help="of the embeddings")
+    model.add_argument("--pooling", choices=("mean", "cls", "last"), help="of the last hidden states (mean)")
     model.add_argument("--attn-implementation", metavar="NAME")
     model.add_argument("--columns", metavar="MAP", help="other names: '{instruction: question}'")
     model.add_argument("--trust-remote-code", action="store_true")
@@ -127,6 +135,10 @@ def _env(_args: argparse.Namespace) -> int:
 
     print(describe())
     return 0
+
+
+def _tokens(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _config_and_overrides(rest: list[str]) -> tuple[Path, dict]:

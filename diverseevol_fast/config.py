@@ -38,7 +38,8 @@ class Config:
     seed: int = 0
     dtype: str = "float32"  # of the weights
     attn_implementation: str | None = None
-    max_tokens_per_batch: int = 8192  # of an embedding or evaluation batch, padding included
+    max_tokens_per_batch: int | str = "auto"  # of an embedding batch, padding included
+    embed_dtype: str | None = None  # of the weights while candidates are embedded; None: as trained
     peft: dict[str, Any] | None = None  # peft.LoraConfig
     report_to: str | list[str] = "none"
     columns: dict[str, str] | None = None
@@ -135,7 +136,7 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
 
 def _check_values(config: Config) -> None:
     lowest = {"model_max_length": 8, "val_set_size": 0, "init_label_num": 1, "n_round": 0, "n_query": 1,
-              "max_tokens_per_batch": 1, "seed": 0}  # fmt: skip
+              "seed": 0}  # fmt: skip
     for name, low in lowest.items():
         if getattr(config, name) < low:
             raise InputError(f"config: {name}: expected at least {low}, got {getattr(config, name)}")
@@ -149,8 +150,12 @@ def _check_values(config: Config) -> None:
         raise InputError("config: whiten_n_components: whitening is not available; remove the key")
     if config.dtype not in DTYPES:
         raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, got '{config.dtype}'")
-    if config.max_tokens_per_batch < config.model_max_length:
-        raise InputError(
-            f"config: max_tokens_per_batch: expected at least model_max_length = {config.model_max_length}, "
-            f"got {config.max_tokens_per_batch}"
-        )
+    if config.embed_dtype not in (None, *DTYPES[:3]):
+        raise InputError(f"config: embed_dtype: expected {', '.join(DTYPES[:3])}, got '{config.embed_dtype}'")
+    check_tokens_per_batch("config: max_tokens_per_batch", config.max_tokens_per_batch, config.model_max_length)
+
+
+def check_tokens_per_batch(name: str, value: int | str, longest: int) -> None:
+    """Raises InputError, which calls the value `name`, unless it is "auto" or holds the longest row."""
+    if value != "auto" and (isinstance(value, str) or value < longest):
+        raise InputError(f"{name}: expected 'auto' or at least model_max_length = {longest}, got {value!r}")

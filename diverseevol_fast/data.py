@@ -29,7 +29,7 @@ class Data:
     """All rows of a data set, and how to read them."""
 
     rows: list[dict]
-    schema: str  # "alpaca", "messages" or "sharegpt"
+    schema: str  # "alpaca", "messages", "sharegpt" or, of plain texts, "text"
     columns: dict[str, str]  # our name -> the row's key
     source: str
 
@@ -80,6 +80,29 @@ def load_data(path: str, columns: dict[str, str] | None = None) -> tuple[Data, l
     empty = [index for index in range(len(rows)) if _check_row(data, index)]
     log.info("data: %s, %s, %s schema, %d rows", path, kind, schema, len(rows))
     return data, empty
+
+
+def data_of(rows: list[str] | list[dict]) -> Data:
+    """Texts, or rows in a schema that load_data knows, as a data set.
+
+    Raises:
+        InputError: no rows, rows of neither kind, a malformed row.
+    """
+    if not isinstance(rows, list) or not rows:
+        raise InputError(f"rows: expected a list of texts or of rows, at least one, got {type(rows).__name__}")
+    kind = str if isinstance(rows[0], str) else dict
+    for index, row in enumerate(rows):
+        if not isinstance(row, kind):
+            raise InputError(f"rows, row {index}: expected {kind.__name__}, as row 0, got {type(row).__name__}")
+    if kind is str:
+        for index, text in enumerate(rows):
+            _check_text(f"rows, row {index}", text)
+        return Data([{"text": text} for text in rows], "text", {"text": "text"}, "rows")
+    names = {name: name for name in COLUMNS}
+    data = Data(rows, _schema(rows[0], names, "rows"), names, "rows")
+    for index in range(len(rows)):
+        _check_row(data, index)
+    return data
 
 
 def _read(path: Path) -> tuple[list[dict], str]:

@@ -1,97 +1,198 @@
-"""Embeddings: every row's mean last hidden state, batch by batch, what rows begin with alike run once."""
+"""embed: a data set's embeddings by a model, into memory or a file, and what can be picked among them at once."""
 
-import time
-from typing import TYPE_CHECKING
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .batches import pad
-from .errors import RunError
-from .models import backbone, check_vocabulary
+from .budget import find_budget
+from .data import Data, data_of
+from .encoders import Encoder, encoder_of, is_sentence_transformer, sentence_prompt
+from .engine import Engine
+from .errors import InputError
+from .models import usable_length, weights_sha256
 from .ops import masked_mean_pool
-from .prefix import Prefix, can_share_prefixes, group_rows, run_alone, run_prefix
-from .progress import Progress
-from .store import EmbeddingStore
-from .templates import Tokens
+from .prefix import run_alone
+from .selection.arguments import as_row_numbers
+from .selection.stream import KCenterStream
+from .selection.traversal import KCenterResult, kcenter
+from .store import FileStore, MemoryStore
+from .templates import Tokens, check_template, tokenize
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("diverseevol_fast")
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@torch.inference_mode()
-def embed_rows(
-    model: "PreTrainedModel",
-    tokens: Tokens,
-    rows: np.ndarray,
-    store: EmbeddingStore,
-    max_tokens_per_batch: int,
-    share_prefixes: bool = True,
-) -> dict[str, float]:
-    """Fill `store` with the embeddings of `rows` of `tokens`: position i of the store is row rows[i].
+@dataclass(frozen=True)
+class Embeddings:
+    """What embed returns."""
 
-    The plain mean of the last hidden states over all of a row's tokens (arXiv 2311.08182, section 2), pooled in
-    float32. What a group of rows begins with alike is run once where the model can go on from it; share_prefixes
-    False runs every row whole. Batches hold at most max_tokens_per_batch tokens, prefixes counted in every row, and
-    are the same either way. Finished batches in the store are not computed again.
+    store: FileStore | MemoryStore
+    figures: dict[str, float]  # seconds, tokens/s, shares, memory; empty where nothing was left to do
+    first: list[int]  # the rows that were embedded first, the centres of what is picked
+    stream: KCenterStream | None  # has every other row's bound; None where nothing was left to do, or without centres
 
-    Returns seconds, tokens (embedded, run or not) and tokens/s, the share of padding in what was run, and the share
-    of tokens that were not run again.
+    @property
+    def values(self) -> torch.Tensor:
+        """[N, D] in the dtype asked for, where the store is; a file's are mapped."""
+        return self.store.values
+
+    def select(self, k: int | None, *, radius: float | None = None, seed: int = 0) -> KCenterResult:
+        """Pick k rows, the farthest first, from those embedded first; without any, from a row drawn with `seed`.
+
+        The rows' bounds are there already: no pass over the embeddings, unless they were finished before, or there
+        are no centres. Called again it goes on.
+
+        Raises:
+            TypeError, ValueError: as kcenter.
+        """
+        if self.stream:
+            return self.stream.select(k, radius=radius)
+        return kcenter(self.values, k, self.first or None, radius=radius, seed=seed, progress=True)
+
+
+def embed(
+    model: Any,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    rows: list[str] | list[dict] | Data,
+    *,
+    pooling: str | None = None,
+    store: str | Path = "host",
+    dtype: str = "float32",
+    max_length: int | None = None,
+    max_tokens_per_batch: int | str = "auto",
+    centers_first: Any = None,
+    progress: bool = True,
+) -> Embeddings:
+    """Embed texts or rows of instruction data: the mean of each one's last hidden states, pooled in float32.
+
+    DiverseEvol's embedding of a sample (arXiv 2311.08182, section 2). The model is used as it is, where and in what
+    precision it is, without its head. Rows run in batches of like length; what they begin with alike runs once where
+    the model is causal; on a GPU, in half precision, they are packed where an attention kernel allows it.
+
+    Args:
+        model: a transformers model, causal or encoder, or a sentence-transformers model.
+        tokenizer: a fast one; None for a sentence-transformers model, which has its own.
+        rows: texts, taken as they are, or rows in a schema that README.md names, as a model is trained on them.
+        pooling: "mean" (None), "cls" (the first token's state) or "last". A sentence-transformers model's own
+            pooling, prompt and what follows (normalisation) hold for it; None is expected then.
+        store: "host" (memory), "device" (where the model is), or a path ending in .npy: a file that is filled batch
+            by batch, goes on where it was after a crash, and is refused when it is of another model or other rows.
+        dtype: of the store: "float32", "float16", or, not in a file, "bfloat16".
+        max_length: tokens; longer rows are cut, and counted. None: what the model and its tokenizer take.
+        max_tokens_per_batch: padding included; out of memory halves it. "auto": found by a probe on a GPU, 2,048 on
+            a CPU.
+        centers_first: rows (numbers or a mask) that are embedded first, as centres for select.
+        progress: show it, when the package's logger is at INFO.
+
+    Returns:
+        Embeddings; its values are [N, D], N the number of rows.
 
     Raises:
-        InputError: the tokenizer's ids do not fit the model.
+        InputError: rows, model and tokenizer that do not fit, a row of which no token is made, another's file.
         RunError: an embedding that is not finite; the row is named, finished batches are kept.
     """
-    began = time.perf_counter()
-    body = backbone(model).eval()
-    check_vocabulary(model, int(tokens.ids.max()))
-    groups = [] if store.complete else group_rows(tokens, rows, max_tokens_per_batch)
-    share_prefixes = share_prefixes and any(len(group.prefix) for group in groups) and can_share_prefixes(body)
-    embedded = run = padded = number = 0
-    with Progress("embed", int(tokens.lengths()[rows].sum()), "token") as bar:
-        for group in groups:
-            prefix = None
-            for batch in group.batches:
-                real = int(tokens.lengths()[rows[batch]].sum())
-                if number not in store.done:
-                    if prefix is None and share_prefixes and len(group.prefix):
-                        prefix = run_prefix(body, group.prefix, model.device)
-                        run, padded = run + prefix.length, padded + prefix.length
-                    pooled, positions = _embed_batch(body, tokens, rows[batch], prefix, model.device)
-                    _check_finite(pooled, rows[batch])
-                    store.write(number, batch, pooled.cpu().numpy())
-                    embedded, padded = embedded + real, padded + positions
-                    run += real - len(batch) * (prefix.length if prefix else 0)
-                bar.update(real)
-                number += 1
-    store.finish()
-    seconds = time.perf_counter() - began
-    return {
-        "seconds": seconds,
-        "tokens": embedded,
-        "tokens_per_second": embedded / seconds,
-        "padding": 1 - run / padded if padded else 0.0,
-        "prefix_share": 1 - run / embedded if embedded else 0.0,
-    }
+    data = rows if isinstance(rows, Data) else data_of(rows)
+    encoder = encoder_of(model, pooling)
+    if is_sentence_transformer(model):
+        tokenizer = model.tokenizer
+        max_length = min(max_length or model.max_seq_length, model.max_seq_length)
+        if data.schema == "text":
+            data = data_of([sentence_prompt(model) + row["text"] for row in data.rows])
+    if tokenizer is None:
+        raise InputError("tokenizer: is missing; expected the model's own")
+    check_template(data, tokenizer)
+    length = usable_length(max_length, encoder.body.config, tokenizer)
+    tokens = tokenize(data, tokenizer, length)
+    if tokens.truncated:
+        log.warning("%d of %d rows are longer than %d tokens and were cut", tokens.truncated, len(tokens), length)
+    made_from = {"tokens_sha256": tokens.sha256(), "pooling": pooling or "mean"}
+    if store not in ("host", "device"):
+        made_from["weights_sha256"] = weights_sha256(encoder.model)
+    first = [] if centers_first is None else _row_numbers(centers_first, len(tokens))
+    return embed_tokens(
+        encoder, tokens, np.arange(len(tokens)), store=store, made_from=made_from, dtype=dtype, first=first,
+        max_tokens_per_batch=max_tokens_per_batch, progress=progress,
+    )  # fmt: skip
 
 
-def _embed_batch(
-    body: torch.nn.Module, tokens: Tokens, rows: np.ndarray, prefix: Prefix | None, device: torch.device
-) -> tuple[torch.Tensor, int]:
-    """Pooled rows [B, D] float32 on the device, and how many positions were run for them, padding included."""
-    ids, mask, _ = pad(tokens, rows)
-    skipped = prefix.length if prefix else 0
-    ids, mask = ids[:, skipped:].to(device), mask[:, skipped:].to(device)
-    if prefix is None:
-        return masked_mean_pool(run_alone(body, ids, mask), mask), ids.numel()
-    hidden = prefix.run(body, ids, mask)  # [B, T, D]
-    return masked_mean_pool(hidden, mask, prefix_sum=prefix.hidden_sum, prefix_len=prefix.length), ids.numel()
+def embed_tokens(
+    encoder: Encoder,
+    tokens: Tokens,
+    rows: np.ndarray,
+    *,
+    store: str | Path,
+    made_from: dict[str, Any],
+    dtype: str = "float32",
+    first: list[int] | np.ndarray = (),
+    max_tokens_per_batch: int | str = "auto",
+    progress: bool = True,
+) -> Embeddings:
+    """As embed, of `rows` of tokens: position i is row rows[i], and `first` are positions.
+
+    made_from: what a file is to be recognised by, beside `first` and its shape.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: expected {', '.join(DTYPES)}, got {dtype!r}")
+    first = np.asarray(first, dtype=np.int64)
+    budget = _budget(encoder, int(tokens.lengths()[rows].max()), max_tokens_per_batch)
+    shape = (len(rows), encoder.dim)
+    if store in ("host", "device"):
+        place = encoder.device if store == "device" else "cpu"
+        kept = MemoryStore(*shape, DTYPES[dtype], place, budget)
+    else:
+        made_from = made_from | {"first_sha256": hashlib.sha256(json.dumps(first.tolist()).encode()).hexdigest()}
+        kept = FileStore(_npy(store), *shape, made_from, budget, DTYPES[dtype])
+    if kept.complete:
+        return Embeddings(kept, {}, first.tolist(), None)
+    engine = Engine(encoder, tokens, rows, kept, budget)
+    figures = engine.run(first, progress)
+    log.info("embedded %s", describe(figures))
+    return Embeddings(kept, figures, first.tolist(), engine.stream)
 
 
-def _check_finite(pooled: torch.Tensor, rows: np.ndarray) -> None:
-    bad = ~torch.isfinite(pooled).all(dim=1)
-    if bad.any():
-        raise RunError(
-            f"the model's embedding of row {int(rows[int(bad.nonzero()[0])])} is not finite: "
-            "training may have diverged; a lower learning_rate or dtype float32 may help"
-        )
+def describe(figures: dict[str, float]) -> str:
+    """The figures of an embedding in one line."""
+    share = figures["flops_per_second"] / figures["matrix_rate"] if figures["matrix_rate"] else 0.0
+    return (
+        f"{figures['tokens']:,} tokens in {figures['seconds']:.1f} s, {figures['tokens_per_second']:,.0f} tokens/s, "
+        f"{figures['padding']:.1%} padding, {figures['prefix_share']:.1%} in shared prefixes, "
+        f"{share:.0%} of the matrix rate, peak memory {figures['peak_memory'] / 1e9:.2f} GB"
+    )
+
+
+def _budget(encoder: Encoder, longest: int, wanted: int | str) -> int:
+    if wanted == "auto":
+
+        @torch.inference_mode()
+        def probe(count: int, length: int) -> None:
+            ids = torch.zeros((count, length), dtype=torch.int64, device=encoder.device)
+            masked_mean_pool(run_alone(encoder.body, ids, torch.ones_like(ids)), torch.ones_like(ids))
+
+        return find_budget(longest, encoder.device, probe)
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+        raise InputError(f"max_tokens_per_batch: expected 'auto' or a number of at least 1, got {wanted!r}")
+    return wanted
+
+
+def _row_numbers(rows: Any, n: int) -> list[int]:
+    try:
+        return as_row_numbers(rows, n, "centers_first")
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def _npy(store: str | Path) -> Path:
+    path = Path(store)
+    if path.suffix != ".npy":
+        raise InputError(f"store: expected 'host', 'device' or a name ending in .npy, got {str(store)!r}")
+    return path

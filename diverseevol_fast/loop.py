@@ -7,11 +7,12 @@ from pathlib import Path
 
 from . import preparation
 from .config import Config
-from .embedding import embed_rows
-from .models import backbone, folder_sha256, load_causal_lm
-from .selection.traversal import kcenter
+from .embedding import embed_tokens
+from .encoders import encoder_of
+from .models import folder_sha256, load_causal_lm
+from .precision import in_dtype
 from .state import RunState, build_folder, open_run
-from .store import EmbeddingStore, remove_embeddings
+from .store import remove_embeddings
 from .training import held_out_loss, train
 
 log = logging.getLogger("diverseevol_fast")
@@ -46,24 +47,22 @@ def run(config: Config) -> RunState:
 
 
 def select_round(r: int, model, pool: list[int], given: preparation.Given, config: Config, state: RunState) -> None:
-    """Embed all candidates with the model of round r - 1; add the n_query that K-Center greedy picks."""
+    """Embed all candidates with the model of round r - 1, the pool first; add the n_query farthest from the pool."""
     log.info("round %d: embedding %d rows", r, len(given.candidates))
-    store = EmbeddingStore(
-        state.embeddings_file(r),
-        rows=len(given.candidates),
-        dim=backbone(model).config.hidden_size,
-        fingerprint=given.identity
-        | {
-            "model_sha256": folder_sha256(state.model_folder(r - 1)),
-            "tokens_sha256": given.tokens.sha256(),
-            "max_tokens_per_batch": config.max_tokens_per_batch,
+    encoder, changes = in_dtype(encoder_of(model), config.embed_dtype, given.tokens, given.candidates, compared=r == 1)
+    embedded = embed_tokens(
+        encoder, given.tokens, given.candidates,
+        store=state.embeddings_file(r),
+        made_from=given.identity | {
+            "model_sha256": folder_sha256(state.model_folder(r - 1)), "tokens_sha256": given.tokens.sha256(),
         },
-    )
-    if not store.complete:
-        embedded = embed_rows(model, given.tokens, given.candidates, store, config.max_tokens_per_batch)
-        state.record_metrics(r, embed=embedded)
+        first=given.positions(pool),
+        max_tokens_per_batch=config.max_tokens_per_batch,
+    )  # fmt: skip
+    if embedded.figures:
+        state.record_metrics(r, embed=embedded.figures | changes)
     log.info("round %d: selecting %d rows against %d", r, config.n_query, len(pool))
-    result = kcenter(store.array(), config.n_query, given.positions(pool), progress=True)
+    result = embedded.select(config.n_query)
     state.record_metrics(r, select={
         "seconds": result.seconds, "passes": result.passes, "backend": result.backend,
         "radius": float(result.sqdist[-1]) ** 0.5,
@@ -80,7 +79,7 @@ def train_round(r: int, pool: list[int], given: preparation.Given, config: Confi
         model, trained = train(given.base, given.tokens, pool, given.tokenizer, config, folder)
         if len(given.held_out):
             began = time.perf_counter()
-            loss = held_out_loss(model, given.tokens, given.held_out, config.max_tokens_per_batch)
+            loss = held_out_loss(model, given.tokens, given.held_out)
             trained |= {"held_out_loss": loss, "held_out_seconds": time.perf_counter() - began}
         state.record_metrics(r, pool=len(pool), train=trained)
         return model

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("diverseevol_fast")
 
 SMALL_LLAMA = "builtin:small-llama"
+NO_LIMIT = 1 << 30  # tokens; tokenizers without a limit say 1e30
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -111,14 +112,37 @@ def load_encoder(
     """The part of a causal or encoder model that makes hidden states, on the GPU when there is one.
 
     Raises:
-        InputError: an encoder-decoder model, or no safetensors weights.
+        InputError: not a model, or no safetensors weights.
     """
     from transformers import AutoModel
 
-    model = _load(AutoModel, folder, dtype, attn_implementation, trust_remote_code)
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise InputError(f"{folder}: an encoder-decoder model; expected a causal or an encoder model")
-    return model
+    return _load(AutoModel, folder, dtype, attn_implementation, trust_remote_code)
+
+
+def is_sentence_folder(folder: Path) -> bool:
+    """Whether it holds a sentence-transformers model."""
+    return (folder / "modules.json").is_file()
+
+
+def load_sentence_transformer(folder: Path, *, dtype: str, trust_remote_code: bool = False, **options: str) -> Any:
+    """A sentence-transformers model, on the GPU when there is one; options: of the transformers model in it.
+
+    Raises:
+        InputError: the package is not there, or cannot load the folder.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise InputError(
+            f"{folder}: a sentence-transformers model; pip install 'diverseevol_fast[sentence]'"
+        ) from error
+    try:
+        return SentenceTransformer(
+            str(folder), device=str(device()), trust_remote_code=trust_remote_code,
+            model_kwargs={"dtype": dtype, "use_safetensors": True} | options,
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"{folder}: not loadable as a sentence-transformers model: {_first_line(error)}") from error
 
 
 def _load(
@@ -148,12 +172,35 @@ def backbone(model: "PreTrainedModel") -> torch.nn.Module:
     return getattr(model, model.base_model_prefix, model)
 
 
-def usable_length(model_max_length: int, config) -> int:
-    """model_max_length, or the model's own limit when that is lower, which is said."""
-    limit = getattr(config, "max_position_embeddings", None) or model_max_length
+def usable_length(model_max_length: int | None, config, tokenizer: "PreTrainedTokenizerBase") -> int:
+    """model_max_length, or the model's or its tokenizer's own limit when that is lower, which is said.
+
+    None: their limit.
+
+    Raises:
+        InputError: None, and they have no limit.
+    """
+    limits = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
+    limit = min((limit for limit in limits if limit and limit < NO_LIMIT), default=NO_LIMIT)
+    if model_max_length is None:
+        if limit == NO_LIMIT:
+            raise InputError("max_length: is missing; neither the model nor its tokenizer has a limit")
+        return limit
     if limit < model_max_length:
         log.warning("model_max_length %d is more than the model takes; using %d", model_max_length, limit)
     return min(limit, model_max_length)
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """Digest of a model's weights and buffers, by name."""
+    state = model.state_dict()
+    digest = hashlib.sha256()
+    with Progress("hash model", sum(value.nbytes for value in state.values()), "byte") as bar:
+        for name, value in state.items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            bar.update(value.nbytes)
+    return digest.hexdigest()
 
 
 def check_vocabulary(model: "PreTrainedModel", highest_id: int) -> None:

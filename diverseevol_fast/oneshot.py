@@ -5,16 +5,30 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 
+from . import distributed
+from .config import check_tokens_per_batch
 from .data import Data, check_row_file, load_data, write_rows
-from .embedding import embed_rows
+from .embedding import Embeddings, embed_tokens
+from .encoders import encoder_of
 from .errors import InputError
 from .files import read_json, write_json
-from .models import backbone, folder_sha256, load_encoder, load_tokenizer, resolve_model, usable_length
+from .models import (
+    folder_sha256,
+    is_sentence_folder,
+    load_encoder,
+    load_sentence_transformer,
+    load_tokenizer,
+    resolve_model,
+    usable_length,
+)
+from .precision import in_dtype
 from .preparation import versions
-from .selection.traversal import KCenterResult, kcenter
-from .store import EmbeddingStore
+from .selection.shared import kcenter_shared
+from .selection.traversal import KCenterResult
+from .store import remove_embeddings
 from .templates import check_template, render, tokenize
 
 log = logging.getLogger("diverseevol_fast")
@@ -32,8 +46,8 @@ def embed_data(args: argparse.Namespace) -> str:
     data, empty = load_data(args.data, _columns(args))
     if empty:
         log.warning("%d rows have an empty instruction or output, the first is row %d", len(empty), empty[0])
-    store = _embed(args, data, np.arange(len(data.rows)), args.output)
-    return f"{args.output}: {' x '.join(map(str, store.array().shape))} float32"
+    embedded = _embed(args, data, np.arange(len(data.rows)), args.output, [])
+    return f"{args.output}: {' x '.join(map(str, embedded.values.shape))} {args.store_dtype}"
 
 
 def select_subset(args: argparse.Namespace) -> str:
@@ -67,19 +81,19 @@ def select_subset(args: argparse.Namespace) -> str:
         raise InputError(f"{args.embeddings}: {len(x)} rows, but {args.data} has {n}")
     candidates = np.setdiff1d(np.arange(n), np.array(empty, dtype=np.int64))
     centers = _centers(args, candidates, n)
-    store = None
     if x is None:
-        store = _embed(args, data, candidates, output.with_name(output.name + ".embeddings.npy"))
-        x = store.array()
-    elif empty:
-        x = x[candidates]
-    result = _kcenter(x, args, centers)
+        temporary = output.with_name(output.name + ".embeddings.npy")
+        embedded = _embed(args, data, candidates, temporary, centers or [])
+        result = embedded.select(args.n, seed=args.seed)
+    else:
+        result = _kcenter(x[candidates] if empty else x, args, centers)
     rows = candidates[result.indices]
-    if output:
-        write_rows(output, (data.rows[row] for row in rows))
-    write_json(picks, _record(rows, result, args))
-    if store is not None:
-        store.remove()
+    if distributed.is_first():
+        if output:
+            write_rows(output, (data.rows[row] for row in rows))
+        write_json(picks, _record(rows, result, args))
+        if x is None:
+            remove_embeddings(temporary)
     told = [f"{output}: {len(rows)} rows"] if output else []
     return "\n".join([*told, f"{picks}: {len(rows)} picks in {result.seconds:.2f} s, {result.passes:.2f} passes"])
 
@@ -165,20 +179,13 @@ def load_row_numbers(path: Path, n: int) -> list[int]:
     return numbers
 
 
-def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path) -> EmbeddingStore:
-    """Embed `rows` of the data into a store at `path`."""
+def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path, first: list[int]) -> Embeddings:
+    """Embed `rows` of the data into a file, those at the positions `first` before the others."""
     folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code)
-    tokenizer = load_tokenizer(folder, args.trust_remote_code)
+    encoder, tokenizer, longest = _encoder(args, folder)
     check_template(data, tokenizer)
-    model = load_encoder(
-        folder,
-        dtype=args.dtype,
-        attn_implementation=args.attn_implementation,
-        trust_remote_code=args.trust_remote_code,
-    )
-    length = usable_length(args.model_max_length, model.config)
-    if args.max_tokens_per_batch < length:
-        raise InputError(f"--max-tokens-per-batch: expected at least {length}, got {args.max_tokens_per_batch}")
+    length = usable_length(longest, encoder.body.config, tokenizer)
+    check_tokens_per_batch("--max-tokens-per-batch", args.max_tokens_per_batch, length)
     sample = render(data, int(rows[0]), tokenizer)
     log.info("sample %d, as the model sees it:\n%s", rows[0], "".join(text for text, _ in sample))
     left_out = np.setdiff1d(np.arange(len(data.rows)), rows)
@@ -186,13 +193,27 @@ def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path) -
     log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(rows), tokens.truncated, length)
     made_from = {
         "data_sha256": data.sha256(), "tokens_sha256": tokens.sha256(), "model_sha256": folder_sha256(folder),
-        "dtype": args.dtype, "attention": args.attn_implementation, "max_tokens_per_batch": args.max_tokens_per_batch,
+        "dtype": args.dtype, "attention": args.attn_implementation, "pooling": args.pooling,
     }  # fmt: skip
-    store = EmbeddingStore(path, rows=len(rows), dim=backbone(model).config.hidden_size, fingerprint=made_from)
-    done = embed_rows(model, tokens, rows, store, args.max_tokens_per_batch)
-    log.info("embedded %d tokens in %.1f s, %.0f tokens/s, %.1f%% padding, %.1f%% in shared prefixes", done["tokens"],
-             done["seconds"], done["tokens_per_second"], 100 * done["padding"], 100 * done["prefix_share"])  # fmt: skip
-    return store
+    if encoder.device.type == "cpu" and args.dtype == "bfloat16":
+        encoder, _ = in_dtype(encoder, args.dtype, tokens, rows, compared=True)
+    return embed_tokens(
+        encoder, tokens, rows, store=path, made_from=made_from, dtype=args.store_dtype, first=first,
+        max_tokens_per_batch=args.max_tokens_per_batch,
+    )  # fmt: skip
+
+
+def _encoder(args: argparse.Namespace, folder: Path):
+    """The encoder in --model's folder, its tokenizer, and how many tokens a row may have."""
+    on_cpu = not torch.cuda.is_available()
+    dtype = "float32" if on_cpu and args.dtype == "bfloat16" else args.dtype  # what that changes is found out
+    options = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    if is_sentence_folder(folder):
+        model = load_sentence_transformer(folder, dtype=dtype, trust_remote_code=args.trust_remote_code, **options)
+        return encoder_of(model, args.pooling), model.tokenizer, min(args.model_max_length, model.max_seq_length)
+    model = load_encoder(folder, dtype=dtype, trust_remote_code=args.trust_remote_code, **options)
+    tokenizer = load_tokenizer(folder, args.trust_remote_code)
+    return encoder_of(model, args.pooling), tokenizer, args.model_max_length
 
 
 def _columns(args: argparse.Namespace) -> dict[str, str] | None:
@@ -208,7 +229,7 @@ def _columns(args: argparse.Namespace) -> dict[str, str] | None:
 
 def _kcenter(x: np.ndarray, args: argparse.Namespace, centers: list[int] | None) -> KCenterResult:
     try:
-        return kcenter(x, args.n, centers, seed=args.seed, progress=True)
+        return kcenter_shared(x, args.n, centers, args.seed)
     except (TypeError, ValueError) as error:
         text = str(error)
         if args.embeddings and text.startswith("x:"):

@@ -1,6 +1,7 @@
 """Shared prefixes: which rows begin with the same tokens, and what the model makes of these, computed once."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -117,33 +118,47 @@ class Prefix:
     hidden_sum: torch.Tensor  # [D] float32, its last hidden states summed
     cache: "PrefixCache"  # its keys and values, frozen
 
-    def run(self, body: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Last hidden states [B, T, D] of tokens [B, T] that come after the prefix; mask [B, T] bool."""
-        seen = mask.new_ones((len(mask), self.length))
+    def run(self, body: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        """Last hidden states [B, T, D] of tokens [B, T] that come after the prefix, padded on the right."""
         return body(
             input_ids=ids,
-            attention_mask=torch.cat([seen, mask], dim=1).long(),
             position_ids=torch.arange(self.length, self.length + ids.shape[1], device=ids.device)[None],
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
 
 
-def run_alone(body: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Last hidden states [B, T, D] of whole rows [B, T], padded on the right; mask [B, T] bool."""
+def run_alone(body: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Last hidden states [B, T, D] of whole rows [B, T], padded on the right; mask [B, T] bool.
+
+    mask: None where the rows are of one length, or the model is causal: no token sees the padding after it.
+    """
     options = {"use_cache": False} if "use_cache" in inspect.signature(body.forward).parameters else {}
-    return body(input_ids=ids, attention_mask=mask.long(), **options).last_hidden_state
+    if mask is not None:
+        options["attention_mask"] = mask.long()
+    return body(input_ids=ids, **options).last_hidden_state
 
 
-def run_prefix(body: torch.nn.Module, prefix: np.ndarray, device: torch.device) -> Prefix:
-    """Run a prefix [P] of token ids on a model that can_share_prefixes."""
+def run_prefix(
+    body: torch.nn.Module,
+    prefix: np.ndarray,
+    device: torch.device,
+    run: Callable[[torch.Tensor, "PrefixCache"], torch.Tensor] | None = None,
+) -> Prefix:
+    """Run a prefix [P] of token ids on a model that can_share_prefixes.
+
+    run: states [P, D] of ids [P], keys and values into the cache; None: the model's ordinary way.
+    """
     from .prefix_cache import PrefixCache
 
     cache = PrefixCache(config=body.config)
-    ids = torch.from_numpy(prefix.astype(np.int64)).to(device)[None]  # [1, P]
-    hidden = body(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state  # [1, P, D]
+    ids = torch.from_numpy(prefix.astype(np.int64)).to(device)  # [P]
+    if run is None:
+        hidden = body(input_ids=ids[None], past_key_values=cache, use_cache=True).last_hidden_state[0]
+    else:
+        hidden = run(ids, cache)
     cache.frozen = True
-    return Prefix(len(prefix), hidden[0].sum(dim=0, dtype=torch.float64).float(), cache)
+    return Prefix(len(prefix), hidden.sum(dim=0, dtype=torch.float64).float(), cache)
 
 
 def can_share_prefixes(body: torch.nn.Module) -> bool:
@@ -159,16 +174,14 @@ def can_share_prefixes(body: torch.nn.Module) -> bool:
     rotary = str(getattr(config, "rope_parameters", None))  # one dict, or one for each kind of layer
     if "dynamic" in rotary or "longrope" in rotary or getattr(config, "attention_chunk_size", None):
         return False
-    return not config.is_encoder_decoder and _is_causal(body) and _keeps_keys_and_values(body)
+    return not config.is_encoder_decoder and is_causal(body) and _keeps_keys_and_values(body)
 
 
-def _is_causal(body: torch.nn.Module) -> bool:
+@torch.inference_mode()
+def is_causal(body: torch.nn.Module) -> bool:
     """Whether another last token leaves the states before it the same to the bit; no one setting tells it."""
     device = body.get_input_embeddings().weight.device
-    first, second = (
-        run_alone(body, torch.tensor([[0, 1, 0, 1, last]], device=device), torch.ones(1, 5, device=device).bool())
-        for last in (0, 1)
-    )
+    first, second = (run_alone(body, torch.tensor([[0, 1, 0, 1, last]], device=device), None) for last in (0, 1))
     return torch.equal(first[:, :-1], second[:, :-1])
 
 

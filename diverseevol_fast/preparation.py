@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import platform
 import random
 import shutil
@@ -59,8 +58,6 @@ def prepare(config: Config, state: RunState) -> Given:
     Raises:
         InputError: data, model, settings or an earlier output do not fit.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("a run is one process; start it without torchrun")
     for note in translate_train_args(config.train_args)[1]:
         log.warning(note)
     training_arguments(config, state.folder / "state")
@@ -76,7 +73,7 @@ def prepare(config: Config, state: RunState) -> Given:
     tokenizer = load_tokenizer(base, config.trust_remote_code)
     _complete(tokenizer, config.model_name_or_path)
     check_template(data, tokenizer)
-    length = usable_length(config.model_max_length, _model_config(base, config))
+    length = usable_length(config.model_max_length, _model_config(base, config), tokenizer)
     identity = _identity(config, data, base)
     begun = check_identity(state, identity)
     if begun:

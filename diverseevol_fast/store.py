@@ -1,4 +1,4 @@
-"""The embeddings' file: filled batch by batch, it survives a crash."""
+"""Where embeddings go: memory here or on a GPU, or a file that is filled batch by batch and survives a crash."""
 
 import json
 import os
@@ -7,41 +7,105 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from . import distributed
 from .errors import InputError
 from .files import atomic_path, sync_folder, write_json
 from .prefix import BATCHING
 
 SECONDS_BETWEEN_FLUSHES = 2.0
+FILE_DTYPES = {torch.float32: np.float32, torch.float16: np.float16}
 
 
-class EmbeddingStore:
-    """A float32 [N, D] .npy file that is filled batch by batch.
+class MemoryStore:
+    """Embeddings [N, D] in memory, here or on a GPU. Nothing is kept of an unfinished one."""
 
-    While it is filled it is called `<path>.part`, and `<path>.progress` lists the finished batches; opened again
-    with the same fingerprint it goes on from there. `<path>.json` keeps the fingerprint of the finished file.
-    The way that batches are made is part of every fingerprint: their numbers mean something else in another.
+    def __init__(self, rows: int, dim: int, dtype: torch.dtype, device: torch.device | str, budget: int):
+        self.values = torch.zeros((rows, dim), dtype=dtype, device=device)
+        self.budget = budget
+        self.done: set[int] = set()
+        self.complete = False
+        self._mine = torch.zeros(rows, dtype=torch.bool, device=device)  # written by this process
+
+    def write(self, number: int, rows: torch.Tensor, values: torch.Tensor) -> None:
+        """Store batch `number`: values [B, D] for the row positions, int64 [B], both where the store is."""
+        self.values[rows] = values
+        self._mine[rows] = True
+
+    def flush(self) -> None:
+        """Nothing is to be kept."""
+
+    def share(self, rows: torch.Tensor) -> None:
+        """Every process has these rows, int64, from now on, whichever wrote them."""
+        rows = rows.to(self.values.device)
+        part = torch.where(self._mine[rows, None], self.values[rows], 0)
+        self.values[rows] = distributed.total(part)
+
+    def finish(self) -> None:
+        """Every batch is in."""
+        if distributed.world() > 1:
+            self.values[~self._mine] = 0
+            distributed.total(self.values)
+        self.complete = True
+
+
+class FileStore:
+    """A float32 or float16 [N, D] .npy file that is filled batch by batch, by one process or several.
+
+    While it is filled it is called `<path>.part`, and `<path>.progress` lists the finished batches (a further
+    process's are in `<path>.progress.<rank>`); opened again with the same fingerprint it goes on from there.
+    `<path>.json` keeps the fingerprint of the finished file. The token budget that the batches were made with stands
+    in the progress file, and holds until all are through: in another their numbers mean something else.
     """
 
-    def __init__(self, path: Path, rows: int, dim: int, fingerprint: dict[str, Any]):
+    def __init__(
+        self, path: Path, rows: int, dim: int, fingerprint: dict[str, Any], budget: int,
+        dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
         """Open or create.
 
         Raises:
-            InputError: `path` holds embeddings of something else.
+            InputError: `path` holds embeddings of something else; a dtype that .npy files do not have.
             OSError: no space for the whole file (it is reserved at once).
         """
-        self.path = path
+        if dtype not in FILE_DTYPES:
+            raise InputError(f"dtype: a .npy file holds float32 or float16, got {str(dtype).removeprefix('torch.')}")
+        self.path, self.dtype = path, FILE_DTYPES[dtype]
         self.part = path.with_name(path.name + ".part")
-        self.progress = path.with_name(path.name + ".progress")
         self.meta = path.with_name(path.name + ".json")
         self.fingerprint = fingerprint | {"rows": rows, "dim": dim, "batching": BATCHING}
+        self.fingerprint |= {} if dtype == torch.float32 else {"dtype": "float16"}
         self.done: set[int] = set()
+        self.budget = budget
         self.complete = self._is_complete()
         self._pending: list[int] = []
         self._flushed = time.perf_counter()
-        if not self.complete:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.map = self._resume() if self._can_resume() else self._create(rows, dim)
+        if self.complete:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with distributed.first_then_others():
+            if self._can_resume():
+                self._resume()
+            elif distributed.is_first():
+                self._create(rows, dim)
+        if not distributed.is_first() and not self.progress.exists():
+            self._begin()
+        self.map = np.lib.format.open_memmap(self.part, mode="r+")
+        distributed.barrier()  # what is left to do is shared out by what all have read
+
+    @property
+    def progress(self) -> Path:
+        """This process's list of finished batches."""
+        return self._progress_of(distributed.rank())
+
+    @property
+    def values(self) -> torch.Tensor:
+        """[N, D], written in place; read-only in a finished file."""
+        return torch.from_numpy(self.map if not self.complete else np.load(self.path, mmap_mode="c"))
+
+    def _progress_of(self, rank: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.progress" + (f".{rank}" if rank else ""))
 
     def _is_complete(self) -> bool:
         if not self.path.exists():
@@ -51,63 +115,81 @@ class EmbeddingStore:
         raise InputError(f"{self.path}: exists, and is not made from this data and model; remove it or name another")
 
     def _can_resume(self) -> bool:
-        if not (self.part.exists() and self.progress.exists()):
+        progress = self._progress_of(0)
+        if not (self.part.exists() and progress.exists()):
             return False
-        lines = self.progress.read_text(encoding="utf-8").split("\n")
-        return len(lines) > 1 and json.loads(lines[0]) == self.fingerprint
+        lines = progress.read_text(encoding="utf-8").split("\n")
+        return len(lines) > 1 and json.loads(lines[0])["made_from"] == self.fingerprint
 
-    def _resume(self) -> np.memmap:
-        whole, _, cut_short = self.progress.read_text(encoding="utf-8").rpartition("\n")
-        if cut_short:  # by a crash in the middle of a write: what is appended next must not join it
-            with atomic_path(self.progress) as partial:
-                partial.write_text(whole + "\n", encoding="utf-8")
-        self.done = {int(line) for line in whole.split("\n")[1:]}
-        return np.lib.format.open_memmap(self.part, mode="r+")
+    def _resume(self) -> None:
+        """What any process finished before, under any number of them."""
+        for path in [self._progress_of(0), *self.path.parent.glob(self.path.name + ".progress.*")]:
+            whole, _, cut_short = path.read_text(encoding="utf-8").rpartition("\n")
+            if cut_short and path == self.progress:  # by a crash in a write: what is appended next must not join it
+                with atomic_path(path) as partial:
+                    partial.write_text(whole + "\n", encoding="utf-8")
+            lines = whole.split("\n")
+            self.budget = json.loads(lines[0])["budget"]
+            self.done |= {int(line) for line in lines[1:]}
 
-    def _create(self, rows: int, dim: int) -> np.memmap:
-        self.progress.unlink(missing_ok=True)
+    def _create(self, rows: int, dim: int) -> None:
+        for path in self.path.parent.glob(self.path.name + ".progress*"):
+            path.unlink()
         try:
-            array = np.lib.format.open_memmap(self.part, mode="w+", dtype=np.float32, shape=(rows, dim))
+            array = np.lib.format.open_memmap(self.part, mode="w+", dtype=self.dtype, shape=(rows, dim))
             with open(self.part, "rb+") as file:  # a sparse file on a full disk would end the process at a write
                 os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
         except OSError as error:
             self.part.unlink(missing_ok=True)
-            needed = f"{error.strerror}, {4 * rows * dim} bytes are needed for the embeddings"
+            size = np.dtype(self.dtype).itemsize * rows * dim
+            needed = f"{error.strerror}, {size} bytes are needed for the embeddings"
             raise OSError(error.errno, needed, str(self.path)) from error
-        self._append(json.dumps(self.fingerprint) + "\n")
-        return array
+        self._begin()
 
-    def write(self, number: int, rows: np.ndarray, values: np.ndarray) -> None:
-        """Store batch `number`: values [B, D] for the row positions [B]."""
-        self.map[rows] = values
+    def _begin(self) -> None:
+        self._append(json.dumps({"made_from": self.fingerprint, "budget": self.budget}) + "\n")
+
+    def write(self, number: int, rows: torch.Tensor, values: torch.Tensor) -> None:
+        """Store batch `number`: values [B, D] for the row positions, int64 [B], in host memory."""
+        self.map[rows.numpy()] = values.numpy()
         self._pending.append(number)
         if time.perf_counter() - self._flushed >= SECONDS_BETWEEN_FLUSHES:
-            self._flush()
+            self.flush()
+
+    def share(self, rows: torch.Tensor) -> None:
+        """Every process sees these rows from now on: it is one file."""
+        distributed.barrier()
 
     def finish(self) -> None:
         """Every batch is in: give the file its name."""
         if self.complete:
             return
-        self._flush()
+        self.flush()
+        distributed.barrier()
         del self.map
-        write_json(self.meta, self.fingerprint)
-        os.replace(self.part, self.path)
-        sync_folder(self.path.parent)
-        self.progress.unlink()
+        if distributed.is_first():
+            write_json(self.meta, self.fingerprint)
+            os.replace(self.part, self.path)
+            sync_folder(self.path.parent)
+            for path in self.path.parent.glob(self.path.name + ".progress*"):
+                path.unlink()
+        distributed.barrier()
         self.complete = True
 
     def array(self) -> np.ndarray:
-        """The finished embeddings, memory-mapped: [N, D] float32, read-only."""
+        """The finished embeddings, memory-mapped: [N, D], read-only."""
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
     def remove(self) -> None:
         """Delete the finished file."""
         remove_embeddings(self.path)
 
-    def _flush(self) -> None:
-        self.map.flush()
-        self._append("".join(f"{number}\n" for number in self._pending))
-        self._pending = []
+    def flush(self) -> None:
+        """Make what was written survive a crash."""
+        if self._pending:
+            self.map.flush()
+            self._append("".join(f"{number}\n" for number in self._pending))
+            self._pending = []
         self._flushed = time.perf_counter()
 
     def _append(self, text: str) -> None:
@@ -119,5 +201,7 @@ class EmbeddingStore:
 
 def remove_embeddings(path: Path) -> None:
     """Delete a store's files, finished or not."""
-    for suffix in ("", ".json", ".part", ".progress"):
+    for suffix in ("", ".json", ".part"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for progress in path.parent.glob(path.name + ".progress*"):
+        progress.unlink()

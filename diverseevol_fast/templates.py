@@ -81,11 +81,14 @@ class Tokens:
 def render(data: Data, index: int, tokenizer: "PreTrainedTokenizerBase") -> Segments:
     """The training text of a row: prompt, response and end token, cut where the response begins and ends.
 
-    Conversations go through the tokenizer's chat template; every assistant turn is response.
+    A plain text is taken as it is. Conversations go through the tokenizer's chat template; every assistant turn is
+    response.
 
     Raises:
         InputError: a conversation that the chat template refuses or reorders.
     """
+    if data.schema == "text":
+        return [(data.field(index, "text"), False)]
     if data.schema == "alpaca":
         fields = {name: data.field(index, name) for name in ("instruction", "input", "output")}
         template = PROMPT_WITH_INPUT if fields["input"] else PROMPT
@@ -122,7 +125,7 @@ def _render_conversation(data: Data, index: int, tokenizer: "PreTrainedTokenizer
 
 def check_template(data: Data, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raises InputError when the rows are conversations and the tokenizer has no chat template."""
-    if data.schema != "alpaca" and not tokenizer.chat_template:
+    if data.schema not in ("alpaca", "text") and not tokenizer.chat_template:
         raise InputError(
             f"{data.source}: conversations need a chat template, and the model's tokenizer has none; "
             "use a model with one, or convert the rows to instruction / input / output"
@@ -148,7 +151,7 @@ def tokenize(
         segments = [render(data, index, tokenizer) for index in rows]
         encoded = tokenizer(
             ["".join(text for text, _ in parts) for parts in segments],
-            add_special_tokens=data.schema == "alpaca",  # a chat template writes its own
+            add_special_tokens=data.schema in ("alpaca", "text"),  # a chat template writes its own
             truncation=True,
             max_length=max_length,
         )

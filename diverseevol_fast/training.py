@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("diverseevol_fast")
 
 IGNORED_LABEL = -100
+LOSS_TOKENS = 1024  # a held-out batch, padding included: logits take far more room than states
 LEAST = {  # of what TrainingArguments takes without a look, and training falls over
     "learning_rate": 0.0, "weight_decay": 0.0, "num_train_epochs": 0.0, "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1,
@@ -231,7 +232,7 @@ def _progress_callback():
 
 
 @torch.inference_mode()
-def held_out_loss(model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, max_tokens_per_batch: int) -> float:
+def held_out_loss(model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray) -> float:
     """Mean negative log-likelihood, in nats, of the response tokens of `rows`.
 
     Raises:
@@ -241,7 +242,7 @@ def held_out_loss(model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, ma
     lengths = tokens.lengths()[rows]
     total = count = 0.0
     with Progress("held-out loss", len(rows), "row") as bar:
-        for batch in token_budget_batches(lengths, max_tokens_per_batch // 8):  # logits take more room than states
+        for batch in token_budget_batches(lengths, LOSS_TOKENS):
             ids, mask, is_response = (part.to(model.device) for part in pad(tokens, rows[batch]))
             logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]  # [B, T - 1, V]
             wanted = is_response[:, 1:]  # [B, T - 1]

@@ -89,7 +89,12 @@ def test_command_line_wins_and_reaches_inside(tmp_path, settings):
         ({"evol_schedule_name": "KCenter"}, "evol_schedule_name: expected KCenterSampling, got 'KCenter'"),
         ({"whiten_n_components": 8}, "whiten_n_components"),
         ({"dtype": "int8"}, "dtype: expected one of"),
-        ({"max_tokens_per_batch": 10}, "max_tokens_per_batch: expected at least model_max_length = 128, got 10"),
+        (
+            {"max_tokens_per_batch": 10},
+            "max_tokens_per_batch: expected 'auto' or at least model_max_length = 128, got 10",
+        ),
+        ({"max_tokens_per_batch": "many"}, "max_tokens_per_batch: expected 'auto' or at least"),
+        ({"embed_dtype": "int8"}, "embed_dtype: expected float32, bfloat16, float16, got 'int8'"),
         (
             {"train_args": {"learning_rate": "abc"}},
             "train_args.learning_rate: expected a number of at least 0.0, got 'abc'",

@@ -17,7 +17,7 @@ STAGES = ["training", "embedding", "selecting", "embedding", "training", "select
 # finished batch recorded at once.
 SLOWED = """
 import sys, time
-import diverseevol_fast.embedding as embedding, diverseevol_fast.loop as loop
+import diverseevol_fast.embedding as embedding, diverseevol_fast.selection.stream as stream
 import diverseevol_fast.store as store, diverseevol_fast.training as training
 from diverseevol_fast.cli import main
 
@@ -28,8 +28,8 @@ def slowly(function, seconds):
     return call
 
 store.SECONDS_BETWEEN_FLUSHES = 0.0
-embedding.masked_mean_pool = slowly(embedding.masked_mean_pool, 0.03)
-loop.kcenter = slowly(loop.kcenter, 1.5)
+stream.KCenterStream.bound = slowly(stream.KCenterStream.bound, 0.03)
+embedding.Embeddings.select = slowly(embedding.Embeddings.select, 1.5)
 training.Collator.__call__ = slowly(training.Collator.__call__, 0.6)
 sys.exit(main(sys.argv[1:]))
 """

@@ -14,8 +14,26 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "diverseevol_fast"
-MAY_IMPORT_TRANSFORMERS = {"models", "templates", "prefix_cache", "training", "preparation", "quickstart"}
-STAGES = {"data", "templates", "batches", "prefix", "prefix_cache", "store", "embedding", "training", "state", "models"}
+MAY_IMPORT_TRANSFORMERS = {"models", "templates", "prefix_cache", "packing", "training", "preparation", "quickstart"}
+STAGES = {
+    "data",
+    "templates",
+    "batches",
+    "prefix",
+    "prefix_cache",
+    "store",
+    "embedding",
+    "training",
+    "state",
+    "models",
+    "engine",
+    "encoders",
+    "packing",
+    "precision",
+    "budget",
+    "hardware",
+    "distributed",
+}
 
 pytestmark = pytest.mark.skipif(not PACKAGE.is_dir(), reason="needs the checkout")
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from embed import embed_rows, file_store
 from test_embedding import one_by_one
 from transformers import (
     BertConfig,
@@ -19,10 +20,9 @@ from transformers import (
 
 from diverseevol_fast.batches import pad
 from diverseevol_fast.data import Data
-from diverseevol_fast.embedding import embed_rows
 from diverseevol_fast.models import backbone, load_tokenizer
 from diverseevol_fast.prefix import can_share_prefixes, group_rows, run_prefix
-from diverseevol_fast.store import EmbeddingStore
+from diverseevol_fast.store import FileStore
 from diverseevol_fast.templates import PROMPT, PROMPT_WITH_INPUT, Tokens, tokenize
 
 VOCABULARY = 400
@@ -93,8 +93,8 @@ def two_groups() -> Tokens:
 
 
 def embed(model, tokens, path, budget=1024, share=True):
-    store = EmbeddingStore(path, rows=len(tokens), dim=DIM, fingerprint={})
-    figures = embed_rows(model, tokens, np.arange(len(tokens)), store, budget, share_prefixes=share)
+    store = file_store(path, len(tokens), DIM, budget=budget)
+    figures = embed_rows(model, tokens, np.arange(len(tokens)), store, share_prefixes=share)
     return store.array(), figures
 
 
@@ -225,8 +225,8 @@ def test_a_batch_leaves_no_trace_in_the_next():
         body = backbone(build(family))
 
         def hidden(prefix, rows, body=body):
-            ids, mask, _ = pad(tokens, rows)
-            return prefix.run(body, ids[:, len(COMMON) :], mask[:, len(COMMON) :])
+            ids, _, _ = pad(tokens, rows)
+            return prefix.run(body, ids[:, len(COMMON) :])
 
         with torch.inference_mode():
             prefix = run_prefix(body, COMMON, torch.device("cpu"))
@@ -246,7 +246,7 @@ class StopHereError(Exception):
 def test_started_again_it_gives_the_same_array(tmp_path, two_groups, monkeypatch, written):
     monkeypatch.setattr("diverseevol_fast.store.SECONDS_BETWEEN_FLUSHES", 0.0)
     undisturbed, _ = embed(build("llama"), two_groups, tmp_path / "y.npy")
-    write, numbers = EmbeddingStore.write, []
+    write, numbers = FileStore.write, []
 
     def write_until(store, number, rows, values):
         if len(numbers) == written:
@@ -254,10 +254,10 @@ def test_started_again_it_gives_the_same_array(tmp_path, two_groups, monkeypatch
         numbers.append(number)
         write(store, number, rows, values)
 
-    monkeypatch.setattr(EmbeddingStore, "write", write_until)
+    monkeypatch.setattr(FileStore, "write", write_until)
     with pytest.raises(StopHereError):
         embed(build("llama"), two_groups, tmp_path / "x.npy")
-    monkeypatch.setattr(EmbeddingStore, "write", write)
+    monkeypatch.setattr(FileStore, "write", write)
     again, figures = embed(build("llama"), two_groups, tmp_path / "x.npy")
     assert numbers == list(range(written))
     assert figures["tokens"] < len(two_groups.ids)
@@ -266,11 +266,11 @@ def test_started_again_it_gives_the_same_array(tmp_path, two_groups, monkeypatch
 
 def test_other_batches_mean_another_store(tmp_path, monkeypatch):
     def opened():
-        return EmbeddingStore(tmp_path / "x.npy", rows=2, dim=DIM, fingerprint={})
+        return file_store(tmp_path / "x.npy", 2, DIM)
 
     store = opened()
-    store.write(0, np.array([0]), np.ones((1, DIM), dtype=np.float32))
-    store._flush()
+    store.write(0, torch.tensor([0]), torch.ones(1, DIM))
+    store.flush()
     assert opened().done == {0}
     monkeypatch.setattr("diverseevol_fast.store.BATCHING", "another way")
     assert opened().done == set()

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_config
+from embed import embed_rows, file_store
 from test_config import PUBLIC
 
 from diverseevol_fast import kcenter
 from diverseevol_fast.cli import main
-from diverseevol_fast.embedding import embed_rows
 from diverseevol_fast.models import load_causal_lm, load_tokenizer
-from diverseevol_fast.store import EmbeddingStore
 from diverseevol_fast.templates import tokenize
 
 
@@ -76,11 +75,12 @@ def test_a_rounds_picks_are_those_of_its_model(finished, tmp_path, settings, tin
     unlabeled = json.loads((out / "data/rd_0_unlabeled.json").read_text())
     everything = load_data(str(data_file))[0].rows
     candidates = np.array([i for i, row in enumerate(everything) if row in unlabeled or i in pool])
-    store = EmbeddingStore(tmp_path / "x.npy", rows=len(candidates), dim=32, fingerprint={})
-    embed_rows(load_causal_lm(out / "output/rd_0"), tokens, candidates, store, 1024)
+    store = file_store(tmp_path / "x.npy", len(candidates), budget=1024)
+    first = np.searchsorted(candidates, pool)
+    embed_rows(load_causal_lm(out / "output/rd_0"), tokens, candidates, store, first)
     kept = np.load(out / "state/rd_1/embeddings.npy")
     np.testing.assert_array_equal(store.array(), kept)
-    result = kcenter(store.array(), 5, np.searchsorted(candidates, pool))
+    result = kcenter(store.array(), 5, first)
     assert candidates[result.indices].tolist() == selected(out, 1)["indices"]
 
 

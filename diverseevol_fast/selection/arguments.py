@@ -38,8 +38,8 @@ def as_rows(x: Any, name: str = "x") -> torch.Tensor:
     return x.detach()
 
 
-def as_row_numbers(centers: Sequence[int] | np.ndarray | torch.Tensor, n: int) -> list[int]:
-    """centers as distinct row numbers in [0, n).
+def as_row_numbers(centers: Sequence[int] | np.ndarray | torch.Tensor, n: int, name: str = "centers") -> list[int]:
+    """centers, which messages call `name`, as distinct row numbers in [0, n).
 
     Raises:
         TypeError: neither integers nor a boolean mask.
@@ -48,19 +48,19 @@ def as_row_numbers(centers: Sequence[int] | np.ndarray | torch.Tensor, n: int) -
     array = np.asarray(centers.cpu() if isinstance(centers, torch.Tensor) else centers)
     if array.dtype == np.bool_:
         if array.shape != (n,):
-            raise ValueError(f"centers: expected a mask of shape ({n},), got {array.shape}")
+            raise ValueError(f"{name}: expected a mask of shape ({n},), got {array.shape}")
         array = np.flatnonzero(array)
     if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"centers: expected row numbers or a boolean mask, got dtype {array.dtype}")
+        raise TypeError(f"{name}: expected row numbers or a boolean mask, got dtype {array.dtype}")
     if array.ndim != 1:
-        raise ValueError(f"centers: expected one dimension, got shape {array.shape}")
+        raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
     outside = array[(array < 0) | (array >= n)]
     if outside.size:
-        raise ValueError(f"centers: expected row numbers from 0 to {n - 1}, got {outside[0]}")
+        raise ValueError(f"{name}: expected row numbers from 0 to {n - 1}, got {outside[0]}")
     numbers, counts = np.unique(array, return_counts=True)
     if (counts > 1).any():
         mask = "; a mask must be boolean" if len(array) == n and set(numbers.tolist()) <= {0, 1} else ""
-        raise ValueError(f"centers: row {numbers[counts > 1][0]} is given more than once{mask}")
+        raise ValueError(f"{name}: row {numbers[counts > 1][0]} is given more than once{mask}")
     return [int(number) for number in array]
 
 

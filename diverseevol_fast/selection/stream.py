@@ -6,16 +6,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import distributed
 from ..ops import screening
 from ..ops.pooling import queue_pool_min_sqdist
 from ..ops.screening import LARGEST_DIM
 from . import bounds
-from .arguments import as_count, as_radius, as_rows
+from .arguments import as_count, as_radius, as_row_numbers, as_rows
 from .host_rows import rows_on
 from .rows import choose_backends, queue_to, row_mean
 from .traversal import LARGEST_BLOCK, KCenterResult, Traversal, read
 
 Batch = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]  # its flags, its candidates, what each flag says of one
+
+
+class CandidateError(ValueError):
+    """Something is wrong with the values of `candidate`."""
+
+    def __init__(self, message: str, candidate: int):
+        super().__init__(message)
+        self.candidate = candidate
 
 
 class KCenterStream:
@@ -31,7 +40,16 @@ class KCenterStream:
     checked: what is wrong with a candidate's values is said by select. The constructor waits, and select as kcenter.
     """
 
-    def __init__(self, centers: Any, n: int, *, store: Any = None, backend: str = "auto", progress: bool = False):
+    def __init__(
+        self,
+        centers: Any,
+        n: int,
+        *,
+        store: Any = None,
+        exclude: Any = None,
+        backend: str = "auto",
+        progress: bool = False,
+    ):
         """Make room for n candidates.
 
         Args:
@@ -40,6 +58,8 @@ class KCenterStream:
             store: where their embeddings are kept: a writable [n, D] numpy array, memory map or tensor; float32,
                 bfloat16 or float16. Its values are what the picks are made from. In host memory, or on the centres'
                 device. None: float32 on that device.
+            exclude: which of the n are not candidates (numbers or a mask), such as the centres where the store holds
+                them, too; they do not come and are never picked.
             backend: "auto", "native", "cuda", "triton" or "reference".
             progress: show picks while selecting.
 
@@ -73,6 +93,13 @@ class KCenterStream:
         self._bounds.offset = row_mean(values)
         self._first_centers = self._traversal.centers[: bounds.FIRST_CENTERS]
         self._bounds.all_seen = len(self._first_centers)
+        excluded = [] if exclude is None else as_row_numbers(exclude, n, "exclude")
+        if excluded:
+            numbers = torch.tensor(excluded, dtype=torch.int64)
+            self.pushed[numbers] = True
+            self._bounds.exclude(queue_to(numbers, device))
+            self._bounds.seen.index_fill_(0, queue_to(numbers, device), len(self._first_centers))
+        self._candidates = n - len(excluded)
 
     def push(
         self,
@@ -89,8 +116,30 @@ class KCenterStream:
         rows: which candidates these are, numbers in [0, n); None: the next ones in order.
 
         Raises:
-            TypeError, ValueError: as masked_mean_pool says; a candidate that came before, or is not finite.
+            TypeError, ValueError: as masked_mean_pool says; a candidate that came before, or is not finite
+                (CandidateError, which has its number).
         """
+        places = self._places(rows, len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1)
+        given = {"cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum, "prefix_len": prefix_len}
+        return self._store(places, self.bound(hidden, mask, rows=places, **given))
+
+    def push_embeddings(self, x: Any, *, rows: Any = None) -> torch.Tensor:
+        """Bound a batch of embeddings [B, D]; returns what is stored. rows and errors as in push."""
+        x = as_rows(x)
+        places = self._places(rows, len(x))
+        return self._store(places, self.bound_embeddings(x, rows=places))
+
+    def bound(
+        self,
+        hidden: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        *,
+        rows: Any,
+        cu_seqlens: torch.Tensor | None = None,
+        prefix_sum: torch.Tensor | None = None,
+        prefix_len: int = 0,
+    ) -> torch.Tensor:
+        """As push, but the caller puts what is returned into the store, at any time before select."""
         if hidden.shape[-1] != self.store.shape[1]:
             raise ValueError(f"hidden: expected {self.store.shape[1]} columns, got {hidden.shape[-1]}")
         count = len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
@@ -106,21 +155,37 @@ class KCenterStream:
         self._check(
             flags, places, f"{limits}: {{}} has no token to pool", "hidden: {} pools to a value that is not finite"
         )
-        return self._keep(places, pooled, bound) if exact else self._push_values(places, pooled)
+        return self._keep(places, pooled, bound) if exact else self._bound_values(places, pooled)
 
-    def push_embeddings(self, x: Any, *, rows: Any = None) -> torch.Tensor:
-        """Bound a batch of embeddings [B, D]; returns what is stored. rows and errors as in push."""
+    def bound_embeddings(self, x: Any, *, rows: Any) -> torch.Tensor:
+        """As push_embeddings, but the caller puts what is returned into the store, unless it is there already."""
         x = as_rows(x)
         if x.shape[1] != self.store.shape[1]:
             raise ValueError(f"x: expected {self.store.shape[1]} columns, got {x.shape[1]}")
-        return self._push_values(self._places(rows, len(x)), x)
+        return self._bound_values(self._places(rows, len(x)), x)
 
-    def _push_values(self, places: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _bound_values(self, places: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         values = x.to(self._bounds.rows.device, self.store.dtype)
         bound, chosen = self._no_bounds(len(x)), self._bounds.rows.chosen["min_sqdist"]
         flag = screening.screen(values, self._first_centers, self._bounds.offset, bound, None, chosen)
         self._check(flag, places, "x: {} holds a value that is not finite")
         return self._keep(places, values, bound)
+
+    def share(self) -> None:
+        """Every process of torch.distributed makes the same picks from now on, whichever candidates came to it.
+
+        Called by all of them, when all candidates have come and stand in every process's store. This exchange of
+        bounds is the only one: select needs none.
+
+        Raises:
+            ValueError: as select says of candidates.
+        """
+        raise_wrong(self._unread)
+        self._unread.clear()
+        came = distributed.total(self.pushed.to(torch.int32))
+        self.pushed = came > 0
+        distributed.lowest(self._bounds.bound)
+        self._bounds.seen.fill_(len(self._first_centers))
 
     def select(self, k: int | None, *, radius: float | None = None) -> KCenterResult:
         """Pick k candidates; indices are their numbers. A second call goes on: its picks follow the first one's.
@@ -139,7 +204,7 @@ class KCenterStream:
         before = len(traversal.picks)
         self._bounds.rows_read = 0
         traversal.stop = as_radius(radius)
-        traversal.run_bounded(as_count(k, len(self.pushed) - before, radius))
+        traversal.run_bounded(as_count(k, self._candidates - before, radius))
         result = traversal.result([], time.perf_counter() - began)
         return KCenterResult(
             result.indices[before:], result.sqdist[before:], result.passes, result.backend, result.seconds
@@ -182,15 +247,18 @@ class KCenterStream:
             raise_wrong([batch])
 
     def _keep(self, places: torch.Tensor, values: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
-        numbers = queue_to(places, self._bounds.rows.device)
-        self.store[places if self.store.device.type == "cpu" else numbers] = values.to(self.store.device)
-        self._bounds.keep(numbers, bound, len(self._first_centers))
+        self._bounds.keep(queue_to(places, self._bounds.rows.device), bound, len(self._first_centers))
         self.pushed[places] = True
+        return values
+
+    def _store(self, places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        places = places if self.store.device.type == "cpu" else queue_to(places, self.store.device)
+        self.store[places] = values.to(self.store.device)
         return values
 
 
 def raise_wrong(batches: list[Batch]) -> None:
-    """Raises ValueError naming the first candidate that a flag is about; flags are rows of the batch, -1 for none."""
+    """Raises CandidateError for the first candidate that a flag is about; flags are rows of the batch, -1 for none."""
     if not batches:
         return
     found = iter(read(torch.cat([flags for flags, _, _ in batches])).tolist())
@@ -198,4 +266,5 @@ def raise_wrong(batches: list[Batch]) -> None:
         for sentence in words:
             row = next(found)
             if row >= 0:
-                raise ValueError(sentence.format(f"candidate {int(places[row])}"))
+                place = int(places[row])
+                raise CandidateError(sentence.format(f"candidate {place}"), place)

@@ -1,0 +1,123 @@
+"""What makes an embedding of a row: a transformers model's last hidden states, or a sentence-transformers model."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .errors import InputError
+from .models import backbone
+
+POOLINGS = ("mean", "cls", "last")
+
+Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # states [B, T, D], mask [B, T] bool -> [B, D']
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """From token ids to embeddings."""
+
+    model: torch.nn.Module  # as it was given
+    body: torch.nn.Module  # token ids to last hidden states
+    dim: int  # of an embedding
+    pool: Pool | None = None  # instead of the mean over the tokens, which masked_mean_pool takes
+    finish: Callable[[torch.Tensor], torch.Tensor] | None = None  # of pooled rows [B, D], such as normalisation
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.body.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return next(self.body.parameters()).dtype
+
+
+def encoder_of(model: Any, pooling: str | None = None) -> Encoder:
+    """The encoder that a transformers model (its head is left out) or a sentence-transformers model is.
+
+    pooling: "mean" of a row's last hidden states (None: this), the first ("cls") or the "last" one. What a
+    sentence-transformers model does to a row's states, and after that, is its own.
+
+    Raises:
+        InputError: a model that gives no last hidden states for tokens alone, or a pooling that there is not.
+    """
+    if pooling is not None and pooling not in POOLINGS:
+        raise InputError(f"pooling: expected {', '.join(POOLINGS)}, got {pooling!r}")
+    if is_sentence_transformer(model):
+        if pooling is not None:
+            raise InputError(f"pooling: a sentence-transformers model has its own; expected None, got {pooling!r}")
+        return _sentence_encoder(model)
+    if not hasattr(model, "get_input_embeddings"):
+        raise InputError(
+            f"model: expected a transformers model of text or a sentence-transformers model, got {type(model).__name__}"
+        )
+    body = backbone(model).eval()
+    dim = _probe(body).shape[-1]
+    return Encoder(model, body, dim, {"cls": _first_state, "last": _last_state}.get(pooling or "mean"))
+
+
+def is_sentence_transformer(model: Any) -> bool:
+    """Whether it is one; the package is not imported for it."""
+    package = sys.modules.get("sentence_transformers")
+    return package is not None and isinstance(model, package.SentenceTransformer)
+
+
+def sentence_prompt(model: Any) -> str:
+    """The text that a sentence-transformers model puts before every other by default."""
+    return model.prompts[model.default_prompt_name] if model.default_prompt_name else ""
+
+
+@torch.inference_mode()
+def _probe(body: torch.nn.Module) -> torch.Tensor:
+    """The last hidden states [1, 2, D] of two tokens."""
+    config = getattr(body, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError("model: an encoder-decoder model; expected a causal or an encoder model")
+    ids = torch.zeros((1, 2), dtype=torch.int64, device=next(body.parameters()).device)
+    try:
+        states = getattr(body(input_ids=ids, attention_mask=torch.ones_like(ids)), "last_hidden_state", None)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model: {type(body).__name__} does not take token ids alone: {error}") from error
+    if not isinstance(states, torch.Tensor) or states.shape[:2] != (1, 2):
+        raise InputError(
+            f"model: {type(body).__name__} gives no last hidden state for each token, which is to be pooled"
+        )
+    return states
+
+
+def _first_state(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return hidden[:, 0].float()
+
+
+def _last_state(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(dim=1) - 1].float()
+
+
+def _sentence_encoder(model: Any) -> Encoder:
+    modules = list(model.children())
+    names = [type(module).__name__ for module in modules]
+    if names[:2] != ["Transformer", "Pooling"]:
+        raise InputError(f"model: expected a sentence-transformers model of Transformer, Pooling, ..., got {names}")
+    transformer, pooling, *rest = modules
+    if not pooling.include_prompt and sentence_prompt(model):
+        raise InputError("model: it leaves its prompt out of the mean, which is not supported here; use its encode")
+    model.eval()
+    body = backbone(transformer.auto_model)
+    _probe(body)
+
+    def pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return pooling({"token_embeddings": hidden, "attention_mask": mask.long()})["sentence_embedding"].float()
+
+    def finish(pooled: torch.Tensor) -> torch.Tensor:
+        features = {"sentence_embedding": pooled}
+        for module in rest:
+            features = module(features)
+        return features["sentence_embedding"].float()[:, : model.truncate_dim]
+
+    plain = pooling.pooling_mode == "mean"
+    follows = rest or model.truncate_dim
+    return Encoder(model, body, model.get_embedding_dimension(), None if plain else pool, finish if follows else None)

@@ -1,0 +1,62 @@
+"""What the machine can do, and how much of it is used: rate of matrix products, memory, operations of a model."""
+
+import time
+from functools import cache
+from pathlib import Path
+
+import torch
+
+ROUNDS = 5
+
+
+@cache
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second in a large matrix product: the best of five."""
+    size = 8192 if device.type == "cuda" else 1536
+    a, b = (torch.ones((size, size), dtype=dtype, device=device) for _ in range(2))
+    best = float("inf")
+    for _ in range(ROUNDS + 1):  # the first one starts threads and loads kernels
+        _wait(device)
+        began = time.perf_counter()
+        torch.mm(a, b)
+        _wait(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+@torch.inference_mode()
+def flops_per_token(body: torch.nn.Module) -> float:
+    """Floating-point operations of the products with the weights, for one token; attention grows with the row."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    tokens = 4
+    ids = torch.zeros((1, tokens), dtype=torch.int64, device=next(body.parameters()).device)
+    with FlopCounterMode(display=False) as counter:
+        body(input_ids=ids, attention_mask=torch.ones_like(ids))
+    return counter.get_total_flops() / tokens
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """peak_memory counts from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return  # not allowed here: the peak is that of the whole process
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU as torch counts them, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

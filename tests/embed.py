@@ -1,0 +1,20 @@
+"""Shared by tests that embed rows: the engine run on a store."""
+
+import numpy as np
+
+from diverseevol_fast.encoders import encoder_of
+from diverseevol_fast.engine import Engine
+from diverseevol_fast.store import FileStore
+
+NONE = np.empty(0, dtype=np.int64)
+
+
+def file_store(path, rows, dim=32, budget=500, **fingerprint):
+    return FileStore(path, rows=rows, dim=dim, fingerprint=fingerprint, budget=budget)
+
+
+def embed_rows(model, tokens, rows, store, first=NONE, **features):
+    """Fill the store in batches of its budget; returns the figures."""
+    return Engine(encoder_of(model), tokens, rows, store, store.budget, **features).run(
+        np.asarray(first), progress=False
+    )
