@@ -4,7 +4,10 @@ import argparse
 import errno
 import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -12,6 +15,8 @@ import yaml
 from .errors import InputError, RunError
 
 log = logging.getLogger("diverseevol_fast")
+
+FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started; it tells the user what is going on
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,26 +89,41 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     _set_up_logging(args.quiet)
+    if rest and args.command != "run":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        if args.command == "run":
-            return _run(*_config_and_overrides(rest))
-        if rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        return {"select": _select, "embed": _embed, "env": _env}[args.command](args)
-    except KeyboardInterrupt:
-        print(
-            "diverseevol: stopped; what is finished is kept, the same command goes on from there",
-            file=sys.stderr,
-        )
-        return 130
+        with _noticing_termination():
+            told = _command(args, rest)
+        if FIRST:
+            print(told)
+        return 0
+    except (KeyboardInterrupt, TerminatedError) as error:
+        _complain(f"{error or 'stopped'}; what is finished is kept, the same command goes on from there")
+        return 130 if isinstance(error, KeyboardInterrupt) else 143
     except Exception as error:
         if args.debug:
             raise
-        print(f"diverseevol: {_sentence(error)}", file=sys.stderr)
+        _complain(_sentence(error))
         return 2 if isinstance(error, InputError) else 1
 
 
-def _run(path: Path, overrides: dict) -> int:
+def _command(args: argparse.Namespace, rest: list[str]) -> str:
+    """What to tell the user."""
+    if args.command == "env":
+        from .environment import describe
+
+        return describe()
+    from . import distributed
+
+    with distributed.job():
+        if args.command == "run":
+            return _run(*_config_and_overrides(rest))
+        from .oneshot import embed_data, select_subset
+
+        return {"select": select_subset, "embed": embed_data}[args.command](args)
+
+
+def _run(path: Path, overrides: dict) -> str:
     from .config import load_config
 
     config = load_config(path, overrides)
@@ -111,30 +131,34 @@ def _run(path: Path, overrides: dict) -> int:
     from .table import rounds_table
 
     state = run(config)
-    print(rounds_table(state, config.n_round))
-    print(f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, figures)")
-    return 0
+    return (
+        f"{rounds_table(state, config.n_round)}\n"
+        f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, figures)"
+    )
 
 
-def _select(args: argparse.Namespace) -> int:
-    from .oneshot import select_subset
-
-    print(select_subset(args))
-    return 0
+class TerminatedError(BaseException):
+    """SIGTERM came."""
 
 
-def _embed(args: argparse.Namespace) -> int:
-    from .oneshot import embed_data
+@contextmanager
+def _noticing_termination() -> Iterator[None]:
+    """SIGTERM is an exception inside, so that finished batches are recorded; torchrun sends it to the others."""
 
-    print(embed_data(args))
-    return 0
+    def stop(_signal, _frame) -> None:
+        others = ", as when another process of the job has ended" if "WORLD_SIZE" in os.environ else ""
+        raise TerminatedError(f"stopped by SIGTERM{others}")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _env(_args: argparse.Namespace) -> int:
-    from .environment import describe
-
-    print(describe())
-    return 0
+def _complain(sentence: str) -> None:
+    rank = os.environ.get("RANK")
+    print(f"diverseevol{f' (process {rank})' if rank else ''}: {sentence}", file=sys.stderr)
 
 
 def _tokens(text: str) -> int | str:
@@ -170,7 +194,7 @@ def _set_up_logging(quiet: bool) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers = [handler]
     log.propagate = False
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.setLevel(logging.ERROR if not FIRST else logging.WARNING if quiet else logging.INFO)
 
 
 def _sentence(error: BaseException) -> str:
@@ -180,5 +204,7 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         name = f" while writing {error.filename}" if error.filename else ""
         return f"{error.strerror}{name}: what is finished is kept; make room and give the same command again"
+    if "WORLD_SIZE" in os.environ and any(word in str(error) for word in ("gloo", "NCCL", "closed by peer")):
+        return "another process of this job has ended; what is finished is kept, the same command goes on from there"
     detail = next((line for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {detail} (--debug shows where; finished stages are kept)"

@@ -32,8 +32,8 @@ def is_first() -> bool:
 
 @contextmanager
 def job() -> Iterator[None]:
-    """Join the other processes, if there are any; leave them at the end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Join the other processes, if there are any and it is not done yet; leave them at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     backend = "gloo"

@@ -5,13 +5,13 @@ import logging
 import time
 from pathlib import Path
 
-from . import preparation
+from . import distributed, preparation
 from .config import Config
 from .embedding import embed_tokens
 from .encoders import encoder_of
 from .models import folder_sha256, load_causal_lm
 from .precision import in_dtype
-from .state import RunState, build_folder, open_run
+from .state import RunState, build_folder_together, open_run
 from .store import remove_embeddings
 from .training import held_out_loss, train
 
@@ -26,7 +26,8 @@ def run(config: Config) -> RunState:
         RunError: numbers that are not finite on the way; every finished stage stands.
     """
     with open_run(config.output_path) as state:
-        given = preparation.prepare(config, state)
+        with distributed.first_then_others():
+            given = preparation.prepare(config, state)
         model, pool = None, []
         for r in range(config.n_round + 1):
             if state.selected(r) is None:
@@ -36,9 +37,10 @@ def run(config: Config) -> RunState:
                     model = model or _load(state.model_folder(r - 1), given, config)
                     select_round(r, model, pool, given, config, state)
             pool += state.selected(r)
-            if not config.keep_embeddings:
-                remove_embeddings(state.embeddings_file(r))
-            preparation.write_pool_files(state, r, given, pool)
+            if distributed.is_first():
+                if not config.keep_embeddings:
+                    remove_embeddings(state.embeddings_file(r))
+                preparation.write_pool_files(state, r, given, pool)
             model = None
             gc.collect()  # mixed precision leaves a cycle on the model; its memory is needed for the next one
             if not state.is_trained(r):
@@ -84,7 +86,7 @@ def train_round(r: int, pool: list[int], given: preparation.Given, config: Confi
         state.record_metrics(r, pool=len(pool), train=trained)
         return model
 
-    return build_folder(state.model_folder(r), build)
+    return build_folder_together(state.model_folder(r), build)
 
 
 def _load(folder: Path, given: preparation.Given, config: Config):

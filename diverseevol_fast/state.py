@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import distributed
 from .errors import InputError
 from .files import read_json, sync_folder, write_json
 
@@ -51,14 +52,16 @@ class RunState:
     def selected(self, r: int) -> list[int] | None:
         """The rows that joined the pool in round r, in pick order; None when not selected yet."""
         path = self.round_folder(r) / "selected.json"
-        return read_json(path)["indices"] if path.exists() else None
+        return read_json(path)["indices"] if _all_see(path) else None
 
     def record_selected(self, r: int, indices: list[int], sqdist: list[float] | None) -> None:
         """sqdist: each pick's squared distance to its nearest centre when picked; None for the initial pool."""
-        write_json(self.round_folder(r) / "selected.json", {"indices": indices, "sqdist": sqdist})
+        if distributed.is_first():
+            write_json(self.round_folder(r) / "selected.json", {"indices": indices, "sqdist": sqdist})
+        distributed.barrier()
 
     def is_trained(self, r: int) -> bool:
-        return self.model_folder(r).is_dir()
+        return _all_see(self.model_folder(r))
 
     def metrics(self, r: int) -> dict[str, Any]:
         path = self.round_folder(r) / "metrics.json"
@@ -66,34 +69,69 @@ class RunState:
 
     def record_metrics(self, r: int, **stages: dict[str, Any]) -> None:
         """Add a stage's figures to the round's."""
-        write_json(self.round_folder(r) / "metrics.json", self.metrics(r) | stages)
+        if distributed.is_first():
+            write_json(self.round_folder(r) / "metrics.json", self.metrics(r) | stages)
 
     def record_manifest(self, r: int, manifest: dict[str, Any]) -> None:
-        write_json(self.round_folder(r) / "manifest.json", manifest)
+        if distributed.is_first():
+            write_json(self.round_folder(r) / "manifest.json", manifest)
 
 
 def build_folder(folder: Path, build: Callable[[Path], Any]) -> Any:
     """Let `build` fill a folder beside `folder`, then give it its name: it stands whole or not at all."""
+    partial = _empty_beside(folder)
+    result = build(partial)
+    _name(partial, folder)
+    return result
+
+
+def build_folder_together(folder: Path, build: Callable[[Path], Any]) -> Any:
+    """As build_folder, by all processes of the job: each calls `build`, the first one makes and names the folder."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    if distributed.is_first():
+        _empty_beside(folder)
+    distributed.barrier()
+    result = build(partial)
+    distributed.barrier()
+    if distributed.is_first():
+        _name(partial, folder)
+    distributed.barrier()
+    return result
+
+
+def _all_see(path: Path) -> bool:
+    """Whether the path exists: no process of the job goes on, and makes it, before all have looked."""
+    found = path.exists()
+    distributed.barrier()
+    return found
+
+
+def _empty_beside(folder: Path) -> Path:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    result = build(partial)
+    return partial
+
+
+def _name(partial: Path, folder: Path) -> None:
     for path in partial.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
     os.replace(partial, folder)
     sync_folder(folder.parent)
-    return result
 
 
 @contextmanager
 def open_run(folder: Path) -> Iterator[RunState]:
-    """Hold a run folder, new or to be continued; one process at a time.
+    """Hold a run folder, new or to be continued; one job at a time, of which the first process holds it.
 
     Raises:
         InputError: the folder holds something else, or another process has it open.
     """
+    if not distributed.is_first():
+        yield RunState(folder)
+        return
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the run's output, got a file")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "state").is_dir():

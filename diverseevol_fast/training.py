@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from . import distributed
 from .batches import pad, token_budget_batches
 from .config import Config, nearest
 from .errors import InputError, RunError
@@ -94,7 +95,7 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
         notes.append("train_args: tf32 is dropped: no CUDA device here")
     if args.pop("fsdp", None):
         args.pop("fsdp_config", None)
-        reason = "a run is one process" if torch.cuda.is_available() else "no CUDA device here"
+        reason = "the run is one process" if torch.cuda.is_available() else "no CUDA device here"
         notes.append(f"train_args: fsdp is dropped: {reason}")
     return args, notes
 
@@ -189,7 +190,8 @@ def train(
             f"the training loss is {result.training_loss}: training diverged; lower train_args.learning_rate"
         )
     trainer.save_model(str(folder))
-    (folder / "training_args.bin").unlink()  # a pickle; the manifest has the settings
+    if distributed.is_first():
+        (folder / "training_args.bin").unlink()  # a pickle; the manifest has the settings
     return model, {
         "seconds": time.perf_counter() - began,
         "steps": result.global_step,
@@ -233,12 +235,13 @@ def _progress_callback():
 
 @torch.inference_mode()
 def held_out_loss(model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray) -> float:
-    """Mean negative log-likelihood, in nats, of the response tokens of `rows`.
+    """Mean negative log-likelihood, in nats, of the response tokens of `rows`, shared out among the job's processes.
 
     Raises:
         RunError: it is not finite.
     """
     model.eval()
+    rows = rows[distributed.rank() :: distributed.world()]
     lengths = tokens.lengths()[rows]
     total = count = 0.0
     with Progress("held-out loss", len(rows), "row") as bar:
@@ -249,6 +252,7 @@ def held_out_loss(model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray) ->
             losses = torch.nn.functional.cross_entropy(logits[wanted].float(), ids[:, 1:][wanted], reduction="sum")
             total, count = total + float(losses), count + int(wanted.sum())
             bar.update(len(batch))
+    total, count = distributed.total(torch.tensor([total, count], dtype=torch.float64)).tolist()
     if not np.isfinite(total):
         raise RunError(f"the held-out loss is {total}: training diverged; lower train_args.learning_rate")
     return total / max(count, 1)
