@@ -28,10 +28,11 @@ sanitize: $(STAMP)
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(BIN)/python tests/sanitize.py build/sanitize
 
-# The peers table and its picture, appended to bench/results/.
+# The tables of selection and of embedding beside other projects, and a picture, appended to bench/results/.
 bench: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python bench/selection.py
+	$(BIN)/python bench/embedding.py
 
 # Installs again only when what it is made from has changed, so that a second call needs no network.
 $(STAMP): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command of at most 9 minutes: tests, races, timings, rooflines, the scale table.
+# What needs a GPU, in two commands of at most 9 minutes: tests, races, timings, rooflines, the scale table; and, with
+# "embedding" as the second word, a 7B model's embeddings and a whole round.
 # Appends to bench/results/<gpu>.jsonl, and writes the table and the picture of the run beside it. Runs with what is
 # installed (nvcc among it) and the wheels in $DIVERSEEVOL_WHEELS:
-#   bash bench/device.sh [RESULTS_FOLDER]
+#   bash bench/device.sh [RESULTS_FOLDER [embedding]]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 results=${1:-bench/results}
@@ -35,6 +36,10 @@ command -v nvcc >/dev/null || { echo "no nvcc on PATH: the CUDA C++ kernels are 
 architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
 step "build" 70 env DEF_CUDA_ARCHS="${architecture/%90/90a}" DEF_CUDA="$(command -v nvcc >/dev/null && echo on || echo off)" \
   python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+if [ "${2:-}" = embedding ]; then
+  step "embedding" 440 python bench/device_embedding.py --output "$results"
+  exit $failed
+fi
 step "env" 10 python -m diverseevol_fast env
 tests=()
 for name in gpu triton cuda cuda_build pooling stream traversal logits host_rows; do

@@ -13,7 +13,7 @@ import torch
 from .budget import find_budget
 from .data import Data, data_of
 from .encoders import Encoder, encoder_of, is_sentence_transformer, sentence_prompt
-from .engine import Engine
+from .engine import Engine, shares_prefixes
 from .errors import InputError
 from .models import usable_length, weights_sha256
 from .ops import masked_mean_pool
@@ -150,7 +150,8 @@ def embed_tokens(
         place = encoder.device if store == "device" else "cpu"
         kept = MemoryStore(*shape, DTYPES[dtype], place, budget)
     else:
-        made_from = made_from | {"first_sha256": hashlib.sha256(json.dumps(first.tolist()).encode()).hexdigest()}
+        first_sha256 = hashlib.sha256(json.dumps(first.tolist()).encode()).hexdigest()
+        made_from = made_from | {"first_sha256": first_sha256, "shares_prefixes": shares_prefixes(encoder)}
         kept = FileStore(_npy(store), *shape, made_from, budget, DTYPES[dtype])
     if kept.complete:
         return Embeddings(kept, {}, first.tolist(), None)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from . import distributed, hardware
-from .batches import pad
+from .batches import pad, token_budget_batches
 from .budget import Limit
 from .encoders import Encoder
 from .errors import RunError
@@ -23,6 +23,7 @@ from .selection.stream import CandidateError, KCenterStream
 from .store import FileStore, MemoryStore
 from .templates import Tokens
 
+NO_PREFIX = np.empty(0, dtype=np.int32)
 COPIES_UNDER_WAY = 2  # batches that a GPU may be behind with
 
 Plan = list[tuple[int, Group, np.ndarray]]  # a batch's number, its group, its positions among the rows
@@ -35,6 +36,11 @@ class Counts:
     embedded: int = 0
     run: int = 0
     padded: int = 0
+
+
+def shares_prefixes(encoder: Encoder) -> bool:
+    """Whether rows are grouped by what they begin with, which then runs once: the batches depend on it."""
+    return encoder.pool is None and can_share_prefixes(encoder.body)
 
 
 class Engine:
@@ -56,7 +62,7 @@ class Engine:
         self.tokens, self.rows, self.store = tokens, rows, store
         self.lengths = tokens.lengths()[rows]
         self.limit = Limit(min(budget, store.budget))
-        self.share_prefixes = share_prefixes and encoder.pool is None
+        self.sharing = share_prefixes and shares_prefixes(encoder)
         self.pack = pack and encoder.pool is None
         self.counts = Counts()
         self.stream: KCenterStream | None = None
@@ -80,11 +86,9 @@ class Engine:
         rest = np.setdiff1d(np.arange(len(self.rows)), first)
         plan = self._plan(first, 0)
         plan_of_rest = self._plan(rest, len(plan))
-        sharing = self.share_prefixes and any(len(group.prefix) for _, group, _ in plan + plan_of_rest)
-        sharing = sharing and can_share_prefixes(self.body)
-        pack = packed(self.body, sharing) if self.pack else contextlib.nullcontext()
+        pack = packed(self.body, self.sharing) if self.pack else contextlib.nullcontext()
         with Progress("embed", int(self.lengths.sum()), "token", shown=progress) as bar, pack as packing:
-            runner = _Runner(self, packing, sharing, bar)
+            runner = _Runner(self, packing, bar)
             try:
                 runner.run(plan)
                 if len(first):
@@ -99,7 +103,10 @@ class Engine:
 
     def _plan(self, positions: np.ndarray, number: int) -> Plan:
         """The batches of these rows, counted from `number`."""
-        groups = group_rows(self.tokens, self.rows[positions], self.store.budget)
+        if self.sharing:
+            groups = group_rows(self.tokens, self.rows[positions], self.store.budget)
+        else:
+            groups = [Group(NO_PREFIX, token_budget_batches(self.lengths[positions], self.store.budget))]
         batches = [(group, positions[batch]) for group in groups for batch in group.batches]
         return [(number + i, group, batch) for i, (group, batch) in enumerate(batches)]
 
@@ -134,8 +141,8 @@ class Engine:
 class _Runner:
     """Runs the batches of a plan."""
 
-    def __init__(self, engine: Engine, packing: Packing | None, sharing: bool, bar: Progress):
-        self.engine, self.packing, self.sharing, self.bar = engine, packing, sharing, bar
+    def __init__(self, engine: Engine, packing: Packing | None, bar: Progress):
+        self.engine, self.packing, self.bar = engine, packing, bar
         self._prefix: tuple[Group, Prefix] | None = None  # of the last group that has one
 
     def run(self, plan: Plan) -> None:
@@ -169,7 +176,7 @@ class _Runner:
 
     @torch.inference_mode()
     def _prefix_of(self, group: Group) -> Prefix | None:
-        if not (self.sharing and len(group.prefix)):
+        if not len(group.prefix):
             return None
         if self._prefix is None or self._prefix[0] is not group:
             self._prefix = None  # its keys and values make room for these

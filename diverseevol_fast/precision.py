@@ -45,7 +45,7 @@ def lowered(encoder: Encoder, dtype: torch.dtype) -> Encoder:
     body = copy.deepcopy(encoder.body)
     for weight in body.parameters():
         weight.data = weight.data.to(dtype)
-    return dataclasses.replace(encoder, body=body)
+    return dataclasses.replace(encoder, model=body, body=body)
 
 
 def has_bfloat16_products() -> bool:

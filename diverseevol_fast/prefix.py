@@ -34,7 +34,7 @@ def group_rows(tokens: Tokens, rows: np.ndarray, max_tokens: int) -> list[Group]
     """All of `rows` in groups by what they begin with, each in token-budget batches of whole rows.
 
     Rows part into groups where their tokens first differ, if that costs less: tokens and padding to run, and
-    PASS_COST for each pass. The model has no say in it, so that batch numbers mean the same whichever is resumed.
+    PASS_COST for each pass.
     """
     lengths = tokens.lengths()[rows]
     search = _Search(tokens, rows, lengths, max_tokens)
@@ -161,6 +161,7 @@ def run_prefix(
     return Prefix(len(prefix), hidden.sum(dim=0, dtype=torch.float64).float(), cache)
 
 
+@torch.inference_mode()
 def can_share_prefixes(body: torch.nn.Module) -> bool:
     """Whether rows may go on from a prefix's keys and values: a causal model that keeps nothing else of it.
 

@@ -93,7 +93,8 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
     if args.get("tf32") and not torch.cuda.is_available():
         args.pop("tf32")
         notes.append("train_args: tf32 is dropped: no CUDA device here")
-    if args.pop("fsdp", None):
+    if args.get("fsdp") and (distributed.world() == 1 or not torch.cuda.is_available()):
+        args.pop("fsdp")
         args.pop("fsdp_config", None)
         reason = "the run is one process" if torch.cuda.is_available() else "no CUDA device here"
         notes.append(f"train_args: fsdp is dropped: {reason}")
@@ -174,6 +175,8 @@ def train(
     )  # fmt: skip
     if config.peft:
         model = with_lora(model, config.peft)
+    if distributed.world() > 1:
+        log.info("training on %d processes: a step takes %d times as many rows", *2 * [distributed.world()])
     rows = [row for row in pool if tokens.has_response(row)]
     trainer = Trainer(
         model=model,
@@ -192,6 +195,10 @@ def train(
     trainer.save_model(str(folder))
     if distributed.is_first():
         (folder / "training_args.bin").unlink()  # a pickle; the manifest has the settings
+    if args.fsdp:  # each process has a part of the weights: the saved model has all
+        distributed.barrier()
+        model = load_causal_lm(folder, dtype=config.dtype, attn_implementation=config.attn_implementation,
+                               trust_remote_code=config.trust_remote_code, base=base)  # fmt: skip
     return model, {
         "seconds": time.perf_counter() - began,
         "steps": result.global_step,
