@@ -15,13 +15,13 @@ from .data import Data, data_of
 from .encoders import Encoder, encoder_of, is_sentence_transformer, sentence_prompt
 from .engine import Engine, shares_prefixes
 from .errors import InputError
-from .models import usable_length, weights_sha256
+from .models import check_vocabulary, model_sha256, usable_length
 from .ops import masked_mean_pool
 from .prefix import run_alone
 from .selection.arguments import as_row_numbers
 from .selection.stream import KCenterStream
 from .selection.traversal import KCenterResult, kcenter
-from .store import FileStore, MemoryStore
+from .store import FILE_DTYPES, FileStore, MemoryStore
 from .templates import Tokens, check_template, tokenize
 
 if TYPE_CHECKING:
@@ -111,13 +111,13 @@ def embed(
     if tokenizer is None:
         raise InputError("tokenizer: is missing; expected the model's own")
     check_template(data, tokenizer)
-    length = usable_length(max_length, encoder.body.config, tokenizer)
+    length = usable_length(max_length, encoder.body.config, tokenizer, encoder.reserved_positions)
     tokens = tokenize(data, tokenizer, length)
     if tokens.truncated:
         log.warning("%d of %d rows are longer than %d tokens and were cut", tokens.truncated, len(tokens), length)
     made_from = {"tokens_sha256": tokens.sha256(), "pooling": pooling or "mean"}
     if store not in ("host", "device"):
-        made_from["weights_sha256"] = weights_sha256(encoder.model)
+        made_from["model_sha256"] = model_sha256(encoder.model, encoder.body.config)
     first = [] if centers_first is None else _row_numbers(centers_first, len(tokens))
     return embed_tokens(
         encoder, tokens, np.arange(len(tokens)), store=store, made_from=made_from, dtype=dtype, first=first,
@@ -143,16 +143,18 @@ def embed_tokens(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: expected {', '.join(DTYPES)}, got {dtype!r}")
+    path = None if store in ("host", "device") else _npy(store, dtype)
+    check_vocabulary(encoder.body, int(tokens.ids.max()))
     first = np.asarray(first, dtype=np.int64)
     budget = _budget(encoder, int(tokens.lengths()[rows].max()), max_tokens_per_batch)
     shape = (len(rows), encoder.dim)
-    if store in ("host", "device"):
+    if path is None:
         place = encoder.device if store == "device" else "cpu"
         kept = MemoryStore(*shape, DTYPES[dtype], place, budget)
     else:
         first_sha256 = hashlib.sha256(json.dumps(first.tolist()).encode()).hexdigest()
         made_from = made_from | {"first_sha256": first_sha256, "shares_prefixes": shares_prefixes(encoder)}
-        kept = FileStore(_npy(store), *shape, made_from, budget, DTYPES[dtype])
+        kept = FileStore(path, *shape, made_from, budget, DTYPES[dtype])
     if kept.complete:
         return Embeddings(kept, {}, first.tolist(), None)
     engine = Engine(encoder, tokens, rows, kept, budget)
@@ -192,8 +194,10 @@ def _row_numbers(rows: Any, n: int) -> list[int]:
         raise InputError(str(error)) from error
 
 
-def _npy(store: str | Path) -> Path:
-    path = Path(store)
+def _npy(store: str | Path, dtype: str) -> Path:
+    path = Path(store) if isinstance(store, str | Path) else Path()
     if path.suffix != ".npy":
         raise InputError(f"store: expected 'host', 'device' or a name ending in .npy, got {str(store)!r}")
+    if DTYPES[dtype] not in FILE_DTYPES:
+        raise InputError(f"dtype: a .npy file holds float32 or float16, got {dtype}")
     return path

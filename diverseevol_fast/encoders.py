@@ -26,6 +26,14 @@ class Encoder:
     finish: Callable[[torch.Tensor], torch.Tensor] | None = None  # of pooled rows [B, D], such as normalisation
 
     @property
+    def reserved_positions(self) -> int:
+        """How many positions no token has: RoBERTa counts from the one after its padding's."""
+        for name, module in self.body.named_modules():
+            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+                return module.padding_idx + 1
+        return 0
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.body.parameters()).device
@@ -55,6 +63,8 @@ def encoder_of(model: Any, pooling: str | None = None) -> Encoder:
         raise InputError(
             f"model: expected a transformers model of text or a sentence-transformers model, got {type(model).__name__}"
         )
+    if any(settings.is_prompt_learning for settings in getattr(model, "peft_config", {}).values()):
+        raise InputError("model: a peft model of learned prompts, which its base model does not have; expected LoRA")
     body = backbone(model).eval()
     dim = _probe(body).shape[-1]
     return Encoder(model, body, dim, {"cls": _first_state, "last": _last_state}.get(pooling or "mean"))
@@ -80,7 +90,7 @@ def _probe(body: torch.nn.Module) -> torch.Tensor:
     ids = torch.zeros((1, 2), dtype=torch.int64, device=next(body.parameters()).device)
     try:
         states = getattr(body(input_ids=ids, attention_mask=torch.ones_like(ids)), "last_hidden_state", None)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"model: {type(body).__name__} does not take token ids alone: {error}") from error
     if not isinstance(states, torch.Tensor) or states.shape[:2] != (1, 2):
         raise InputError(
@@ -115,7 +125,8 @@ def _sentence_encoder(model: Any) -> Encoder:
     def finish(pooled: torch.Tensor) -> torch.Tensor:
         features = {"sentence_embedding": pooled}
         for module in rest:
-            features = module(features)
+            weight = next(module.parameters(), pooled)
+            features = module({"sentence_embedding": features["sentence_embedding"].to(weight.dtype)})
         return features["sentence_embedding"].float()[:, : model.truncate_dim]
 
     plain = pooling.pooling_mode == "mean"

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from . import distributed, hardware
-from .batches import pad, token_budget_batches
+from .batches import token_budget_batches
 from .budget import Limit
 from .encoders import Encoder
 from .errors import RunError
-from .models import check_vocabulary
+from .forward import Forward, together
 from .ops import masked_mean_pool
-from .packing import Packing, packed
-from .prefix import Group, Prefix, can_share_prefixes, group_rows, is_causal, run_alone, run_prefix
+from .packing import packed
+from .prefix import Group, Prefix, can_share_prefixes, group_rows
 from .progress import Progress
 from .selection.stream import CandidateError, KCenterStream
 from .store import FileStore, MemoryStore
@@ -31,7 +31,7 @@ Plan = list[tuple[int, Group, np.ndarray]]  # a batch's number, its group, its p
 
 @dataclass
 class Counts:
-    """Tokens: of the rows embedded, run through the model, and run with their padding."""
+    """Tokens: of the rows embedded, run for them, and run with their padding; without those of prefixes."""
 
     embedded: int = 0
     run: int = 0
@@ -57,7 +57,6 @@ class Engine:
         pack: bool = True,
     ):
         """budget: tokens that a batch may hold, padding included; those of the store's plan may be larger."""
-        check_vocabulary(encoder.body, int(tokens.ids.max()))
         self.encoder, self.body, self.device = encoder, encoder.body, encoder.device
         self.tokens, self.rows, self.store = tokens, rows, store
         self.lengths = tokens.lengths()[rows]
@@ -67,7 +66,6 @@ class Engine:
         self.counts = Counts()
         self.stream: KCenterStream | None = None
         self._arrivals = _Arrivals(store, rows, self.device)
-        self._mask_needed = not is_causal(self.body)
 
     def run(self, first: np.ndarray, progress: bool = True, backend: str = "auto") -> dict[str, float]:
         """Embed all rows, those at the positions `first` before the others, and finish the store.
@@ -87,13 +85,13 @@ class Engine:
         plan = self._plan(first, 0)
         plan_of_rest = self._plan(rest, len(plan))
         pack = packed(self.body, self.sharing) if self.pack else contextlib.nullcontext()
-        with Progress("embed", int(self.lengths.sum()), "token", shown=progress) as bar, pack as packing:
-            runner = _Runner(self, packing, bar)
+        with Progress("embed", int(self.lengths.sum()), "token", shown=progress) as self.bar, pack as packing:
+            self.forward = Forward(self.body, self.tokens, packing)
             try:
-                runner.run(plan)
+                self._run(plan)
                 if len(first):
                     self._begin_stream(first, backend)
-                runner.run(plan_of_rest)
+                self._run(plan_of_rest)
             finally:
                 self.store.flush()
         self.store.finish()
@@ -103,11 +101,13 @@ class Engine:
 
     def _plan(self, positions: np.ndarray, number: int) -> Plan:
         """The batches of these rows, counted from `number`."""
-        if self.sharing:
-            groups = group_rows(self.tokens, self.rows[positions], self.store.budget)
-        else:
-            groups = [Group(NO_PREFIX, token_budget_batches(self.lengths[positions], self.store.budget))]
-        batches = [(group, positions[batch]) for group in groups for batch in group.batches]
+        batches = []
+        for part in together(self.body, positions, self.lengths[positions]):
+            if self.sharing:
+                groups = group_rows(self.tokens, self.rows[part], self.store.budget)
+            else:
+                groups = [Group(NO_PREFIX, token_budget_batches(self.lengths[part], self.store.budget))]
+            batches += [(group, part[batch]) for group in groups for batch in group.batches]
         return [(number + i, group, batch) for i, (group, batch) in enumerate(batches)]
 
     def _begin_stream(self, first: np.ndarray, backend: str) -> None:
@@ -120,8 +120,55 @@ class Engine:
             centers, len(self.rows), store=values, exclude=first, backend=backend, progress=True
         )
 
+    def _run(self, plan: Plan) -> None:
+        """Those of the plan that are not in the store, and are this process's share; the bounds of the others."""
+        mine = slice(distributed.rank(), None, distributed.world())
+        stored = [batch for batch in plan if batch[0] in self.store.done]
+        for _, _, positions in stored[mine]:
+            self._bound_stored(positions)
+        for number, group, positions in [batch for batch in plan if batch[0] not in self.store.done][mine]:
+            self._run_batch(number, group, positions)
+        self._arrivals.settle()
+
+    def _bound_stored(self, positions: np.ndarray) -> None:
+        if self.stream:
+            values = self.store.values
+            self.stream.bound_embeddings(values[torch.from_numpy(positions).to(values.device)], rows=positions)
+        self.bar.update(int(self.lengths[positions].sum()))
+
+    def _run_batch(self, number: int, group: Group, positions: np.ndarray) -> None:
+        counts, prefix = self.counts, self.forward.prefix_of(group)
+        parts = self.limit.run(positions, self.lengths[positions], lambda part: self._embed(part, prefix))
+        self._arrivals.put(number, [part for part, _ in parts], [values for _, values in parts])
+        real = int(self.lengths[positions].sum())
+        counts.embedded += real
+        counts.run += real - len(positions) * (prefix.length if prefix else 0)
+        run = counts.run + self.forward.prefix_tokens
+        self.bar.update(real, padding=1 - counts.run / counts.padded, prefix=1 - run / counts.embedded)
+
+    @torch.inference_mode()
+    def _embed(self, positions: np.ndarray, prefix: Prefix | None) -> tuple[np.ndarray, torch.Tensor]:
+        """These positions, and their embeddings [B, D] in the store's dtype, on the model's device."""
+        encoder, dtype = self.encoder, self.store.values.dtype
+        hidden, limits, padded = self.forward.states(self.rows[positions], prefix)
+        given = limits | ({"prefix_sum": prefix.hidden_sum, "prefix_len": prefix.length} if prefix else {})
+        try:
+            if self.stream and encoder.pool is None and encoder.finish is None:
+                values = self.stream.bound(hidden, rows=positions, **given)
+            else:
+                pooled = encoder.pool(hidden, limits["mask"]) if encoder.pool else masked_mean_pool(hidden, **given)
+                values = (encoder.finish(pooled) if encoder.finish else pooled).to(dtype)
+                if self.stream:
+                    self.stream.bound_embeddings(values, rows=positions)
+        except CandidateError as error:
+            raise not_finite(self.rows[error.candidate], dtype) from error
+        self.counts.padded += padded
+        return positions, values.to(dtype)
+
     def _figures(self, seconds: float) -> dict[str, float]:
-        counts = torch.tensor([self.counts.embedded, self.counts.run, self.counts.padded], dtype=torch.int64)
+        prefixes = self.forward.prefix_tokens
+        counts = [self.counts.embedded, self.counts.run + prefixes, self.counts.padded + prefixes]
+        counts = torch.tensor(counts, dtype=torch.int64)
         embedded, run, padded = distributed.total(counts).tolist()
         rate = hardware.matrix_rate(self.device, self.encoder.dtype) if run else 0.0
         flops = run * hardware.flops_per_token(self.body) / seconds if run else 0.0
@@ -136,93 +183,6 @@ class Engine:
             "peak_memory": hardware.peak_memory(self.device),
             "tokens_per_batch": self.limit.tokens,
         }
-
-
-class _Runner:
-    """Runs the batches of a plan."""
-
-    def __init__(self, engine: Engine, packing: Packing | None, bar: Progress):
-        self.engine, self.packing, self.bar = engine, packing, bar
-        self._prefix: tuple[Group, Prefix] | None = None  # of the last group that has one
-
-    def run(self, plan: Plan) -> None:
-        """Those of the plan that are not in the store, and are this process's share; the bounds of the others."""
-        store = self.engine.store
-        mine = slice(distributed.rank(), None, distributed.world())
-        stored = [batch for batch in plan if batch[0] in store.done]
-        for _, _, positions in stored[mine]:
-            self._bound_stored(positions)
-        for number, group, positions in [batch for batch in plan if batch[0] not in store.done][mine]:
-            self._run_batch(number, group, positions)
-        self.engine._arrivals.settle()
-
-    def _bound_stored(self, positions: np.ndarray) -> None:
-        engine = self.engine
-        if engine.stream:
-            values = engine.store.values
-            engine.stream.bound_embeddings(values[torch.from_numpy(positions).to(values.device)], rows=positions)
-        self.bar.update(int(engine.lengths[positions].sum()))
-
-    def _run_batch(self, number: int, group: Group, positions: np.ndarray) -> None:
-        engine = self.engine
-        prefix = self._prefix_of(group)
-        parts = engine.limit.run(positions, engine.lengths[positions], lambda part: self._embed(part, prefix))
-        engine._arrivals.put(number, [part for part, _ in parts], [values for _, values in parts])
-        real = int(engine.lengths[positions].sum())
-        engine.counts.embedded += real
-        engine.counts.run += real - len(positions) * (prefix.length if prefix else 0)
-        self.bar.update(real, padding=1 - engine.counts.run / engine.counts.padded,
-                        prefix=1 - engine.counts.run / engine.counts.embedded)  # fmt: skip
-
-    @torch.inference_mode()
-    def _prefix_of(self, group: Group) -> Prefix | None:
-        if not len(group.prefix):
-            return None
-        if self._prefix is None or self._prefix[0] is not group:
-            self._prefix = None  # its keys and values make room for these
-            run = self.packing.run_prefix if self.packing else None
-            prefix = run_prefix(self.engine.body, group.prefix, self.engine.device, run)
-            self._prefix = group, prefix
-            self.engine.counts.run += prefix.length
-            self.engine.counts.padded += prefix.length
-        return self._prefix[1]
-
-    @torch.inference_mode()
-    def _embed(self, positions: np.ndarray, prefix: Prefix | None) -> tuple[np.ndarray, torch.Tensor]:
-        """These positions, and their embeddings [B, D] in the store's dtype, on the model's device."""
-        engine, encoder = self.engine, self.engine.encoder
-        hidden, limits, padded = self._states(engine.rows[positions], prefix)
-        given = limits | ({"prefix_sum": prefix.hidden_sum, "prefix_len": prefix.length} if prefix else {})
-        dtype = engine.store.values.dtype
-        try:
-            if engine.stream and encoder.pool is None and encoder.finish is None:
-                values = engine.stream.bound(hidden, rows=positions, **given)
-            else:
-                pooled = encoder.pool(hidden, limits["mask"]) if encoder.pool else masked_mean_pool(hidden, **given)
-                values = (encoder.finish(pooled) if encoder.finish else pooled).to(dtype)
-                if engine.stream:
-                    engine.stream.bound_embeddings(values, rows=positions)
-        except CandidateError as error:
-            raise not_finite(engine.rows[error.candidate], dtype) from error
-        engine.counts.padded += padded
-        return positions, values.to(dtype)
-
-    def _states(self, rows: np.ndarray, prefix: Prefix | None) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
-        """Token states after the prefix, what says which are whose, and how many there are, padding included."""
-        engine, skipped = self.engine, prefix.length if prefix else 0
-        if self.packing:
-            parts = [engine.tokens.row(row)[0][skipped:] for row in rows]
-            ids = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(engine.device)
-            lengths = torch.tensor([len(part) for part in parts], device=engine.device)
-            limits = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-            return self.packing.run(ids, lengths, prefix), {"cu_seqlens": limits}, len(ids)
-        ids, mask, _ = pad(engine.tokens, rows)
-        ids, mask = ids[:, skipped:].to(engine.device), mask[:, skipped:].to(engine.device)
-        if prefix:
-            hidden = prefix.run(engine.body, ids)
-        else:
-            hidden = run_alone(engine.body, ids, mask if engine._mask_needed else None)
-        return hidden, {"mask": mask}, ids.numel()
 
 
 class _Arrivals:

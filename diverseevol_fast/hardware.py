@@ -24,7 +24,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / best
 
 
-@torch.inference_mode()
+@torch.enable_grad()  # the counter looks at the graph
 def flops_per_token(body: torch.nn.Module) -> float:
     """Floating-point operations of the products with the weights, for one token; attention grows with the row."""
     from torch.utils.flop_counter import FlopCounterMode

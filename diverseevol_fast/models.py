@@ -169,18 +169,21 @@ def backbone(model: "PreTrainedModel") -> torch.nn.Module:
     """The model without its head: what turns token ids into last hidden states (after the final norm)."""
     if hasattr(model, "get_base_model"):  # a peft model
         model = model.get_base_model()
-    return getattr(model, model.base_model_prefix, model)
+    return getattr(model, getattr(model, "base_model_prefix", ""), model)
 
 
-def usable_length(model_max_length: int | None, config, tokenizer: "PreTrainedTokenizerBase") -> int:
+def usable_length(model_max_length: int | None, config, tokenizer: "PreTrainedTokenizerBase", reserved: int = 0) -> int:
     """model_max_length, or the model's or its tokenizer's own limit when that is lower, which is said.
 
-    None: their limit.
+    None: their limit. reserved: how many of its positions the model keeps for itself.
 
     Raises:
-        InputError: None, and they have no limit.
+        InputError: None, and they have no limit; not a number of at least 1.
     """
-    limits = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
+    if model_max_length is not None and (type(model_max_length) is not int or model_max_length < 1):
+        raise InputError(f"max_length: expected a number of at least 1, got {model_max_length!r}")
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = [positions and positions - reserved, tokenizer.model_max_length]
     limit = min((limit for limit in limits if limit and limit < NO_LIMIT), default=NO_LIMIT)
     if model_max_length is None:
         if limit == NO_LIMIT:
@@ -191,10 +194,10 @@ def usable_length(model_max_length: int | None, config, tokenizer: "PreTrainedTo
     return min(limit, model_max_length)
 
 
-def weights_sha256(model: torch.nn.Module) -> str:
-    """Digest of a model's weights and buffers, by name."""
+def model_sha256(model: torch.nn.Module, config) -> str:
+    """Digest of a model in memory: its modules, its settings, its weights and buffers by name."""
     state = model.state_dict()
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{model}\n{config.to_json_string()}".encode())
     with Progress("hash model", sum(value.nbytes for value in state.values()), "byte") as bar:
         for name, value in state.items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())

@@ -184,7 +184,7 @@ def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path, f
     folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code)
     encoder, tokenizer, longest = _encoder(args, folder)
     check_template(data, tokenizer)
-    length = usable_length(longest, encoder.body.config, tokenizer)
+    length = usable_length(longest, encoder.body.config, tokenizer, encoder.reserved_positions)
     check_tokens_per_batch("--max-tokens-per-batch", args.max_tokens_per_batch, length)
     sample = render(data, int(rows[0]), tokenizer)
     log.info("sample %d, as the model sees it:\n%s", rows[0], "".join(text for text, _ in sample))

@@ -1,6 +1,7 @@
 """Rows one after the other instead of padded, where there is an attention kernel that keeps them apart."""
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from .prefix import Prefix, run_alone, run_prefix
 
 if TYPE_CHECKING:
     from .prefix_cache import PrefixCache
+
+log = logging.getLogger("diverseevol_fast")
 
 NAME = "diverseevol_packed"
 TOLERANCE = 0.02  # relative, in half precision: rows that see each other, or not all of themselves, are far above it
@@ -96,8 +99,12 @@ def packed(body: torch.nn.Module, with_prefix: bool) -> Iterator[Packing | None]
     _register()
     body.set_attn_implementation(NAME)
     try:
-        packing = Packing(body, kernel)
-        yield packing if _agrees(packing, alone, with_prefix) else None
+        packing: Packing | None = Packing(body, kernel)
+        if reason := _objection(packing, alone, with_prefix):
+            log.warning("rows of %s are padded, not packed: %s", type(body).__name__, reason)
+            body.set_attn_implementation(before)
+            packing = None
+        yield packing
     finally:
         body.set_attn_implementation(before)
 
@@ -117,7 +124,7 @@ def kernel_for(body: torch.nn.Module) -> Kernel | None:
     def run(query, key, value, queries, keys, longest_query, longest_key, scale, window):
         return flash_attn_varlen_func(
             query, key, value, queries, keys, longest_query, longest_key,
-            softmax_scale=scale, causal=window[1] == 0, window_size=window if window[0] > 0 else (-1, -1),
+            softmax_scale=scale, causal=window[1] == 0, window_size=window if window[0] >= 0 else (-1, -1),
         )  # fmt: skip
 
     return run
@@ -148,7 +155,7 @@ def _attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0
             is_causal=None, softcap=None, s_aux=None, **kwargs):  # fmt: skip
     """A transformers attention function: query [1, H, T, d], key and value [1, H', P + T, d] -> [1, T, H, d]."""
     if softcap is not None or s_aux is not None or attention_mask is not None:
-        raise _UnknownAttentionError
+        raise _UnknownAttentionError("its attention does more than the kernel")
     layout = _present
     kept = key.shape[2] - query.shape[2]
     places, limits = layout.keys(kept)
@@ -158,7 +165,7 @@ def _attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0
     causal = module.is_causal if is_causal is None else is_causal
     window = (sliding_window - 1 if sliding_window else -1, 0) if causal else (-1, -1)
     if sliding_window and not causal:
-        raise _UnknownAttentionError
+        raise _UnknownAttentionError("its attention has windows to both sides")
     out = layout.kernel(
         query.contiguous(), key.contiguous(), value.contiguous(), layout.queries, limits, layout.longest,
         layout.longest + kept, scaling, window,
@@ -172,6 +179,7 @@ def _register() -> None:
     AttentionInterface.register(NAME, _attend)
 
 
+@torch.inference_mode()
 def _rows_alone(body: torch.nn.Module) -> list[torch.Tensor]:
     """Last hidden states of the probe's rows, each by itself."""
     device = next(body.parameters()).device
@@ -183,6 +191,18 @@ def _probe_rows() -> list[torch.Tensor]:
     return [torch.tensor(first + rest) for rest in ([1, 0, 1, 1, 0, 0], [0], [0, 0, 1])]
 
 
+def _objection(packing: Packing, alone: list[torch.Tensor], with_prefix: bool) -> str | None:
+    """What is wrong with packed rows of this model, if anything is."""
+    if getattr(packing.body.config.get_text_config(), "attention_chunk_size", None):
+        return "its attention is in chunks"
+    try:
+        agrees = _agrees(packing, alone, with_prefix)
+    except (_UnknownAttentionError, RuntimeError, ValueError, TypeError) as error:  # kernels refuse in many ways
+        return str(error)
+    return None if agrees else "states are not those of each row alone"
+
+
+@torch.inference_mode()
 def _agrees(packing: Packing, alone: list[torch.Tensor], with_prefix: bool) -> bool:
     """Whether rows come out packed as they do alone, also after a prefix where that is to be used."""
     device = alone[0].device
@@ -190,9 +210,7 @@ def _agrees(packing: Packing, alone: list[torch.Tensor], with_prefix: bool) -> b
     prefix = run_prefix(packing.body, rows[0][:5].numpy(), device, packing.run_prefix) if with_prefix else None
     skipped = prefix.length if prefix else 0
     rest = [row[skipped:] for row in rows]
-    try:
-        found = packing.run(torch.cat(rest).to(device), torch.tensor([len(row) for row in rest], device=device), prefix)
-    except _UnknownAttentionError:
-        return False
+    lengths = torch.tensor([len(row) for row in rest], device=device)
+    found = packing.run(torch.cat(rest).to(device), lengths, prefix)
     expected = torch.cat([states[skipped:] for states in alone]).float()
     return float((found.float() - expected).norm()) <= TOLERANCE * float(expected.norm())

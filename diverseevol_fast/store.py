@@ -66,11 +66,9 @@ class FileStore:
         """Open or create.
 
         Raises:
-            InputError: `path` holds embeddings of something else; a dtype that .npy files do not have.
+            InputError: `path` holds embeddings of something else.
             OSError: no space for the whole file (it is reserved at once).
         """
-        if dtype not in FILE_DTYPES:
-            raise InputError(f"dtype: a .npy file holds float32 or float16, got {str(dtype).removeprefix('torch.')}")
         self.path, self.dtype = path, FILE_DTYPES[dtype]
         self.part = path.with_name(path.name + ".part")
         self.meta = path.with_name(path.name + ".json")

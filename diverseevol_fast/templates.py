@@ -156,6 +156,10 @@ def tokenize(
             max_length=max_length,
         )
         for index, parts, encoding in zip(rows, segments, encoded.encodings, strict=True):
+            if len(encoding.ids) > max_length:
+                raise InputError(
+                    f"max_length: expected more than the tokens that the tokenizer adds to every row, got {max_length}"
+                )
             if not encoding.ids:
                 raise InputError(f"{data.source}, row {index}: the tokenizer makes no token of it")
             ids[index] = np.array(encoding.ids, dtype=np.int32)

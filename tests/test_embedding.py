@@ -8,6 +8,7 @@ from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2LMHea
 
 from diverseevol_fast.batches import pad, token_budget_batches
 from diverseevol_fast.data import load_data
+from diverseevol_fast.embedding import embed_tokens
 from diverseevol_fast.encoders import encoder_of
 from diverseevol_fast.errors import InputError, RunError
 from diverseevol_fast.models import backbone, load_causal_lm, load_encoder, load_tokenizer
@@ -177,7 +178,8 @@ def test_a_vocabulary_that_does_not_fit(tmp_path, tokens, tiny_model):
     model = load_causal_lm(tiny_model)
     model.resize_token_embeddings(300)
     with pytest.raises(InputError, match="the model has embeddings for 0 to 299"):
-        embed_rows(model, tokens, np.arange(len(tokens)), store_for(tmp_path / "x.npy", tokens))
+        embed_tokens(encoder_of(model), tokens, np.arange(len(tokens)), store=tmp_path / "x.npy", made_from={})
+    assert list(tmp_path.glob("x.npy*")) == []
 
 
 def test_encoder_decoders_are_refused(tmp_path):
