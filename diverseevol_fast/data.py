@@ -93,7 +93,8 @@ def data_of(rows: list[str] | list[dict]) -> Data:
     kind = str if isinstance(rows[0], str) else dict
     for index, row in enumerate(rows):
         if not isinstance(row, kind):
-            raise InputError(f"rows, row {index}: expected {kind.__name__}, as row 0, got {type(row).__name__}")
+            wanted = f"{kind.__name__}, as row 0" if index else "a text or a dict"
+            raise InputError(f"rows, row {index}: expected {wanted}, got {type(row).__name__}")
     if kind is str:
         for index, text in enumerate(rows):
             _check_text(f"rows, row {index}", text)

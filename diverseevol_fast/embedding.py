@@ -12,7 +12,7 @@ import torch
 
 from .budget import find_budget
 from .data import Data, data_of
-from .encoders import Encoder, encoder_of, is_sentence_transformer, sentence_prompt
+from .encoders import Encoder, encoder_of, is_sentence_transformer, sentence_texts
 from .engine import Engine, shares_prefixes
 from .errors import InputError
 from .models import check_vocabulary, model_sha256, usable_length
@@ -76,8 +76,9 @@ def embed(
     """Embed texts or rows of instruction data: the mean of each one's last hidden states, pooled in float32.
 
     DiverseEvol's embedding of a sample (arXiv 2311.08182, section 2). The model is used as it is, where and in what
-    precision it is, without its head. Rows run in batches of like length; what they begin with alike runs once where
-    the model is causal; on a GPU, in half precision, they are packed where an attention kernel allows it.
+    precision it is, without its head, and left in eval mode. Rows run in batches of like length; what they begin with
+    alike runs once where the model is causal; on a GPU, in half precision, they are packed where an attention kernel
+    allows it.
 
     Args:
         model: a transformers model, causal or encoder, or a sentence-transformers model.
@@ -105,12 +106,11 @@ def embed(
     encoder = encoder_of(model, pooling)
     if is_sentence_transformer(model):
         tokenizer = model.tokenizer
-        max_length = min(max_length or model.max_seq_length, model.max_seq_length)
-        if data.schema == "text":
-            data = data_of([sentence_prompt(model) + row["text"] for row in data.rows])
     if tokenizer is None:
         raise InputError("tokenizer: is missing; expected the model's own")
     check_template(data, tokenizer)
+    if is_sentence_transformer(model):
+        data = sentence_texts(model, data)
     length = usable_length(max_length, encoder.body.config, tokenizer, encoder.reserved_positions)
     tokens = tokenize(data, tokenizer, length)
     if tokens.truncated:

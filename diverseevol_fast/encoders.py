@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from .data import Data, data_of
 from .errors import InputError
 from .models import backbone
+from .templates import render
 
 POOLINGS = ("mean", "cls", "last")
 
@@ -76,8 +78,13 @@ def is_sentence_transformer(model: Any) -> bool:
     return package is not None and isinstance(model, package.SentenceTransformer)
 
 
-def sentence_prompt(model: Any) -> str:
-    """The text that a sentence-transformers model puts before every other by default."""
+def sentence_texts(model: Any, data: Data) -> Data:
+    """The rows' texts as a sentence-transformers model takes them: after its default prompt, if it has one."""
+    rendered = (render(data, row, model.tokenizer) for row in range(len(data.rows)))
+    return data_of([_prompt(model) + "".join(text for text, _ in parts) for parts in rendered])
+
+
+def _prompt(model: Any) -> str:
     return model.prompts[model.default_prompt_name] if model.default_prompt_name else ""
 
 
@@ -113,7 +120,7 @@ def _sentence_encoder(model: Any) -> Encoder:
     if names[:2] != ["Transformer", "Pooling"]:
         raise InputError(f"model: expected a sentence-transformers model of Transformer, Pooling, ..., got {names}")
     transformer, pooling, *rest = modules
-    if not pooling.include_prompt and sentence_prompt(model):
+    if not pooling.include_prompt and _prompt(model):
         raise InputError("model: it leaves its prompt out of the mean, which is not supported here; use its encode")
     model.eval()
     body = backbone(transformer.auto_model)

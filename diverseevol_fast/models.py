@@ -195,9 +195,14 @@ def usable_length(model_max_length: int | None, config, tokenizer: "PreTrainedTo
 
 
 def model_sha256(model: torch.nn.Module, config) -> str:
-    """Digest of a model in memory: its modules, its settings, its weights and buffers by name."""
+    """Digest of a model in memory: modules, settings, which adapters are on and how much, weights and buffers."""
     state = model.state_dict()
-    digest = hashlib.sha256(f"{model}\n{config.to_json_string()}".encode())
+    adapters = [
+        (name, layer.active_adapters, layer.disable_adapters, getattr(layer, "scaling", None))
+        for name, layer in model.named_modules()
+        if hasattr(layer, "disable_adapters")
+    ]
+    digest = hashlib.sha256(f"{model}\n{config.to_json_string()}\n{adapters}".encode())
     with Progress("hash model", sum(value.nbytes for value in state.values()), "byte") as bar:
         for name, value in state.items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())

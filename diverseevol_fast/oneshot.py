@@ -12,7 +12,7 @@ from . import distributed
 from .config import check_tokens_per_batch
 from .data import Data, check_row_file, load_data, write_rows
 from .embedding import Embeddings, embed_tokens
-from .encoders import encoder_of
+from .encoders import encoder_of, is_sentence_transformer, sentence_texts
 from .errors import InputError
 from .files import read_json, write_json
 from .models import (
@@ -184,6 +184,9 @@ def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path, f
     folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code)
     encoder, tokenizer, longest = _encoder(args, folder)
     check_template(data, tokenizer)
+    made_from = {"data_sha256": data.sha256(), "model_sha256": folder_sha256(folder)}
+    if is_sentence_transformer(encoder.model):
+        data = sentence_texts(encoder.model, data)
     length = usable_length(longest, encoder.body.config, tokenizer, encoder.reserved_positions)
     check_tokens_per_batch("--max-tokens-per-batch", args.max_tokens_per_batch, length)
     sample = render(data, int(rows[0]), tokenizer)
@@ -191,9 +194,9 @@ def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path, f
     left_out = np.setdiff1d(np.arange(len(data.rows)), rows)
     tokens = tokenize(data, tokenizer, length, left_out.tolist())
     log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(rows), tokens.truncated, length)
-    made_from = {
-        "data_sha256": data.sha256(), "tokens_sha256": tokens.sha256(), "model_sha256": folder_sha256(folder),
-        "dtype": args.dtype, "attention": args.attn_implementation, "pooling": args.pooling,
+    made_from |= {
+        "tokens_sha256": tokens.sha256(), "dtype": args.dtype, "attention": args.attn_implementation,
+        "pooling": args.pooling,
     }  # fmt: skip
     if encoder.device.type == "cpu" and args.dtype == "bfloat16":
         encoder, _ = in_dtype(encoder, args.dtype, tokens, rows, compared=True)

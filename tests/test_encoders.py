@@ -234,15 +234,28 @@ def test_an_unknown_pooling_is_named():
         encoder_of(build("llama"), "max")
 
 
-def test_a_lora_model_equals_the_merged_one(tiny_model, tokenizer, texts):
-    settings = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False, r=4)
+def lora(folder, **settings):
+    settings = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False, r=4, **settings)
     torch.manual_seed(3)
-    model = peft.get_peft_model(load_causal_lm(tiny_model), settings)
+    return peft.get_peft_model(load_causal_lm(folder), settings)
+
+
+def test_a_lora_model_equals_the_merged_one(tiny_model, tokenizer, texts):
+    model = lora(tiny_model)
     found = embed(model, tokenizer, texts).values
     merged = embed(model.merge_and_unload(), tokenizer, texts).values
     assert float((found - merged).abs().max()) <= 1e-5 * float(merged.abs().max())
     base = embed(load_causal_lm(tiny_model), tokenizer, texts).values
     assert float((found - base).abs().max()) > 0.01
+
+
+def test_a_file_of_another_lora_alpha_or_of_adapters_switched_off_is_refused(tiny_model, tokenizer, texts, tmp_path):
+    embed(lora(tiny_model), tokenizer, texts, store=tmp_path / "x.npy")
+    other, off = lora(tiny_model, lora_alpha=64), lora(tiny_model)
+    off.base_model.disable_adapter_layers()
+    for model in (other, off):
+        with pytest.raises(InputError, match="not made from this data and model"):
+            embed(model, tokenizer, texts, store=tmp_path / "x.npy")
 
 
 def test_learned_prompts_of_a_peft_model_are_not_left_out_unsaid(tiny_model, tokenizer):
