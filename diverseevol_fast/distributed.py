@@ -12,6 +12,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from .errors import InputError
+
 LONGEST_WAIT = timedelta(hours=12)  # for the others, who may be training or writing; one that dies is noticed at once
 
 
@@ -32,10 +34,16 @@ def is_first() -> bool:
 
 @contextmanager
 def job() -> Iterator[None]:
-    """Join the other processes, if there are any and it is not done yet; leave them at the end."""
+    """Join the other processes, if there are any and it is not done yet; leave them at the end.
+
+    Raises:
+        InputError: they are on several machines, whose views of one file differ while it is written.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        raise InputError("torchrun: expected all processes on one machine (--nnodes 1): they write one file")
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from . import distributed
 from .budget import find_budget
 from .data import Data, data_of
 from .encoders import Encoder, encoder_of, is_sentence_transformer, sentence_texts
@@ -40,6 +41,7 @@ class Embeddings:
     figures: dict[str, float]  # seconds, tokens/s, shares, memory; empty where nothing was left to do
     first: list[int]  # the rows that were embedded first, the centres of what is picked
     stream: KCenterStream | None  # has every other row's bound; None where nothing was left to do, or without centres
+    picked: list[int] = field(default_factory=list)  # by select, without a stream
 
     @property
     def values(self) -> torch.Tensor:
@@ -57,7 +59,10 @@ class Embeddings:
         """
         if self.stream:
             return self.stream.select(k, radius=radius)
-        return kcenter(self.values, k, self.first or None, radius=radius, seed=seed, progress=True)
+        centers = [*self.first, *self.picked]
+        result = kcenter(self.values, k, centers or None, radius=radius, seed=seed, progress=True)
+        self.picked.extend(result.indices.tolist())
+        return result
 
 
 def embed(
@@ -76,9 +81,10 @@ def embed(
     """Embed texts or rows of instruction data: the mean of each one's last hidden states, pooled in float32.
 
     DiverseEvol's embedding of a sample (arXiv 2311.08182, section 2). The model is used as it is, where and in what
-    precision it is, without its head, and left in eval mode. Rows run in batches of like length; what they begin with
+    precision it is, without its head. Rows run in batches of like length; what they begin with
     alike runs once where the model is causal; on a GPU, in half precision, they are packed where an attention kernel
-    allows it.
+    allows it. Where torch.distributed is initialised, all processes call it with the same, share the work, and have
+    all embeddings at the end.
 
     Args:
         model: a transformers model, causal or encoder, or a sentence-transformers model.
@@ -103,7 +109,26 @@ def embed(
         RunError: an embedding that is not finite; the row is named, finished batches are kept.
     """
     data = rows if isinstance(rows, Data) else data_of(rows)
-    encoder = encoder_of(model, pooling)
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
+    given = {"store": store, "dtype": dtype, "max_tokens_per_batch": max_tokens_per_batch, "progress": progress}
+    try:
+        return _embed(encoder_of(model, pooling), tokenizer, data, pooling, max_length, centers_first, given)
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _embed(
+    encoder: Encoder,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    data: Data,
+    pooling: str | None,
+    max_length: int | None,
+    centers_first: Any,
+    given: dict[str, Any],
+) -> Embeddings:
+    """embed, with what embed_tokens takes as it is in `given`."""
+    model = encoder.model
     if is_sentence_transformer(model):
         tokenizer = model.tokenizer
     if tokenizer is None:
@@ -116,13 +141,10 @@ def embed(
     if tokens.truncated:
         log.warning("%d of %d rows are longer than %d tokens and were cut", tokens.truncated, len(tokens), length)
     made_from = {"tokens_sha256": tokens.sha256(), "pooling": pooling or "mean"}
-    if store not in ("host", "device"):
+    if given["store"] not in ("host", "device"):
         made_from["model_sha256"] = model_sha256(encoder.model, encoder.body.config)
     first = [] if centers_first is None else _row_numbers(centers_first, len(tokens))
-    return embed_tokens(
-        encoder, tokens, np.arange(len(tokens)), store=store, made_from=made_from, dtype=dtype, first=first,
-        max_tokens_per_batch=max_tokens_per_batch, progress=progress,
-    )  # fmt: skip
+    return embed_tokens(encoder, tokens, np.arange(len(tokens)), made_from=made_from, first=first, **given)
 
 
 def embed_tokens(
@@ -147,6 +169,7 @@ def embed_tokens(
     check_vocabulary(encoder.body, int(tokens.ids.max()))
     first = np.asarray(first, dtype=np.int64)
     budget = _budget(encoder, int(tokens.lengths()[rows].max()), max_tokens_per_batch)
+    budget = int(distributed.lowest(torch.tensor(budget)))  # the same batches for every process
     shape = (len(rows), encoder.dim)
     if path is None:
         place = encoder.device if store == "device" else "cpu"

@@ -15,7 +15,7 @@ from .budget import Limit
 from .encoders import Encoder
 from .errors import RunError
 from .forward import Forward, together
-from .ops import masked_mean_pool
+from .ops.pooling import queue_masked_mean_pool
 from .packing import packed
 from .prefix import Group, Prefix, can_share_prefixes, group_rows
 from .progress import Progress
@@ -79,6 +79,8 @@ class Engine:
         Raises:
             RunError: an embedding that is not finite, the row is named; finished batches are kept.
         """
+        self._rate = hardware.matrix_rate(self.device, self.encoder.dtype)
+        self._flops = hardware.flops_per_token(self.body)
         began = time.perf_counter()
         hardware.reset_peak_memory(self.device)
         rest = np.setdiff1d(np.arange(len(self.rows)), first)
@@ -112,7 +114,6 @@ class Engine:
 
     def _begin_stream(self, first: np.ndarray, backend: str) -> None:
         """The rows at the positions `first` are embedded: they are the centres for the others."""
-        self._arrivals.settle()
         self.store.share(torch.from_numpy(first))
         values = self.store.values
         centers = values[torch.from_numpy(first).to(values.device)].to(self.device, torch.float32)
@@ -156,7 +157,9 @@ class Engine:
             if self.stream and encoder.pool is None and encoder.finish is None:
                 values = self.stream.bound(hidden, rows=positions, **given)
             else:
-                pooled = encoder.pool(hidden, limits["mask"]) if encoder.pool else masked_mean_pool(hidden, **given)
+                pooled = (
+                    encoder.pool(hidden, limits["mask"]) if encoder.pool else queue_masked_mean_pool(hidden, **given)[0]
+                )
                 values = (encoder.finish(pooled) if encoder.finish else pooled).to(dtype)
                 if self.stream:
                     self.stream.bound_embeddings(values, rows=positions)
@@ -170,16 +173,14 @@ class Engine:
         counts = [self.counts.embedded, self.counts.run + prefixes, self.counts.padded + prefixes]
         counts = torch.tensor(counts, dtype=torch.int64)
         embedded, run, padded = distributed.total(counts).tolist()
-        rate = hardware.matrix_rate(self.device, self.encoder.dtype) if run else 0.0
-        flops = run * hardware.flops_per_token(self.body) / seconds if run else 0.0
         return {
             "seconds": seconds,
             "tokens": embedded,
             "tokens_per_second": embedded / seconds,
             "padding": 1 - run / padded if padded else 0.0,
             "prefix_share": 1 - run / embedded if embedded else 0.0,
-            "flops_per_second": flops,
-            "matrix_rate": rate * distributed.world(),
+            "flops_per_second": run * self._flops / seconds,
+            "matrix_rate": self._rate * distributed.world(),
             "peak_memory": hardware.peak_memory(self.device),
             "tokens_per_batch": self.limit.tokens,
         }
@@ -201,7 +202,7 @@ class _Arrivals:
             finite = _queue_to_host(finite)
             batch = batch if target.type == "cuda" else _queue_to_host(batch)
             copied = torch.cuda.Event()
-            copied.record()
+            copied.record(torch.cuda.current_stream(self.device))
         else:
             copied = None
 

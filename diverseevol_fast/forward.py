@@ -6,6 +6,7 @@ import torch
 from .batches import pad
 from .packing import Packing
 from .prefix import Group, Prefix, is_causal, run_alone, run_prefix
+from .selection.rows import queue_to
 from .templates import Tokens
 
 PADDING_TOLERANCE = 0.02  # relative: half precision is below it, a state that sees padding far above
@@ -42,12 +43,12 @@ class Forward:
         skipped = prefix.length if prefix else 0
         if self.packing:
             parts = [self.tokens.row(row)[0][skipped:] for row in rows]
-            ids = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(self.device)
-            lengths = torch.tensor([len(part) for part in parts], device=self.device)
+            ids = queue_to(torch.from_numpy(np.concatenate(parts).astype(np.int64)), self.device)
+            lengths = torch.tensor([len(part) for part in parts])
             limits = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
             return self.packing.run(ids, lengths, prefix), {"cu_seqlens": limits}, len(ids)
         ids, mask, _ = pad(self.tokens, rows)
-        ids, mask = ids[:, skipped:].to(self.device), mask[:, skipped:].to(self.device)
+        ids, mask = (queue_to(part[:, skipped:].contiguous(), self.device) for part in (ids, mask))
         if prefix:
             hidden = prefix.run(self.body, ids)
         else:

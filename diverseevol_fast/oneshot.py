@@ -88,6 +88,7 @@ def select_subset(args: argparse.Namespace) -> str:
     else:
         result = _kcenter(x[candidates] if empty else x, args, centers)
     rows = candidates[result.indices]
+    distributed.barrier()  # the others read the embeddings until here
     if distributed.is_first():
         if output:
             write_rows(output, (data.rows[row] for row in rows))

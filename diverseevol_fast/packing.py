@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .prefix import Prefix, run_alone, run_prefix
+from .selection.rows import queue_to
 
 if TYPE_CHECKING:
     from .prefix_cache import PrefixCache
@@ -28,10 +29,16 @@ Kernel = Callable[..., torch.Tensor]
 class Layout:
     """Where the rows of a packed batch lie."""
 
-    lengths: torch.Tensor  # [B] int64, on the device
+    lengths: torch.Tensor  # [B] int64, in host memory
     longest: int
     kernel: Kernel
+    device: torch.device  # where queries and keys are
     _keys: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = field(default_factory=dict)
+
+    @property
+    def starts(self) -> torch.Tensor:
+        """[B] int64, in host memory: where each row begins."""
+        return self.lengths.cumsum(0) - self.lengths
 
     @property
     def queries(self) -> torch.Tensor:
@@ -50,8 +57,10 @@ class Layout:
             if kept:
                 row = torch.repeat_interleave(self.lengths + kept)
                 place = torch.arange(len(row), device=row.device) - limits[row]
-                places = torch.where(place < kept, place, place + self.queries.long()[row])
-            self._keys[kept] = places, limits.to(torch.int32)
+                places = torch.where(place < kept, place, place + self.starts[row])
+            if places is not None:
+                places = queue_to(places, self.device)
+            self._keys[kept] = places, queue_to(limits.to(torch.int32), self.device)
         return self._keys[kept]
 
 
@@ -65,23 +74,23 @@ class Packing:
         self.body, self.kernel = body, kernel
 
     def run(self, ids: torch.Tensor, lengths: torch.Tensor, prefix: Prefix | None) -> torch.Tensor:
-        """Last hidden states [T, D] of tokens [T], rows of `lengths` one after the other, after a prefix or not."""
+        """Last hidden states [T, D] of tokens [T], rows of `lengths` (in host memory) one after the other."""
         first = prefix.length if prefix else 0
         return self._call(ids, lengths, first, {"past_key_values": prefix.cache, "use_cache": True} if prefix else {})
 
     def run_prefix(self, ids: torch.Tensor, cache: "PrefixCache") -> torch.Tensor:
         """Last hidden states [P, D] of a prefix [P], whose keys and values go to the cache."""
-        lengths = torch.tensor([len(ids)], device=ids.device)
+        lengths = torch.tensor([len(ids)])
         return self._call(ids, lengths, 0, {"past_key_values": cache, "use_cache": True})
 
     def _call(self, ids: torch.Tensor, lengths: torch.Tensor, first: int, options: dict) -> torch.Tensor:
         global _present
-        _present = layout = Layout(lengths, int(lengths.max()), self.kernel)
-        within = torch.arange(len(ids), device=ids.device)
-        within -= torch.repeat_interleave(layout.queries[:-1].long(), lengths)
+        _present = layout = Layout(lengths, int(lengths.max()), self.kernel, ids.device)
+        within = torch.arange(len(ids)) - torch.repeat_interleave(layout.starts, lengths)
+        places = queue_to(first + within, ids.device)
         try:
             return self.body(
-                input_ids=ids[None], attention_mask=None, position_ids=(first + within)[None], **options
+                input_ids=ids[None], attention_mask=None, position_ids=places[None], **options
             ).last_hidden_state[0]
         finally:
             _present = None
@@ -210,7 +219,7 @@ def _agrees(packing: Packing, alone: list[torch.Tensor], with_prefix: bool) -> b
     prefix = run_prefix(packing.body, rows[0][:5].numpy(), device, packing.run_prefix) if with_prefix else None
     skipped = prefix.length if prefix else 0
     rest = [row[skipped:] for row in rows]
-    lengths = torch.tensor([len(row) for row in rest], device=device)
+    lengths = torch.tensor([len(row) for row in rest])
     found = packing.run(torch.cat(rest).to(device), lengths, prefix)
     expected = torch.cat([states[skipped:] for states in alone]).float()
     return float((found.float() - expected).norm()) <= TOLERANCE * float(expected.norm())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__, templates
+from . import __version__, distributed, templates
 from .config import FREE_KEYS, Config
 from .data import Data, load_data, write_rows
 from .errors import InputError
@@ -78,6 +78,9 @@ def prepare(config: Config, state: RunState) -> Given:
     begun = check_identity(state, identity)
     if begun:
         log.info("%s: this run was begun before; what is finished stands", state.folder)
+        before, now = state.manifest(0).get("processes", distributed.world()), distributed.world()
+        if before != now:
+            log.warning("begun with %d processes, now %d: training takes other steps, later rounds differ", before, now)
     shown = int(candidates[0])
     log.info("sample %d, as the model sees it:\n%s", shown, "".join(text for text, _ in render(data, shown, tokenizer)))
     tokens = Tokens.load(state.tokens_file) if begun else tokenize(data, tokenizer, length, empty)
@@ -148,7 +151,8 @@ def record_manifest(state: RunState, r: int, given: Given, config: Config) -> No
         for name, value in states.items()
     }
     made_from = {"round": r, "seed": config.seed, "random_state_sha256": digests, "config": asdict(config)}
-    state.record_manifest(r, made_from | {"made_from": given.identity, "versions": versions()})
+    state.record_manifest(r, made_from | {"made_from": given.identity, "versions": versions(),
+                               "processes": distributed.world()})  # fmt: skip
 
 
 def versions() -> dict[str, str]:

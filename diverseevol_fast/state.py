@@ -72,6 +72,10 @@ class RunState:
         if distributed.is_first():
             write_json(self.round_folder(r) / "metrics.json", self.metrics(r) | stages)
 
+    def manifest(self, r: int) -> dict[str, Any]:
+        path = self.round_folder(r) / "manifest.json"
+        return read_json(path) if path.exists() else {}
+
     def record_manifest(self, r: int, manifest: dict[str, Any]) -> None:
         if distributed.is_first():
             write_json(self.round_folder(r) / "manifest.json", manifest)

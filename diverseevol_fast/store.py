@@ -1,5 +1,6 @@
 """Where embeddings go: memory here or on a GPU, or a file that is filled batch by batch and survives a crash."""
 
+import glob
 import json
 import os
 import time
@@ -77,6 +78,7 @@ class FileStore:
         self.done: set[int] = set()
         self.budget = budget
         self.complete = self._is_complete()
+        distributed.barrier()  # no process makes or removes what another has not looked for yet
         self._pending: list[int] = []
         self._flushed = time.perf_counter()
         if self.complete:
@@ -87,7 +89,9 @@ class FileStore:
                 self._resume()
             elif distributed.is_first():
                 self._create(rows, dim)
-        if not distributed.is_first() and not self.progress.exists():
+        distributed.barrier()  # all have read what there is
+        if not self.progress.exists() or self._header(self.progress) is None:
+            self.progress.unlink(missing_ok=True)
             self._begin()
         self.map = np.lib.format.open_memmap(self.part, mode="r+")
         distributed.barrier()  # what is left to do is shared out by what all have read
@@ -116,22 +120,28 @@ class FileStore:
         progress = self._progress_of(0)
         if not (self.part.exists() and progress.exists()):
             return False
-        lines = progress.read_text(encoding="utf-8").split("\n")
-        return len(lines) > 1 and json.loads(lines[0])["made_from"] == self.fingerprint
+        return (self._header(progress) or {}).get("made_from") == self.fingerprint
+
+    def _header(self, progress: Path) -> dict[str, Any] | None:
+        """The first line of a process's list; None when a crash left half of it, or none."""
+        line, whole, _ = progress.read_text(encoding="utf-8").partition("\n")
+        return json.loads(line) if whole else None
 
     def _resume(self) -> None:
         """What any process finished before, under any number of them."""
-        for path in [self._progress_of(0), *self.path.parent.glob(self.path.name + ".progress.*")]:
+        for path in progress_files(self.path):
+            header = self._header(path)
+            if header is None:
+                continue
             whole, _, cut_short = path.read_text(encoding="utf-8").rpartition("\n")
             if cut_short and path == self.progress:  # by a crash in a write: what is appended next must not join it
                 with atomic_path(path) as partial:
                     partial.write_text(whole + "\n", encoding="utf-8")
-            lines = whole.split("\n")
-            self.budget = json.loads(lines[0])["budget"]
-            self.done |= {int(line) for line in lines[1:]}
+            self.budget = header["budget"]
+            self.done |= {int(line) for line in whole.split("\n")[1:]}
 
     def _create(self, rows: int, dim: int) -> None:
-        for path in self.path.parent.glob(self.path.name + ".progress*"):
+        for path in progress_files(self.path):
             path.unlink()
         try:
             array = np.lib.format.open_memmap(self.part, mode="w+", dtype=self.dtype, shape=(rows, dim))
@@ -142,7 +152,6 @@ class FileStore:
             size = np.dtype(self.dtype).itemsize * rows * dim
             needed = f"{error.strerror}, {size} bytes are needed for the embeddings"
             raise OSError(error.errno, needed, str(self.path)) from error
-        self._begin()
 
     def _begin(self) -> None:
         self._append(json.dumps({"made_from": self.fingerprint, "budget": self.budget}) + "\n")
@@ -169,7 +178,7 @@ class FileStore:
             write_json(self.meta, self.fingerprint)
             os.replace(self.part, self.path)
             sync_folder(self.path.parent)
-            for path in self.path.parent.glob(self.path.name + ".progress*"):
+            for path in progress_files(self.path):
                 path.unlink()
         distributed.barrier()
         self.complete = True
@@ -177,10 +186,6 @@ class FileStore:
     def array(self) -> np.ndarray:
         """The finished embeddings, memory-mapped: [N, D], read-only."""
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
-
-    def remove(self) -> None:
-        """Delete the finished file."""
-        remove_embeddings(self.path)
 
     def flush(self) -> None:
         """Make what was written survive a crash."""
@@ -201,5 +206,10 @@ def remove_embeddings(path: Path) -> None:
     """Delete a store's files, finished or not."""
     for suffix in ("", ".json", ".part"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    for progress in path.parent.glob(path.name + ".progress*"):
+    for progress in progress_files(path):
         progress.unlink()
+
+
+def progress_files(path: Path) -> list[Path]:
+    """The lists of finished batches of the store at `path`, the first process's first."""
+    return sorted(path.parent.glob(glob.escape(path.name) + ".progress*"))

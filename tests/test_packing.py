@@ -208,7 +208,7 @@ def test_rotary_frequencies_by_length_equal_one_by_one():
 
 
 def test_layout_by_hand():
-    layout = Layout(torch.tensor([2, 1, 3]), 3, kernel)
+    layout = Layout(torch.tensor([2, 1, 3]), 3, kernel, torch.device("cpu"))
     assert layout.queries.tolist() == [0, 2, 3, 6]
     assert layout.queries.dtype == torch.int32
     assert layout.keys(0)[0] is None

@@ -25,7 +25,7 @@ def masked_mean_pool(
             may hold anything.
         mask: padded rows: [B, T], bool or integer, non-zero where the token counts; same device as `hidden`.
         cu_seqlens: packed rows: [B + 1] integers, ascending from 0 to total; row b is tokens
-            [cu_seqlens[b], cu_seqlens[b + 1]).
+            [cu_seqlens[b], cu_seqlens[b + 1]). In host memory they are checked without waiting for a GPU.
         prefix_sum: [D] float32, the summed states of tokens that all rows begin with and `hidden` does not hold.
         prefix_len: how many tokens prefix_sum is of.
         backend: "auto", "native" (C++ on the CPU), "cuda", "triton" or "reference" (float64).
@@ -37,13 +37,27 @@ def masked_mean_pool(
         TypeError: a wrong dtype, or not a tensor.
         ValueError: wrong shapes or devices, a row with nothing to pool (named), an unusable backend.
     """
+    given = {"cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum, "prefix_len": prefix_len}
+    pooled, empty = queue_masked_mean_pool(hidden, mask, **given, backend=backend)
+    check_pooled(int(empty), -1, "mask" if cu_seqlens is None else "cu_seqlens")
+    return pooled
+
+
+def queue_masked_mean_pool(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    cu_seqlens: torch.Tensor | None = None,
+    prefix_sum: torch.Tensor | None = None,
+    prefix_len: int = 0,
+    backend: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """masked_mean_pool without waiting for a GPU: the pooled rows, and the first one with nothing to pool, or -1."""
     given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
     chosen = backends.choose(hidden.device, backend, "masked_mean_pool", hidden.dtype)
     if chosen == "reference":
-        return reference.masked_mean_pool(*given)
-    pooled, empty = backends.run(chosen, "masked_mean_pool", hidden.device, *given)
-    check_pooled(int(empty), -1, "mask" if cu_seqlens is None else "cu_seqlens")
-    return pooled
+        return reference.masked_mean_pool(*given), torch.full((1,), -1, device=hidden.device)
+    return backends.run(chosen, "masked_mean_pool", hidden.device, *given)
 
 
 def pool_min_sqdist(
@@ -126,7 +140,8 @@ def checked_rows(
     for name, value in given.items():
         if value is not None and not isinstance(value, torch.Tensor):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-        if value is not None and value.device != hidden.device:
+        in_host_memory = name == "cu_seqlens" and value is not None and value.device.type == "cpu"
+        if value is not None and value.device != hidden.device and not in_host_memory:
             raise ValueError(f"{name}: expected device {hidden.device}, got {value.device}")
     if hidden.dtype not in STORED:
         raise TypeError(f"hidden: expected float32, bfloat16 or float16, got {hidden.dtype}")
@@ -161,7 +176,9 @@ def _checked_limits(hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Ten
     cu_seqlens = cu_seqlens.to(torch.int64).contiguous()
     if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != len(hidden) or bool((cu_seqlens.diff() < 0).any()):
         raise ValueError(f"cu_seqlens: expected to ascend from 0 to {len(hidden)}, got {cu_seqlens.tolist()[:8]} ...")
-    return cu_seqlens
+    if cu_seqlens.device == hidden.device:
+        return cu_seqlens
+    return cu_seqlens.pin_memory().to(hidden.device, non_blocking=True)
 
 
 def _checked_prefix(hidden: torch.Tensor, prefix_sum: torch.Tensor | None, prefix_len: int) -> torch.Tensor | None:
