@@ -11,9 +11,10 @@ from ..ops import screening
 from ..ops.pooling import queue_pool_min_sqdist
 from ..ops.screening import LARGEST_DIM
 from . import bounds
+from . import rows as device_rows
 from .arguments import as_count, as_radius, as_row_numbers, as_rows
 from .host_rows import rows_on
-from .rows import choose_backends, queue_to, row_mean, waits_are_free
+from .rows import choose_backends, queue_to, row_mean
 from .traversal import LARGEST_BLOCK, KCenterResult, Traversal, read
 
 Batch = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]  # its flags, its candidates, what each flag says of one
@@ -241,7 +242,7 @@ class KCenterStream:
         flags: int64, for each of `words` the first row of the batch that it is true of, or -1.
         """
         batch = (flags, places, words)
-        if not waits_are_free(self._bounds.rows.device):
+        if not device_rows.waits_are_free(self._bounds.rows.device):
             self._unread.append(batch)
         else:
             raise_wrong([batch])
