@@ -50,6 +50,7 @@ def job() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
     yield  # not in a try: after a failure the others are no longer there to take leave of
+    barrier()  # one that leaves early would break the connections of the others
     dist.destroy_process_group()
 
 
