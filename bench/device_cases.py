@@ -186,10 +186,10 @@ def logits(dtype: torch.dtype, tokens: int, dim: int, vocabulary: int) -> Case:
     weight = (torch.randn(vocabulary, dim, device=DEVICE) * 4 / dim**0.5).to(dtype)
 
     def eager():
-        logarithm = torch.log_softmax((hidden @ weight.T).float(), dim=1)
-        p = logarithm.exp()
-        top = p.topk(2, dim=1).values
-        return top[:, 0], top[:, 0] - top[:, 1], -(p * logarithm).sum(1)
+        logits = (hidden @ weight.T).float()
+        top = logits.topk(2, dim=1).values
+        logarithm = torch.log_softmax(logits, dim=1)
+        return top[:, 0], top[:, 0] - top[:, 1], -(logarithm.exp() * logarithm).sum(1)
 
     def measure(name):
         return logit_stats(hidden, weight, backend=name)

@@ -116,8 +116,8 @@ struct UpdateArgmax {
 
 Status update_argmax(const UpdateArgmax& call);
 
-// Of each token's next-token distribution softmax(hidden . weight + bias): the largest probability, by how much it is
-// above the second largest, and the entropy in nats. Logits are kept in tiles alone. GPU only.
+// Of each token's logits hidden . weight + bias: the largest, by how much it is above the second largest (infinity for
+// a vocabulary of one), and the entropy of their softmax in nats. Logits are kept in tiles alone. GPU only.
 struct LogitStats {
   const void* hidden;  // [tokens, dim], dim contiguous
   const void* weight;  // [vocabulary, dim], dim contiguous

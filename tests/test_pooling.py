@@ -82,7 +82,7 @@ def test_float16_subnormals_and_extremes(monkeypatch):
         assert torch.equal(masked_mean_pool(hidden, mask, backend="native")[0], torch.from_numpy(finite).float())
 
 
-@pytest.mark.parametrize("backend", backends.NAMES)
+@pytest.mark.parametrize("backend", backends.OPS["masked_mean_pool"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("prefix_len", [0, 5])
 def test_packed_rows_and_prefixes_are_the_same_as_padded(backend, dtype, prefix_len):
@@ -107,7 +107,7 @@ def test_packed_rows_and_prefixes_are_the_same_as_padded(backend, dtype, prefix_
     assert torch.equal(masked_mean_pool(padded, mask, **prefix, backend=backend), got)
 
 
-@pytest.mark.parametrize("backend", backends.NAMES)
+@pytest.mark.parametrize("backend", backends.OPS["masked_mean_pool"])
 def test_masked_positions_never_reach_the_result(backend):
     require(backend)
     hidden, mask = case(3, 33, 40, torch.float32)
@@ -118,7 +118,7 @@ def test_masked_positions_never_reach_the_result(backend):
     assert torch.equal(masked_mean_pool(hidden, mask, backend=backend), clean)
 
 
-@pytest.mark.parametrize("backend", backends.NAMES)
+@pytest.mark.parametrize("backend", backends.OPS["masked_mean_pool"])
 def test_a_row_with_nothing_to_pool_is_named(backend):
     require(backend)
     hidden, mask = case(6, 5, 8, torch.float32)
@@ -128,7 +128,7 @@ def test_a_row_with_nothing_to_pool_is_named(backend):
         masked_mean_pool(hidden, mask, backend=backend)
 
 
-@pytest.mark.parametrize("backend", backends.NAMES)
+@pytest.mark.parametrize("backend", backends.OPS["masked_mean_pool"])
 @pytest.mark.parametrize("view", ["transposed", "every second token", "sliced columns", "expanded"])
 def test_strided_views(backend, view):
     require(backend)

@@ -178,8 +178,8 @@ __global__ void __launch_bounds__(256) merge_spans_kernel(LogitStats call, int64
   if (token >= call.tokens) return;
   Stats all = Stats::none();
   for (int64_t span = 0; span < spans; ++span) all.meet(stats[span * call.tokens + token]);
-  call.largest[token] = 1.0F / all.sum;
-  call.margin[token] = -expm1f(all.second - all.largest) / all.sum;
+  call.largest[token] = all.largest;
+  call.margin[token] = all.largest - all.second;
   const float entropy = logf(all.sum) - all.weighted / all.sum;
   call.entropy[token] = entropy;
   // NaN where a logit, or its difference from the largest, is not finite: 0 times -infinity, or infinity less infinity.

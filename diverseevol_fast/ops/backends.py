@@ -1,9 +1,9 @@
 """Which backend runs an op: the tensor's device and what is installed decide, `backend=` or the environment forces.
 
 `reference` always works; `native` is the C++ extension on the CPU, `cuda` its CUDA kernels; `triton` needs a CUDA
-tensor, or the interpreter (TRITON_INTERPRET=1). On a GPU the automatic choice follows the record of measurements
-(measured.py): without a passing line for its present sources an op of a backend is not chosen, and a CUDA tensor takes
-`reference`, which runs on its device.
+tensor, or the interpreter (TRITON_INTERPRET=1); `torch` is torch in float32, for what has no C++ on the CPU.
+On a GPU the automatic choice follows the record of measurements (measured.py): without a passing line for its present
+sources an op of a backend is not chosen, and a CUDA tensor takes `reference`, which runs on its device.
 """
 
 import contextlib
@@ -17,15 +17,17 @@ import torch
 
 from . import measured
 
-NAMES = ("native", "cuda", "triton", "reference")
+NAMES = ("native", "cuda", "triton", "torch", "reference")
+COMPILED = ("native", "cuda", "triton", "reference")
 OPS = {
-    "masked_mean_pool": NAMES,
-    "min_sqdist": NAMES,
-    "pool_min_sqdist": NAMES,
-    "pick_block": NAMES,
-    "update_argmax": NAMES,
-    "logit_stats": ("cuda", "triton", "reference"),
+    "masked_mean_pool": COMPILED,
+    "min_sqdist": COMPILED,
+    "pool_min_sqdist": COMPILED,
+    "pick_block": COMPILED,
+    "update_argmax": COMPILED,
+    "logit_stats": ("cuda", "triton", "torch", "reference"),
 }
+MODULES = {"cuda": "native", "torch": "torch_tiles"}  # others are named as the backend
 DTYPES = dict.fromkeys(OPS, ("float32", "bfloat16", "float16")) | {"pick_block": ("float32",)}
 
 
@@ -121,6 +123,8 @@ def _automatic(device: torch.device, op: str, dtype: torch.dtype | None) -> meas
         return _measured_best(torch.cuda.current_device() if device.index is None else device.index, op, dtypes)
     if device.type == "cpu" and "native" in OPS[op] and native_unavailable() is None:
         return measured.Choice("native", "C++ on the CPU")
+    if device.type == "cpu" and "torch" in OPS[op]:
+        return measured.Choice("torch", "float32 on the CPU")
     return measured.Choice("reference", "torch in float64; the C++ extension has no kernel for it here")
 
 
@@ -133,7 +137,7 @@ def _measured_best(gpu: int, op: str, dtypes: tuple[str, ...]) -> measured.Choic
 
 def run(name: str, op: str, device: torch.device, *arguments: Any) -> Any:
     """Call `op` of backend `name`, imported on first use; the GPU is the current one, on which Triton launches."""
-    home = f"triton_ops.{op}" if name == "triton" else f"ops.{'native' if name == 'cuda' else name}"
+    home = f"triton_ops.{op}" if name == "triton" else f"ops.{MODULES.get(name, name)}"
     function = getattr(importlib.import_module(f"diverseevol_fast.{home}"), op)
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         return function(*arguments)

@@ -9,27 +9,29 @@ from .screening import STORED
 
 
 class LogitStats(NamedTuple):
-    """Of each token's distribution p over the vocabulary; [T] float32 each, on the hidden states' device."""
+    """Of each token's logits over the vocabulary; [T] float32 each, on the hidden states' device."""
 
     largest: torch.Tensor
-    """The largest p."""
+    """The largest logit."""
     margin: torch.Tensor
-    """The largest p less the second largest: 0 on a tie, the largest p itself in a vocabulary of one."""
+    """The largest logit less the second largest: 0 on a tie, infinite in a vocabulary of one."""
     entropy: torch.Tensor
-    """-sum(p log p) in nats."""
+    """-sum(p log p) in nats, p = softmax(logits)."""
 
 
 def logit_stats(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, backend: str = "auto"
 ) -> LogitStats:
-    """Statistics of softmax(hidden @ weight.T + bias) for each token; logits exist in tiles alone.
+    """Statistics of the logits hidden @ weight.T + bias for each token; logits exist in tiles alone.
+
+    What DiverseEvol's baselines (arXiv 2311.08182) average over a sample's tokens: least confidence, margin, entropy.
 
     Args:
         hidden: [T, D] float32, bfloat16 or float16, D at least 1; any strides. What the language model head is given.
         weight: [V, D], V at least 1, the head's; dtype and device of `hidden`; any strides, copied whole unless its
             columns are contiguous.
         bias: [V], the head's, or None; dtype and device of `hidden`.
-        backend: "auto", "cuda", "triton" or "reference" (float64).
+        backend: "auto", "cuda", "triton", "torch" (float32, any device) or "reference" (float64).
 
     Returns:
         LogitStats, without gradient. From float32 sums (float64 in the reference), whatever dtype was given.

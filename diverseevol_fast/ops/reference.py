@@ -133,11 +133,11 @@ def logits_of(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
 def logit_stats(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of each token's p = softmax(hidden @ weight.T + bias): the largest, its margin over the second, the entropy.
+    """Of each token's logits, hidden @ weight.T + bias: the largest, its margin over the second, softmax's entropy.
 
-    hidden [T, D], weight [V, D] with V >= 1, bias [V] or None. Returns [T] float32 three times, the entropy in nats,
-    and the first token with a logit, or a difference from its largest logit, that is not finite in float32: int64 [1],
-    -1 for none.
+    hidden [T, D], weight [V, D] with V >= 1, bias [V] or None. Returns [T] float32 three times, the margin infinite
+    where V is 1, the entropy in nats, and the first token with a logit, or a difference from its
+    largest logit, that is not finite in float32: int64 [1], -1 for none.
     """
     largest, margin, entropy = torch.empty((3, len(hidden)), dtype=torch.float32, device=hidden.device)
     bad = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
@@ -147,11 +147,10 @@ def logit_stats(
         logits = logits_of(hidden[part], weight, bias)  # [tokens, V]
         single = logits.to(torch.float32)
         bad[part] = ~torch.isfinite(single - single.amax(dim=1, keepdim=True)).all(dim=1)
-        p = torch.softmax(logits, dim=1)
-        top = torch.nn.functional.pad(p, (0, 1)).topk(2, dim=1).values  # [tokens, 2], the second 0 where V is 1
+        top = torch.nn.functional.pad(logits, (0, 1), value=-float("inf")).topk(2, dim=1).values  # [tokens, 2]
         largest[part] = top[:, 0]
         margin[part] = top[:, 0] - top[:, 1]
-        entropy[part] = torch.special.entr(p).sum(dim=1)
+        entropy[part] = torch.special.entr(torch.softmax(logits, dim=1)).sum(dim=1)
     first = bad.nonzero()[:1, 0]
     return largest, margin, entropy, first if len(first) else first.new_full((1,), -1)
 

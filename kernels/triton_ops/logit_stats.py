@@ -111,8 +111,8 @@ def _merge_spans_kernel(parts, largest, margin, entropy, first_bad, count, spans
             tl.load(part + 3 * count, mask=kept, other=1.0),
         )  # fmt: skip
         part += 4 * count
-    tl.store(largest + token, 1.0 / total, mask=kept)
-    tl.store(margin + token, (1.0 - tl.exp(second - first)) / total, mask=kept)
+    tl.store(largest + token, first, mask=kept)
+    tl.store(margin + token, first - second, mask=kept)
     nats = tl.log(total) - weighted / total  # neither term is negative: nothing cancels
     tl.store(entropy + token, nats, mask=kept)
     tl.atomic_min(first_bad, tl.min(tl.where(kept & (nats - nats != 0.0), token, 1 << 62), axis=0))
