@@ -10,7 +10,10 @@ import yaml
 
 from .errors import InputError
 
-SCHEDULES = ("KCenterSampling",)
+SCHEDULES = (
+    "KCenterSampling", "OneShotKCenterSampling", "StaticKCenterSampling", "RandomSampling", "LeastConfidence",
+    "MarginSampling", "EntropySampling", "VendiSampling",
+)  # fmt: skip
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 2e-5 as text
 
@@ -29,9 +32,9 @@ class Config:
     init_label_num: int = 100
     n_round: int = 10
     n_query: int = 100
-    whiten_n_components: int | bool | None = None
-    max_random_times: int | None = None  # of VendiSampling, which is not among SCHEDULES: read, not used
-    vendi_argmax_rank: int | None = None  # likewise
+    whiten_n_components: int | bool = False  # of K-Center: the embeddings' strongest directions; 0 or less: all as is
+    max_random_times: int = -1  # VendiSampling: how many random batches
+    vendi_argmax_rank: int = 0  # VendiSampling: which of them, 0 for the most diverse one, -1 for the least
     train_args: dict[str, Any] = field(default_factory=dict)  # transformers.TrainingArguments
 
     output_dir: str | None = None
@@ -56,8 +59,7 @@ class Config:
 # Settings that may differ when a run is continued: they do not say what is picked (batches change an embedding in its
 # last bits alone).
 FREE_KEYS = ("output_dir", "result_dir_name", "report_to", "keep_embeddings", "cache_dir", "full_data_path",
-             "model_name_or_path", "max_random_times", "vendi_argmax_rank",
-             "max_tokens_per_batch")  # fmt: skip
+             "model_name_or_path", "max_tokens_per_batch")  # fmt: skip
 
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
@@ -146,13 +148,26 @@ def _check_values(config: Config) -> None:
         raise InputError(
             f"config: evol_schedule_name: expected {' or '.join(SCHEDULES)}, got '{config.evol_schedule_name}'"
         )
-    if config.whiten_n_components:
-        raise InputError("config: whiten_n_components: whitening is not available; remove the key")
+    _check_strategy(config)
     if config.dtype not in DTYPES:
         raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, got '{config.dtype}'")
     if config.embed_dtype not in (None, *DTYPES[:3]):
         raise InputError(f"config: embed_dtype: expected {', '.join(DTYPES[:3])}, got '{config.embed_dtype}'")
     check_tokens_per_batch("config: max_tokens_per_batch", config.max_tokens_per_batch, config.model_max_length)
+
+
+def _check_strategy(config: Config) -> None:
+    if config.whiten_n_components is True:
+        raise InputError("config: whiten_n_components: expected the number of components, got True")
+    if config.whiten_n_components > 0 and "KCenter" not in config.evol_schedule_name:
+        raise InputError(f"config: whiten_n_components: {config.evol_schedule_name} takes no embeddings to whiten")
+    if config.evol_schedule_name != "VendiSampling":
+        return
+    times, rank = config.max_random_times, config.vendi_argmax_rank
+    if times < 1:
+        raise InputError(f"config: max_random_times: VendiSampling expects at least 1, got {times}")
+    if not -times <= rank < times:
+        raise InputError(f"config: vendi_argmax_rank: expected {-times} to {times - 1} of {times} batches, got {rank}")
 
 
 def check_tokens_per_batch(name: str, value: int | str, longest: int) -> None:

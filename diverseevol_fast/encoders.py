@@ -3,14 +3,18 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .data import Data, data_of
 from .errors import InputError
 from .models import backbone
+from .ops import logit_stats
 from .templates import render
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 POOLINGS = ("mean", "cls", "last")
 
@@ -70,6 +74,40 @@ def encoder_of(model: Any, pooling: str | None = None) -> Encoder:
     body = backbone(model).eval()
     dim = _probe(body).shape[-1]
     return Encoder(model, body, dim, {"cls": _first_state, "last": _last_state}.get(pooling or "mean"))
+
+
+def uncertainty_encoder(model: "PreTrainedModel") -> Encoder:
+    """From token ids to a row's mean over its tokens of the head's logit statistics (ops.LogitStats): [B, 3].
+
+    Raises:
+        InputError: a model whose logits are not its head's of the last hidden states, such as a scaled or capped one.
+    """
+    body, output = backbone(model).eval(), model.get_output_embeddings()
+    head = output.weight.detach(), None if output.bias is None else output.bias.detach()
+    _check_head(model, body, *head)
+
+    def pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        statistics = hidden.new_zeros((*mask.shape, 3), dtype=torch.float64)  # [B, T, 3]
+        weight, bias = (part if part is None else part.to(hidden.dtype) for part in head)
+        statistics[mask] = torch.stack(logit_stats(hidden[mask], weight, bias), dim=1).to(torch.float64)
+        return (statistics.sum(dim=1) / mask.sum(dim=1, keepdim=True)).float()
+
+    return Encoder(model, body, 3, pool)
+
+
+@torch.inference_mode()
+def _check_head(
+    model: "PreTrainedModel", body: torch.nn.Module, weight: torch.Tensor, bias: torch.Tensor | None
+) -> None:
+    """Raises InputError unless the head alone makes the logits of the last hidden states."""
+    ids = (torch.arange(1, 17, device=weight.device) % len(weight))[None]
+    logits = model(input_ids=ids).logits.float()
+    expected = torch.nn.functional.linear(body(input_ids=ids).last_hidden_state, weight, bias).float()
+    if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
+        raise InputError(
+            f"model: {type(model).__name__} does more to its logits than its head does; least confidence, margin and "
+            "entropy are not available for it"
+        )
 
 
 def is_sentence_transformer(model: Any) -> bool:

@@ -6,13 +6,10 @@ import time
 from pathlib import Path
 
 from . import distributed, preparation
+from .candidates import Candidates
 from .config import Config
-from .embedding import embed_tokens
-from .encoders import encoder_of
-from .models import folder_sha256, load_causal_lm
-from .precision import in_dtype
 from .state import RunState, build_folder_together, open_run
-from .store import remove_embeddings
+from .strategies import STRATEGIES, rounds_at_once
 from .training import held_out_loss, train
 
 log = logging.getLogger("diverseevol_fast")
@@ -34,12 +31,13 @@ def run(config: Config) -> RunState:
                 if r == 0:
                     state.record_selected(0, given.initial_pool, None)
                 else:
-                    model = model or _load(state.model_folder(r - 1), given, config)
-                    select_round(r, model, pool, given, config, state)
+                    candidates = Candidates(r, pool, model, given, config, state)
+                    select_round(r, candidates, config, state)
+                    candidates = None
             pool += state.selected(r)
             if distributed.is_first():
                 if not config.keep_embeddings:
-                    remove_embeddings(state.embeddings_file(r))
+                    state.remove_embeddings(r, config.n_round)
                 preparation.write_pool_files(state, r, given, pool)
             model = None
             gc.collect()  # mixed precision leaves a cycle on the model; its memory is needed for the next one
@@ -48,28 +46,16 @@ def run(config: Config) -> RunState:
         return state
 
 
-def select_round(r: int, model, pool: list[int], given: preparation.Given, config: Config, state: RunState) -> None:
-    """Embed all candidates with the model of round r - 1, the pool first; add the n_query farthest from the pool."""
-    log.info("round %d: embedding %d rows", r, len(given.candidates))
-    encoder, changes = in_dtype(encoder_of(model), config.embed_dtype, given.tokens, given.candidates, compared=r == 1)
-    embedded = embed_tokens(
-        encoder, given.tokens, given.candidates,
-        store=state.embeddings_file(r),
-        made_from=given.identity | {
-            "model_sha256": folder_sha256(state.model_folder(r - 1)), "tokens_sha256": given.tokens.sha256(),
-        },
-        first=given.positions(pool),
-        max_tokens_per_batch=config.max_tokens_per_batch,
-    )  # fmt: skip
-    if embedded.figures:
-        state.record_metrics(r, embed=embedded.figures | changes)
-    log.info("round %d: selecting %d rows against %d", r, config.n_query, len(pool))
-    result = embedded.select(config.n_query)
-    state.record_metrics(r, select={
-        "seconds": result.seconds, "passes": result.passes, "backend": result.backend,
-        "radius": float(result.sqdist[-1]) ** 0.5,
-    })  # fmt: skip
-    state.record_selected(r, given.candidates[result.indices].tolist(), result.sqdist.tolist())
+def select_round(r: int, candidates: Candidates, config: Config, state: RunState) -> None:
+    """Let the strategy choose the n_query rows that join the pool; one-shot K-Center, those of all rounds."""
+    rounds = rounds_at_once(config.evol_schedule_name, config.n_round - r + 1)
+    picks = STRATEGIES[config.evol_schedule_name](candidates, rounds * config.n_query)
+    log.info("round %d: %s chose %d rows", r, config.evol_schedule_name, len(picks.positions))
+    rows = candidates.given.candidates[picks.positions].tolist()
+    state.record_metrics(r, select=picks.figures)
+    for later in reversed(range(rounds)):  # round r last: it stands for all that were chosen with it
+        part = slice(later * config.n_query, (later + 1) * config.n_query)
+        state.record_selected(r + later, rows[part], picks.sqdist and picks.sqdist[part])
 
 
 def train_round(r: int, pool: list[int], given: preparation.Given, config: Config, state: RunState):
@@ -87,10 +73,3 @@ def train_round(r: int, pool: list[int], given: preparation.Given, config: Confi
         return model
 
     return build_folder_together(state.model_folder(r), build)
-
-
-def _load(folder: Path, given: preparation.Given, config: Config):
-    return load_causal_lm(
-        folder, dtype=config.dtype, attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code, base=given.base,
-    )  # fmt: skip

@@ -21,6 +21,7 @@ from typing import Any
 from . import distributed
 from .errors import InputError
 from .files import read_json, sync_folder, write_json
+from .store import remove_embeddings
 
 
 class RunState:
@@ -45,6 +46,19 @@ class RunState:
 
     def embeddings_file(self, r: int) -> Path:
         return self.round_folder(r) / "embeddings.npy"
+
+    def statistics_file(self, r: int) -> Path:
+        return self.round_folder(r) / "statistics.npy"
+
+    @property
+    def base_embeddings_file(self) -> Path:
+        return self.folder / "state" / "base_embeddings.npy"
+
+    def remove_embeddings(self, r: int, last: int) -> None:
+        """What round r was chosen by; after the last round the base model's embeddings, too."""
+        files = [self.embeddings_file(r), self.statistics_file(r)]
+        for path in files + ([self.base_embeddings_file] if r == last else []):
+            remove_embeddings(path)
 
     def data_file(self, r: int, part: str) -> Path:
         return self.folder / "data" / f"rd_{r}_{part}.json"

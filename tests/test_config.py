@@ -86,8 +86,14 @@ def test_command_line_wins_and_reaches_inside(tmp_path, settings):
         ({"init_label_num": 0}, "init_label_num: expected at least 1, got 0"),
         ({"n_round": -1}, "n_round: expected at least 0"),
         ({"output_dir": None}, "'result_dir_name' .or 'output_dir'. is missing"),
-        ({"evol_schedule_name": "KCenter"}, "evol_schedule_name: expected KCenterSampling, got 'KCenter'"),
-        ({"whiten_n_components": 8}, "whiten_n_components"),
+        ({"evol_schedule_name": "KCenter"}, "evol_schedule_name: expected KCenterSampling or .*, got 'KCenter'"),
+        ({"whiten_n_components": True}, "whiten_n_components: expected the number of components, got True"),
+        ({"whiten_n_components": 8, "evol_schedule_name": "RandomSampling"}, "RandomSampling takes no embeddings"),
+        ({"evol_schedule_name": "VendiSampling"}, "max_random_times: VendiSampling expects at least 1, got -1"),
+        (
+            {"evol_schedule_name": "VendiSampling", "max_random_times": 5, "vendi_argmax_rank": 5},
+            "vendi_argmax_rank: expected -5 to 4 of 5 batches, got 5",
+        ),
         ({"dtype": "int8"}, "dtype: expected one of"),
         (
             {"max_tokens_per_batch": 10},
