@@ -38,6 +38,7 @@ class Config:
     train_args: dict[str, Any] = field(default_factory=dict)  # transformers.TrainingArguments
 
     output_dir: str | None = None
+    unseen: dict[str, Any] | None = None  # {key: [values]}: rows of these kinds are kept from the pool, for a loss
     seed: int = 0
     dtype: str = "float32"  # of the weights
     attn_implementation: str | None = None
@@ -149,6 +150,9 @@ def _check_values(config: Config) -> None:
             f"config: evol_schedule_name: expected {' or '.join(SCHEDULES)}, got '{config.evol_schedule_name}'"
         )
     _check_strategy(config)
+    for key, kinds in (config.unseen or {}).items():
+        if not isinstance(kinds, list) or not kinds:
+            raise InputError(f"config: unseen.{key}: expected a list of values, got {kinds!r}")
     if config.dtype not in DTYPES:
         raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, got '{config.dtype}'")
     if config.embed_dtype not in (None, *DTYPES[:3]):

@@ -50,9 +50,9 @@ def job() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
     yield  # not in a try: after a failure the others are no longer there to take leave of
-    # One that leaves early would break the connections of the others. And gloo's threads, which DDP keeps alive after the
-    # group, let go of the last operation's tensors some time after it: where the interpreter ends first, that aborts the
-    # process. Unlike all_reduce, this barrier has none.
+    # One that leaves early would break the connections of the others. And gloo's threads, which DDP keeps alive after
+    # the group, let go of the last operation's tensors some time after it: where the interpreter ends before, that
+    # aborts the process. Unlike all_reduce, this barrier has none.
     dist.barrier()
     dist.destroy_process_group()
 

@@ -2,15 +2,15 @@
 
 import gc
 import logging
-import time
 from pathlib import Path
 
 from . import distributed, preparation
 from .candidates import Candidates
 from .config import Config
+from .held_out import evaluate_held_out
 from .state import RunState, build_folder_together, open_run
 from .strategies import STRATEGIES, rounds_at_once
-from .training import held_out_loss, train
+from .training import train
 
 log = logging.getLogger("diverseevol_fast")
 
@@ -65,10 +65,8 @@ def train_round(r: int, pool: list[int], given: preparation.Given, config: Confi
 
     def build(folder: Path):
         model, trained = train(given.base, given.tokens, pool, given.tokenizer, config, folder)
-        if len(given.held_out):
-            began = time.perf_counter()
-            loss = held_out_loss(model, given.tokens, given.held_out)
-            trained |= {"held_out_loss": loss, "held_out_seconds": time.perf_counter() - began}
+        for name, rows in (("held_out", given.held_out), ("unseen", given.unseen)):
+            trained |= evaluate_held_out(model, given.tokens, rows, name)
         state.record_metrics(r, pool=len(pool), train=trained)
         return model
 

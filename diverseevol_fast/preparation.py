@@ -44,6 +44,7 @@ class Given:
     base: Path  # the base model's folder
     candidates: np.ndarray  # row numbers that may be picked, ascending: not held out, not empty
     held_out: np.ndarray  # row numbers of the held-out part
+    unseen: np.ndarray  # row numbers of the kinds that the config keeps from the pool
     initial_pool: list[int]  # row numbers, in the order drawn
     identity: dict[str, Any]  # what the run is made from
 
@@ -68,7 +69,8 @@ def prepare(config: Config, state: RunState) -> Given:
             f"{data.source}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "
             "remove them, or leave them aside with --skip_empty true"
         )
-    candidates, held_out, initial_pool = split(len(data.rows), empty, config)
+    unseen = unseen_rows(data, empty, config)
+    candidates, held_out, initial_pool = split(len(data.rows), [*empty, *unseen], config)
     base = _base_model(config, data, state)
     tokenizer = load_tokenizer(base, config.trust_remote_code)
     _complete(tokenizer, config.model_name_or_path)
@@ -94,7 +96,7 @@ def prepare(config: Config, state: RunState) -> Given:
     if not begun:
         tokens.save(state.tokens_file)  # made once: a chat template may print the day's date
         record_identity(state, identity)
-    return Given(data, tokens, tokenizer, base, candidates, held_out, initial_pool, identity)
+    return Given(data, tokens, tokenizer, base, candidates, held_out, unseen, initial_pool, identity)
 
 
 def _check_backend() -> None:
@@ -106,13 +108,27 @@ def _check_backend() -> None:
         raise InputError(str(error)) from error
 
 
-def split(n: int, empty: list[int], config: Config) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def unseen_rows(data: Data, empty: list[int], config: Config) -> np.ndarray:
+    """The rows, ascending, whose values under config.unseen's keys are among those that it lists; not the empty ones.
+
+    Raises:
+        InputError: a value that no row has.
+    """
+    wanted = {(key, value) for key, values in (config.unseen or {}).items() for value in values}
+    found = {pair: [row for row, fields in enumerate(data.rows) if fields.get(pair[0]) == pair[1]] for pair in wanted}
+    for (key, value), rows in found.items():
+        if not rows:
+            raise InputError(f"config: unseen: no row of {data.source} has {value!r} under '{key}'")
+    return np.setdiff1d([row for rows in found.values() for row in rows], empty).astype(np.int64)
+
+
+def split(n: int, left_out: list[int], config: Config) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Candidates and held-out rows (both ascending), and the initial pool: seeded draws without replacement.
 
     Raises:
         InputError: the data has too few rows for the held-out part and all rounds.
     """
-    usable = np.setdiff1d(np.arange(n), np.array(empty, dtype=np.int64))
+    usable = np.setdiff1d(np.arange(n), np.array(left_out, dtype=np.int64))
     wanted = config.init_label_num + config.n_round * config.n_query
     if wanted + config.val_set_size > len(usable):
         raise InputError(

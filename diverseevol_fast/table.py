@@ -8,6 +8,7 @@ from .state import RunState
 COLUMNS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("pool", lambda m: m["pool"], "d"),
     ("held-out loss", lambda m: m["train"]["held_out_loss"], ".4f"),
+    ("unseen loss", lambda m: m["train"]["unseen_loss"], ".4f"),
     ("train loss", lambda m: m["train"]["train_loss"], ".4f"),
     ("radius", lambda m: m["select"]["radius"], ".4g"),
     ("train s", lambda m: m["train"]["seconds"], ".1f"),
@@ -18,11 +19,16 @@ COLUMNS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
 
 
 def rounds_table(state: RunState, n_round: int) -> str:
-    """A line per round; "-" where a round has no such figure. The radius is a distance, not squared."""
+    """A line per round; "-" where a round has no such figure, no column where no round has one.
+
+    The radius is a distance, not squared.
+    """
     lines = [["round", *(name for name, _, _ in COLUMNS)]]
     for r in range(n_round + 1):
         metrics = state.metrics(r)
         lines.append([str(r), *(_cell(metrics, read, form) for _, read, form in COLUMNS)])
+    columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {"-"}]
+    lines = list(zip(*columns, strict=True))
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 

@@ -1,4 +1,4 @@
-"""Fine-tuning on the pool with transformers.Trainer, loss on the response alone; and the held-out loss."""
+"""Fine-tuning on the pool with transformers.Trainer, loss on the response alone."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from . import distributed
-from .batches import pad, token_budget_batches
+from .batches import pad
 from .config import Config, nearest
 from .errors import InputError, RunError
 from .models import load_causal_lm
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("diverseevol_fast")
 
 IGNORED_LABEL = -100
-LOSS_TOKENS = 1024  # a held-out batch, padding included: logits take far more room than states
 LEAST = {  # of what TrainingArguments takes without a look, and training falls over
     "learning_rate": 0.0, "weight_decay": 0.0, "num_train_epochs": 0.0, "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1,
@@ -238,28 +237,3 @@ def _progress_callback():
             self.bar.close()
 
     return ShowProgress()
-
-
-@torch.inference_mode()
-def held_out_loss(model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray) -> float:
-    """Mean negative log-likelihood, in nats, of the response tokens of `rows`, shared out among the job's processes.
-
-    Raises:
-        RunError: it is not finite.
-    """
-    model.eval()
-    rows = rows[distributed.rank() :: distributed.world()]
-    lengths = tokens.lengths()[rows]
-    total = count = 0.0
-    with Progress("held-out loss", len(rows), "row") as bar:
-        for batch in token_budget_batches(lengths, LOSS_TOKENS):
-            ids, mask, is_response = (part.to(model.device) for part in pad(tokens, rows[batch]))
-            logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]  # [B, T - 1, V]
-            wanted = is_response[:, 1:]  # [B, T - 1]
-            losses = torch.nn.functional.cross_entropy(logits[wanted].float(), ids[:, 1:][wanted], reduction="sum")
-            total, count = total + float(losses), count + int(wanted.sum())
-            bar.update(len(batch))
-    total, count = distributed.total(torch.tensor([total, count], dtype=torch.float64)).tolist()
-    if not np.isfinite(total):
-        raise RunError(f"the held-out loss is {total}: training diverged; lower train_args.learning_rate")
-    return total / max(count, 1)

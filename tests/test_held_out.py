@@ -1,0 +1,68 @@
+"""The loss on rows that are in no pool: its value, its interval, and that such rows stay out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_config
+
+from diverseevol_fast.cli import main
+from diverseevol_fast.data import load_data
+from diverseevol_fast.held_out import bootstrap_of_ratio, evaluate_held_out
+from diverseevol_fast.models import load_causal_lm, load_tokenizer
+from diverseevol_fast.runs import read_run
+from diverseevol_fast.templates import tokenize
+
+
+def test_the_loss_is_that_of_one_row_at_a_time(tiny_model, data_file):
+    data, _ = load_data(str(data_file))
+    tokens, model = tokenize(data, load_tokenizer(tiny_model), 128), load_causal_lm(tiny_model)
+    rows = np.array([3, 50, 7, 20])
+    found = evaluate_held_out(model, tokens, rows, "unseen")
+    losses = []
+    with torch.inference_mode():
+        for row in rows:
+            ids, is_response = (torch.from_numpy(part) for part in tokens.row(row))
+            logits = model.double()(ids[None].long()).logits[0, :-1]
+            losses.append(torch.nn.functional.cross_entropy(logits, ids[1:].long(), reduction="none")[is_response[1:]])
+    assert found["unseen_loss"] == pytest.approx(float(torch.cat(losses).mean()), rel=1e-6)
+    sums, counts = np.array([float(row.sum()) for row in losses]), np.array([len(row) for row in losses])
+    assert found["unseen_interval"] == pytest.approx(bootstrap_of_ratio(sums, counts), rel=1e-6)
+    assert found["unseen_seconds"] > 0
+    assert evaluate_held_out(model, tokens, rows[:0], "unseen") == {}
+
+
+def test_the_interval_is_that_of_a_mean():
+    """Of rows of one token each: mean plus or minus 1.96 standard errors, as near as resampling comes."""
+    values = np.random.default_rng(1).standard_normal(400) + 5
+    low, high = bootstrap_of_ratio(values, np.ones(400))
+    error = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - error, abs=0.2 * error)
+    assert high == pytest.approx(values.mean() + error, abs=0.2 * error)
+    assert bootstrap_of_ratio(np.array([6.0]), np.array([2.0])) == [3.0, 3.0]
+
+
+def test_unseen_kinds_stay_out_of_every_pool(tmp_path, settings, rows, capsys):
+    families = sorted({row["family"] for row in rows})[:3]
+    settings["unseen"] = {"family": families}
+    assert main(["run", str(write_config(tmp_path, settings)), "--quiet"]) == 0
+    assert "unseen loss" in capsys.readouterr().out.splitlines()[0]
+    run = read_run(Path(settings["output_dir"]))
+    kept = [row for row in range(90) if rows[row]["family"] not in families]
+    assert set(run.candidates) < set(kept)
+    assert len(run.candidates) == len(kept) - 10
+    assert set(run.pool(2)) <= set(run.candidates)
+    losses = [run.state.metrics(r)["train"] for r in range(3)]
+    assert all(low < found["unseen_loss"] < high for found in losses for low, high in [found["unseen_interval"]])
+    assert losses[0]["unseen_loss"] != losses[0]["held_out_loss"]
+    unlabeled = json.loads((run.state.data_file(0, "unlabeled")).read_text())
+    assert not {row["family"] for row in unlabeled} & set(families)
+
+
+def test_a_kind_that_no_row_is_of(tmp_path, settings, capsys):
+    settings["unseen"] = {"family": ["add", "ode"]}
+    assert main(["run", str(write_config(tmp_path, settings)), "--quiet"]) == 2
+    assert "unseen: no row of" in (told := capsys.readouterr().err)
+    assert "has 'ode' under 'family'" in told
