@@ -1,13 +1,14 @@
-# make demo | make test | make lint | make wheel-test | make sanitize | make bench. Everything runs in .venv, which the first target makes.
+# make demo | test | lint | wheel-test | sanitize | bench | experiments. Everything runs in .venv, which the first target makes.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE := $(shell find csrc -type f)
 
-.PHONY: demo test lint wheel-test sanitize bench clean
+.PHONY: demo test lint wheel-test sanitize bench experiments clean
 
 demo: $(STAMP)
 	$(BIN)/diverseevol run examples/quickstart.yml
+	$(BIN)/diverseevol report evol_res/quickstart
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -33,6 +34,11 @@ bench: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python bench/selection.py
 	$(BIN)/python bench/embedding.py
+
+# K-Center against the baselines on the quickstart model: bench/results/experiments.jsonl, docs/experiments.md.
+experiments: $(STAMP)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/python bench/run_experiments.py
 
 # Installs again only when what it is made from has changed, so that a second call needs no network.
 $(STAMP): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)

@@ -116,6 +116,7 @@ class BuildWithRecord(build_py):
 setup(
     packages=[
         "diverseevol_fast",
+        "diverseevol_fast.evaluate",
         "diverseevol_fast.ops",
         "diverseevol_fast.selection",
         "diverseevol_fast.triton_ops",

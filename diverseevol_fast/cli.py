@@ -1,87 +1,34 @@
-"""The command line: diverseevol run | select | embed | env. Parses, calls, turns failures into one sentence."""
+"""The command line: parses, calls, turns failures into one sentence."""
 
 import argparse
 import errno
+import importlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
+from .commands import build_parser
 from .errors import InputError, RunError
 
 log = logging.getLogger("diverseevol_fast")
 
 FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started; it tells the user what is going on
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--quiet", action="store_true", help="no progress, warnings and results only")
-    common.add_argument("--debug", action="store_true", help="show the traceback of a failure")
-
-    parser = argparse.ArgumentParser(prog="diverseevol", description="Exact, fast diverse data selection.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    commands.add_parser(
-        "run",
-        parents=[common],
-        help="a whole DiverseEvol run; continues an unfinished one",
-        usage="diverseevol run CONFIG.yml [--quiet] [--debug] [--key value ...]",
-        description="Fine-tune, embed, select, repeat. Every key of the config may be given as --key value and wins "
-        "over the file; --train_args.learning_rate 1e-4 reaches inside.",
-    )
-
-    model = argparse.ArgumentParser(add_help=False)
-    model.add_argument(
-        "--data", help="data set: JSON list, JSON lines, .gz, parquet, a datasets folder, builtin:quickstart"
-    )
-    model.add_argument("--model", help="a local Hugging Face causal or encoder model, or a hub name")
-    model.add_argument("--model-max-length", type=int, default=512, metavar="T", help="cut rows to T tokens (512)")
-    model.add_argument(
-        "--max-tokens-per-batch", type=_tokens, default="auto", metavar="T",
-        help="padding included; 'auto' (default): by a probe on a GPU, 2048 on a CPU",
-    )  # fmt: skip
-    model.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16", "float16", "auto"),
-        help="of the weights; bfloat16 on a CPU says what it changes (float32)",
-    )  # fmt: skip
-    model.add_argument("--store-dtype", default="float32", choices=("float32", "float16"), help="of the embeddings")
-    model.add_argument("--pooling", choices=("mean", "cls", "last"), help="of the last hidden states (mean)")
-    model.add_argument("--attn-implementation", metavar="NAME")
-    model.add_argument("--columns", metavar="MAP", help="other names: '{instruction: question}'")
-    model.add_argument("--trust-remote-code", action="store_true")
-
-    select = commands.add_parser(
-        "select", parents=[common, model], help="a diverse subset of a data set",
-        description="Pick the N rows that K-Center greedy picks, and write them in the input's own schema.",
-    )  # fmt: skip
-    select.add_argument(
-        "--embeddings", type=Path, metavar="X.npy", help="instead of --model: [N, D] float32 or float16"
-    )
-    select.add_argument("-n", type=int, required=True, metavar="N", help="how many rows to pick")
-    select.add_argument(
-        "--selected",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="rows already selected, all of them: JSON lists, picks.json, .npy",
-    )
-    select.add_argument("--output", type=Path, metavar="FILE", help="the picked rows (subset.jsonl); needs --data")
-    select.add_argument("--picks", type=Path, metavar="FILE", help="the record (picks.json beside the output)")
-    select.add_argument("--skip-empty", action="store_true", help="leave rows with an empty instruction or output out")
-    select.add_argument("--seed", type=int, default=0, help="draws the first row when nothing is selected yet (0)")
-
-    embed = commands.add_parser("embed", parents=[common, model], help="embeddings of a data set as .npy")
-    embed.add_argument("--output", type=Path, required=True, metavar="X.npy")
-
-    commands.add_parser("env", parents=[common], help="versions, CPU, GPU, and which backends can be used")
-    return parser
+COMMANDS = {  # each takes the parsed arguments and returns what to tell the user; imported when it is called
+    "embed": (".oneshot", "embed_data"),
+    "select": (".oneshot", "select_subset"),
+    "diversity": (".evaluate.diversity", "measure_diversity"),
+    "generate": (".evaluate.generation", "answer_questions"),
+    "judge": (".evaluate.judging", "judge_answers"),
+    "score": (".evaluate.scoring", "score_judgements"),
+    "report": (".evaluate.reporting", "write_report"),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,14 +60,17 @@ def _command(args: argparse.Namespace, rest: list[str]) -> str:
         from .environment import describe
 
         return describe()
+    if args.command not in ("run", "embed", "select"):  # those that torchrun may start
+        return _function(args.command)(args)
     from . import distributed
 
     with distributed.job():
-        if args.command == "run":
-            return _run(*_config_and_overrides(rest))
-        from .oneshot import embed_data, select_subset
+        return _run(*_config_and_overrides(rest)) if args.command == "run" else _function(args.command)(args)
 
-        return {"select": select_subset, "embed": embed_data}[args.command](args)
+
+def _function(command: str) -> Callable[[argparse.Namespace], str]:
+    module, name = COMMANDS[command]
+    return getattr(importlib.import_module(module, __package__), name)
 
 
 def _run(path: Path, overrides: dict) -> str:
@@ -159,10 +109,6 @@ def _noticing_termination() -> Iterator[None]:
 def _complain(sentence: str) -> None:
     rank = os.environ.get("RANK")
     print(f"diverseevol{f' (process {rank})' if rank else ''}: {sentence}", file=sys.stderr)
-
-
-def _tokens(text: str) -> int | str:
-    return text if text == "auto" else int(text)
 
 
 def _config_and_overrides(rest: list[str]) -> tuple[Path, dict]:

@@ -43,7 +43,7 @@ def embed_data(args: argparse.Namespace) -> str:
     _require(args, "data", "model")
     if args.output.suffix != ".npy":
         raise InputError(f"--output {args.output}: expected a name ending in .npy")
-    data, empty = load_data(args.data, _columns(args))
+    data, empty = load_data(args.data, columns_of(args.columns))
     if empty:
         log.warning("%d rows have an empty instruction or output, the first is row %d", len(empty), empty[0])
     embedded = _embed(args, data, np.arange(len(data.rows)), args.output, [])
@@ -69,7 +69,7 @@ def select_subset(args: argparse.Namespace) -> str:
     _check_nothing_is_replaced(args, output, picks)
     if output:
         check_row_file(output)
-    data, empty = load_data(args.data, _columns(args)) if args.data else (None, [])
+    data, empty = load_data(args.data, columns_of(args.columns)) if args.data else (None, [])
     if empty and not args.skip_empty:
         raise InputError(
             f"{args.data}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "
@@ -220,14 +220,18 @@ def _encoder(args: argparse.Namespace, folder: Path):
     return encoder_of(model, args.pooling), tokenizer, args.model_max_length
 
 
-def _columns(args: argparse.Namespace) -> dict[str, str] | None:
-    """--columns as a mapping."""
+def columns_of(text: str | None) -> dict[str, str] | None:
+    """--columns as a mapping.
+
+    Raises:
+        InputError: it is none.
+    """
     try:
-        columns = yaml.safe_load(args.columns) if args.columns else None
+        columns = yaml.safe_load(text) if text else None
     except yaml.YAMLError as error:
-        raise InputError(f"--columns: not a YAML mapping: {args.columns!r}") from error
+        raise InputError(f"--columns: not a YAML mapping: {text!r}") from error
     if columns is not None and not isinstance(columns, dict):
-        raise InputError(f"--columns: expected a mapping such as '{{instruction: question}}', got {args.columns!r}")
+        raise InputError(f"--columns: expected a mapping such as '{{instruction: question}}', got {text!r}")
     return columns
 
 

@@ -78,6 +78,11 @@ class Tokens:
         return self.ids[part], self.is_response[part]
 
 
+def prompt_of(instruction: str, further: str = "") -> str:
+    """The training text up to where the response begins; further: the row's `input`, which may be empty."""
+    return (PROMPT_WITH_INPUT if further else PROMPT).format(instruction=instruction, input=further)
+
+
 def render(data: Data, index: int, tokenizer: "PreTrainedTokenizerBase") -> Segments:
     """The training text of a row: prompt, response and end token, cut where the response begins and ends.
 
@@ -90,9 +95,8 @@ def render(data: Data, index: int, tokenizer: "PreTrainedTokenizerBase") -> Segm
     if data.schema == "text":
         return [(data.field(index, "text"), False)]
     if data.schema == "alpaca":
-        fields = {name: data.field(index, name) for name in ("instruction", "input", "output")}
-        template = PROMPT_WITH_INPUT if fields["input"] else PROMPT
-        return [(template.format(**fields), False), (fields["output"] + (tokenizer.eos_token or ""), True)]
+        prompt = prompt_of(data.field(index, "instruction"), data.field(index, "input"))
+        return [(prompt, False), (data.field(index, "output") + (tokenizer.eos_token or ""), True)]
     return _render_conversation(data, index, tokenizer)
 
 

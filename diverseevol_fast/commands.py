@@ -1,0 +1,165 @@
+"""The commands and their options, as argparse has them."""
+
+import argparse
+from pathlib import Path
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--quiet", action="store_true", help="no progress, warnings and results only")
+    common.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+
+    parser = argparse.ArgumentParser(prog="diverseevol", description="Exact, fast diverse data selection.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser(
+        "run",
+        parents=[common],
+        help="a whole DiverseEvol run; continues an unfinished one",
+        usage="diverseevol run CONFIG.yml [--quiet] [--debug] [--key value ...]",
+        description="Fine-tune, embed, select, repeat. Every key of the config may be given as --key value and wins "
+        "over the file; --train_args.learning_rate 1e-4 reaches inside.",
+    )
+    model = _model_options()
+    _add_select(commands, common, model)
+    embed = commands.add_parser("embed", parents=[common, model], help="embeddings of a data set as .npy")
+    embed.add_argument("--output", type=Path, required=True, metavar="X.npy")
+    _add_diversity(commands, common)
+    _add_generate(commands, common)
+    _add_judge(commands, common)
+    _add_score(commands, common)
+    _add_report(commands, common)
+    commands.add_parser("env", parents=[common], help="versions, CPU, GPU, and which backends can be used")
+    return parser
+
+
+def _model_options() -> argparse.ArgumentParser:
+    """What embed and select say of data and model."""
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument(
+        "--data", help="data set: JSON list, JSON lines, .gz, parquet, a datasets folder, builtin:quickstart"
+    )
+    model.add_argument("--model", help="a local Hugging Face causal or encoder model, or a hub name")
+    model.add_argument("--model-max-length", type=int, default=512, metavar="T", help="cut rows to T tokens (512)")
+    model.add_argument(
+        "--max-tokens-per-batch", type=_tokens, default="auto", metavar="T",
+        help="padding included; 'auto' (default): by a probe on a GPU, 2048 on a CPU",
+    )  # fmt: skip
+    model.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16", "auto"),
+        help="of the weights; bfloat16 on a CPU says what it changes (float32)",
+    )  # fmt: skip
+    model.add_argument("--store-dtype", default="float32", choices=("float32", "float16"), help="of the embeddings")
+    model.add_argument("--pooling", choices=("mean", "cls", "last"), help="of the last hidden states (mean)")
+    model.add_argument("--attn-implementation", metavar="NAME")
+    model.add_argument("--columns", metavar="MAP", help="other names: '{instruction: question}'")
+    model.add_argument("--trust-remote-code", action="store_true")
+    return model
+
+
+def _add_select(commands, common, model) -> None:
+    select = commands.add_parser(
+        "select", parents=[common, model], help="a diverse subset of a data set",
+        description="Pick the N rows that K-Center greedy picks, and write them in the input's own schema.",
+    )  # fmt: skip
+    select.add_argument(
+        "--embeddings", type=Path, metavar="X.npy", help="instead of --model: [N, D] float32 or float16"
+    )
+    select.add_argument("-n", type=int, required=True, metavar="N", help="how many rows to pick")
+    select.add_argument(
+        "--selected",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="rows already selected, all of them: JSON lists, picks.json, .npy",
+    )
+    select.add_argument("--output", type=Path, metavar="FILE", help="the picked rows (subset.jsonl); needs --data")
+    select.add_argument("--picks", type=Path, metavar="FILE", help="the record (picks.json beside the output)")
+    select.add_argument("--skip-empty", action="store_true", help="leave rows with an empty instruction or output out")
+    select.add_argument("--seed", type=int, default=0, help="draws the first row when nothing is selected yet (0)")
+
+
+def _add_diversity(commands, common) -> None:
+    diversity = commands.add_parser(
+        "diversity", parents=[common], help="how diverse a run's pools, or subsets of a data set, are",
+        description="Measures of diversity, round by round, with random subsets of the same size as the yardstick; "
+        "all in the embeddings of one fixed model.",
+    )  # fmt: skip
+    diversity.add_argument("source", nargs="+", metavar="RUN_OR_DATA", help="run folders, or one data set")
+    diversity.add_argument("--picks", type=Path, nargs="+", metavar="FILE", help="subsets of the data set: picks.json")
+    diversity.add_argument("--model", help="the fixed model (a run's base model)")
+    diversity.add_argument("--embeddings", type=Path, metavar="X.npy", help="instead of a model: of every row")
+    diversity.add_argument("--random", type=int, default=5, metavar="R", help="random subsets as the yardstick (5)")
+    diversity.add_argument("--seed", type=int, default=0, help="draws them (0)")
+    diversity.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    diversity.add_argument("--columns", metavar="MAP", help="the data set's other names: '{instruction: question}'")
+    diversity.add_argument("--trust-remote-code", action="store_true")
+
+
+def _add_generate(commands, common) -> None:
+    generate = commands.add_parser(
+        "generate", parents=[common], help="a run's models answer questions",
+        description="Answers to evol_answer/<questions>_test/<run>/rd_<r>.jsonl; goes on where it was stopped.",
+    )  # fmt: skip
+    generate.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    generate.add_argument("--questions", type=Path, nargs="+", required=True, metavar="FILE", help="JSON lines")
+    generate.add_argument("--rounds", type=int, nargs="+", metavar="R", help="these rounds' models (all)")
+    generate.add_argument("--output", type=Path, default=Path("evol_answer"), metavar="FOLDER", help="(evol_answer)")
+    generate.add_argument("--max-new-tokens", type=int, default=512, metavar="T", help="of an answer (512)")
+    generate.add_argument(
+        "--max-tokens-per-batch", type=int, default=8192, metavar="T", help="prompts and answers with padding (8192)"
+    )
+    generate.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (0)")
+    generate.add_argument("--top-p", type=float, default=1.0, help="with a temperature (1)")
+    generate.add_argument("--seed", type=int, default=0, help="draws tokens when there is a temperature (0)")
+    generate.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (the run's)")
+    generate.add_argument(
+        "--upstream-prompt", action="store_true",
+        help="as the public implementation generates: a leading space, a line break after '### Response:'",
+    )  # fmt: skip
+    generate.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+
+
+def _add_judge(commands, common) -> None:
+    judge = commands.add_parser(
+        "judge", parents=[common], help="a judge model rates answers against reference answers",
+        description="Asks an OpenAI-compatible endpoint in both orders; each judgement is kept as it comes.",
+    )  # fmt: skip
+    judge.add_argument("--answers", type=Path, required=True, metavar="FILE", help="as generate writes them")
+    judge.add_argument("--reference", type=Path, required=True, metavar="FILE", help="the other side's answers")
+    judge.add_argument("--base-url", required=True, metavar="URL", help="such as https://api.openai.com/v1")
+    judge.add_argument("--model", required=True, metavar="NAME", help="the judge")
+    judge.add_argument("--api-key-env", required=True, metavar="VAR", help="the environment variable with the key")
+    judge.add_argument("--output", type=Path, metavar="FILE.jsonl", help="(<answers>_vs_<reference>.jsonl beside A)")
+    judge.add_argument("--concurrency", type=int, default=8, metavar="N", help="requests under way (8)")
+    judge.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="of one request (120)")
+    judge.add_argument("--retries", type=int, default=6, metavar="N", help="of one request, with back-off (6)")
+    judge.add_argument("--max-tokens", type=int, default=1024, metavar="T", help="of a reply (1024)")
+    judge.add_argument("--dry-run", action="store_true", help="say how many calls and tokens it would take")
+
+
+def _add_score(commands, common) -> None:
+    score = commands.add_parser(
+        "score", parents=[common], help="the Relative Score of judgements, offline",
+        description="Relative Score = 100 x the model's summed scores / the reference's, both orders pooled.",
+    )  # fmt: skip
+    score.add_argument("judgements", type=Path, nargs="+", metavar="FILE", help="of judge, or public ones")
+    score.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    score.add_argument("--answers", type=Path, nargs="+", metavar="FILE", help="for their length, one per file")
+    score.add_argument("--reference", type=Path, nargs="+", metavar="FILE", help="the same; one may serve all files")
+    score.add_argument("--resamples", type=int, default=10_000, metavar="N", help="of the bootstrap (10000)")
+    score.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
+
+
+def _add_report(commands, common) -> None:
+    report = commands.add_parser(
+        "report", parents=[common], help="one HTML page on one or more runs",
+        description="A self-contained HTML file, and its charts as PNGs in a folder beside it.",
+    )  # fmt: skip
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    report.add_argument("--judgements", type=Path, nargs="+", metavar="FILE", help="of judge: <...>/<run>/rd_<r>...")
+    report.add_argument("--output", type=Path, metavar="FILE.html", help="(report.html in the first run's folder)")
+
+
+def _tokens(text: str) -> int | str:
+    return text if text == "auto" else int(text)

@@ -1,0 +1,214 @@
+"""Charts from plain data: small functions that return a matplotlib Figure, in one style; PNG files and SVG text."""
+
+import io
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import colors, font_manager, ft2font
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from ..files import atomic_path
+
+Numbers = Sequence[float | None]
+Series = tuple[Sequence[float], Numbers, Numbers | None, Numbers | None]  # x, y, and the interval's low and high ends
+
+INK, MUTED, GRID, PAPER = "#1f2329", "#5f6771", "#dfe2e6", "#fffffe"  # each names one thing: SVG text replaces them
+# Okabe and Ito's colour-blind-safe palette without black and yellow; markers and dashes say the same once more.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS, DASHES = "os^Dvp", ("-", "--", ":", "-.")
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper"} | {
+    color: f"--series-{place}" for place, color in enumerate(PALETTE)
+}
+PLOT_AREA = "#f3f4f6"  # of projections, whose dots are pixels: light in a dark page too
+INCHES = (5.2, 3.5)  # readable when a phone shows it at 70%
+PNG_DPI = 200  # twice a screen's pixels
+LONGEST_NAME = 44  # characters of a name in a legend
+STYLE = {
+    "text.usetex": False, "font.family": "DejaVu Sans", "font.size": 9, "text.color": INK,
+    "figure.facecolor": PAPER, "figure.dpi": 72, "savefig.facecolor": "auto",
+    "axes.facecolor": PAPER, "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "axes.linewidth": 0.8,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID, "grid.linewidth": 0.8,
+    "axes.titlelocation": "left", "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlepad": 10,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "ytick.major.size": 0,
+    "lines.linewidth": 1.8, "lines.markersize": 5, "legend.fontsize": 8.5, "legend.frameon": False,
+    "svg.fonttype": "none",
+}  # fmt: skip
+in_style = matplotlib.rc_context(STYLE)  # as a decorator
+
+
+@in_style
+def lines(
+    series: dict[str, Series], xlabel: str, ylabel: str, title: str, *, yardstick: tuple[str, Series] | None = None
+) -> Figure:
+    """A line for each name, its interval as a band (as a bar where the line is one point).
+
+    None among the numbers leaves a gap; None for low and high means no interval. The yardstick, a name and its series,
+    is drawn in grey behind the others.
+    """
+    figure, axes = _canvas(xlabel, ylabel, title)
+    handles = {}
+    for place, (name, one) in enumerate(series.items()):
+        color = PALETTE[place % len(PALETTE)]
+        dash = DASHES[place // len(PALETTE) % len(DASHES)]
+        handles[name] = _line(axes, one, color, MARKERS[place % len(MARKERS)], dash)
+    ticks = sorted({x for one in series.values() for x in one[0]})
+    if yardstick:
+        name, one = yardstick
+        handles[name] = _line(axes, _wide(one), MUTED, "", (0, (4, 2)), behind=True)
+    if len(ticks) <= 11:
+        axes.set_xticks(ticks)
+    if len(ticks) == 1:
+        axes.set_xlim(ticks[0] * 0.5, ticks[0] * 1.5 or 1)
+    axes.xaxis.set_major_formatter(_tick)
+    axes.yaxis.set_major_formatter(_tick)
+    if len(handles) > 1:
+        _legend(figure, handles)
+    return figure
+
+
+@in_style
+def stacked_bars(
+    categories: Sequence[str], parts: dict[str, Numbers], xlabel: str, ylabel: str, title: str,
+    *, top: float | None = None,
+) -> Figure:  # fmt: skip
+    """A bar for each category, its parts one above the other; None among the numbers is no part.
+
+    top: where the axis ends, to draw several charts to one scale.
+    """
+    figure, axes = _canvas(xlabel, ylabel, title)
+    places = np.arange(len(categories))
+    below = np.zeros(len(categories))
+    handles = {}
+    for place, (name, values) in enumerate(parts.items()):
+        color = PALETTE[place % len(PALETTE)]
+        heights = np.array([value or 0.0 for value in values])
+        axes.bar(places, heights, 0.62, bottom=below, color=color, edgecolor=PAPER, linewidth=0.6)
+        below += heights
+        handles[name] = Patch(facecolor=color)
+    axes.set_xticks(places, categories)
+    axes.set_xlim(-0.7, max(len(categories), 3) - 0.3)  # a single bar does not fill the chart
+    axes.set_ylim(0, top * 1.05 if top else None)
+    axes.yaxis.set_major_formatter(_tick)
+    _legend(figure, handles)
+    return figure
+
+
+@in_style
+def projection(everything: np.ndarray, pools: Sequence[np.ndarray], xlabel: str, ylabel: str, title: str) -> Figure:
+    """Points of the plane: all in grey, and above them those of pools[r] in the colour of round r.
+
+    everything, pools[r]: [n, 2].
+    """
+    figure, axes = _canvas(xlabel, ylabel, title, height=4.4)
+    axes.grid(visible=False)
+    axes.set_facecolor(PLOT_AREA)
+    axes.scatter(everything[:, 0], everything[:, 1], s=8, color="#b4bbc4", linewidths=0, rasterized=True)
+    rounds = len(pools)
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, rounds) if rounds > 1 else [0.3])
+    for shade, points in zip(shades, pools, strict=True):
+        axes.scatter(
+            points[:, 0], points[:, 1], s=11, color=[shade], edgecolors="white", linewidths=0.35, rasterized=True
+        )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    scale = ScalarMappable(colors.BoundaryNorm(np.arange(rounds + 1) - 0.5, rounds), colors.ListedColormap(shades))
+    bar = figure.colorbar(scale, ax=axes, ticks=range(rounds), label="round in which a row joined", fraction=0.04)
+    bar.outline.set_visible(False)
+    bar.ax.minorticks_off()
+    return figure
+
+
+def png(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG at twice a screen's resolution, whole or not at all."""
+    with matplotlib.rc_context(STYLE), atomic_path(path) as partial:
+        figure.savefig(partial, format="png", dpi=PNG_DPI)
+
+
+def svg(figure: Figure, alt: str, name: str) -> str:
+    """The figure as an <svg> element for an HTML page: described by `alt`, its colours the page's CSS variables.
+
+    name: of the chart, no other's in the page: element ids are made from it.
+    """
+    written = io.StringIO()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+        unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(written, format="svg", dpi=PNG_DPI, metadata=unsaid)
+    text = written.getvalue()
+    text = text[text.index("<svg") :]
+    head, rest = text.split(">", 1)
+    view = re.search(r'viewBox="[^"]*"', head).group()
+    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view} role="img" aria-label="{escape(alt)}"'
+    rest = re.sub(r"<style.*?</style>", "", rest, flags=re.DOTALL)  # it would hold for the whole page
+    rest = re.sub(r'<g id="[^"]*"', "<g", rest)  # the same in every chart, and nothing refers to them
+    rest = re.sub(r" font-family: [^;]*;", "", rest)  # the page's own
+    for color, variable in VARIABLES.items():
+        rest = rest.replace(f": {color}", f": var({variable}, {color})")
+    return f"{head}>{rest}"
+
+
+def drawable(text: str) -> bool:
+    """Whether the charts' font has all characters of the text."""
+    font = ft2font.FT2Font(font_manager.findfont("DejaVu Sans"))
+    return text.isprintable() and all(font.get_char_index(ord(character)) for character in text)
+
+
+def number(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".")
+
+
+def _canvas(xlabel: str, ylabel: str, title: str, height: float = INCHES[1]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(INCHES[0], height), layout="constrained")
+    axes = figure.subplots()
+    for put, text in ((axes.set_xlabel, xlabel), (axes.set_ylabel, ylabel), (axes.set_title, title)):
+        put(_short(text, 64), parse_math=False)
+    return figure, axes
+
+
+def _line(axes: Axes, one: Series, color: str, marker: str, dash, behind: bool = False) -> Line2D:
+    x, y, low, high = (None if part is None else np.array(part, dtype=float) for part in one)  # None becomes NaN
+    order = 1 if behind else 2
+    if low is not None and len(x) > 1:
+        axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0, zorder=order)
+    elif low is not None:
+        axes.vlines(x, low, high, color=color, linewidth=1.2, alpha=0.7, zorder=order)
+    (drawn,) = axes.plot(x, y, color=color, marker=marker, linestyle=dash, zorder=order + 0.5)
+    return drawn
+
+
+def _wide(one: Series) -> Series:
+    """The same, and where it is one point, from half its x to one and a half of it."""
+    if len(one[0]) != 1:
+        return one
+    (x,), *rest = one
+    return ([x * 0.5, x * 1.5], *(part and [*part, *part] for part in rest))
+
+
+def _legend(figure: Figure, handles: dict[str, Line2D | Patch]) -> None:
+    names = [_short(name, LONGEST_NAME) for name in handles]
+    columns = max(1, min(len(names), 70 // (max(map(len, names)) + 7)))
+    shown = figure.legend(
+        list(handles.values()), [str(place) for place in range(len(names))], loc="outside lower left", ncols=columns
+    )
+    for text, name in zip(shown.get_texts(), names, strict=True):  # set afterwards: "_x" would be left out
+        text.set_parse_math(False)
+        text.set_text(name)
+
+
+def _tick(value: float, _position: int | None = None) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _short(text: str, longest: int) -> str:
+    """The text with its middle left out when it is longer."""
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"

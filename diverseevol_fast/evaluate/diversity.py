@@ -1,0 +1,267 @@
+"""`diverseevol diversity`: how diverse a run's pools, or subsets of a data set, are, beside random subsets."""
+
+import argparse
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..data import load_data
+from ..errors import InputError
+from ..files import read_json, write_json
+from ..models import folder_sha256, resolve_model
+from ..oneshot import columns_of, load_embeddings, load_row_numbers
+from ..ops.screening import first_not_finite
+from ..progress import Progress
+from ..runs import MadeRun, read_run
+from ..selection.arguments import as_rows
+from ..state import RunState
+from .fixed import embed_rows, fixed_embeddings, model_folder, short_digest
+from .measures import MEASURES, Values, describe, measure_nested, partition
+
+log = logging.getLogger("diverseevol_fast")
+
+HIGHEST_SEED = (1 << 32) - 1  # scikit-learn's
+
+Nested = tuple[torch.Tensor, list[int]]  # rows, and the sizes of the leading blocks to be measured, ascending
+
+
+def measure_diversity(args: argparse.Namespace) -> str:
+    """`diverseevol diversity`: measures runs' pools, or subsets of a data set; returns the tables, or JSON.
+
+    Raises:
+        InputError, RunError: as the loading and the embedding do.
+    """
+    if args.model is not None and args.embeddings is not None:
+        raise InputError("diversity: expected --model or --embeddings, got both")
+    _check_draws(args.random, args.seed)
+    are_runs = [RunState(Path(source)).identity_file.is_file() for source in args.source]
+    records = _of_runs(args) if all(are_runs) else _of_data(args, any(are_runs))
+    if args.json:
+        return json.dumps(records, indent=1, ensure_ascii=False)
+    return "\n\n".join(_table(record) for record in records)
+
+
+def measure_run(
+    run: MadeRun,
+    *,
+    model: str | None = None,
+    embeddings: Path | None = None,
+    random: int = 5,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """The diversity of each round's pool among the run's candidates, and of random subsets of the same size.
+
+    Kept in RUN/diversity/measures.json, and read from there when it was made from the same.
+
+    Args:
+        run: a run with models.
+        model: a local folder or a hub name, whose embeddings are measured; None: the model each round began with.
+        embeddings: instead of a model, a .npy file [N, D] of every row of the run's data set.
+        random: how many random subsets of each size; within a draw a smaller one begins a larger one.
+        seed: of the draws and of the k-means partition.
+        trust_remote_code: of `model`.
+
+    Returns:
+        {"model", "random", "seed", "dimension", "rows", "measures": {name: {"title", "higher_is_more_diverse",
+        "what"}}, "rounds": [{"round", "size", "values": {name: number}, "random": {name: {"mean", "low", "high"}}}]}.
+        A measure that needs two rows is None for one; "random" is empty without draws.
+
+    Raises:
+        InputError, RunError: as fixed_embeddings and the reading of `embeddings` do; a number or a seed below 0.
+    """
+    _check_draws(random, seed)
+    pools = [run.pool(r) for r in range(run.rounds)]
+    if embeddings is None:
+        folder = model_folder(run, model, trust_remote_code)
+        name, source = model or run.config.model_name_or_path, folder_sha256(folder)
+    else:
+        name, source = str(embeddings), _file_sha256(embeddings)
+    made_from = {
+        "version": __version__, "data_sha256": run.state.manifest(0)["made_from"]["data_sha256"], "model": name,
+        "model_sha256": source, "pools_sha256": hashlib.sha256(json.dumps(pools).encode()).hexdigest(),
+        "random": random, "seed": seed,
+    }  # fmt: skip
+    path = run.state.folder / "diversity" / "measures.json"
+    kept = _kept(path)
+    if kept.pop("made_from", None) == made_from:
+        return kept
+    if embeddings is None:
+        x = fixed_embeddings(run, model, trust_remote_code)
+    else:
+        x = _candidates_of(_checked_embeddings(embeddings, len(run.data.rows), str(run.state.folder)), run.candidates)
+    positions = torch.from_numpy(np.searchsorted(run.candidates, pools[-1]))
+    head, (rounds,) = _measure(x, [(positions, [len(pool) for pool in pools])], random, seed)
+    record = {"model": name, **head, "rounds": [{"round": r, **values} for r, values in enumerate(rounds)]}
+    write_json(path, {"made_from": made_from, **record})
+    return record
+
+
+def _of_runs(args: argparse.Namespace) -> list[dict[str, Any]]:
+    if args.picks is not None:
+        raise InputError("--picks: says which rows of a data set are measured; a run's pools are its own, leave it out")
+    runs = [read_run(Path(source)) for source in args.source]
+    return [
+        {"run": source, **measure_run(
+            run, model=args.model, embeddings=args.embeddings, random=args.random, seed=args.seed,
+            trust_remote_code=args.trust_remote_code,
+        )}
+        for source, run in zip(args.source, runs, strict=True)
+    ]  # fmt: skip
+
+
+def _of_data(args: argparse.Namespace, has_run: bool) -> list[dict[str, Any]]:
+    """As measure_run, of subsets: "subsets" has for each picks file what "rounds" has for a round."""
+    if has_run or len(args.source) > 1:
+        raise InputError(
+            f"diversity: expected folders of runs, with state/run.json, or one data set, got {' '.join(args.source)}"
+        )
+    source = args.source[0]
+    if args.picks is None:
+        raise InputError(f"{source}: no run's folder, so a data set; say with --picks which rows of it are measured")
+    if args.model is None and args.embeddings is None:
+        raise InputError("diversity: --model is missing, which embeds the data; or give their --embeddings")
+    data, _ = load_data(source, columns_of(args.columns))
+    n = len(data.rows)
+    subsets = [(_picks(path, n), path) for path in args.picks]
+    if args.embeddings is None:
+        folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code).resolve()
+        store = args.picks[0].parent / "diversity" / f"embeddings-{short_digest(folder, data.sha256())}.npy"
+        x = embed_rows(folder, data, np.arange(n), store, trust_remote_code=args.trust_remote_code)
+    else:
+        x = _checked_embeddings(args.embeddings, n, source)
+    head, measured = _measure(x, [(rows, [len(rows)]) for rows, _ in subsets], args.random, args.seed)
+    entries = [{"picks": str(path), **only} for (_, path), (only,) in zip(subsets, measured, strict=True)]
+    return [{"data": source, "model": args.model or str(args.embeddings), **head, "subsets": entries}]
+
+
+def _measure(
+    x: torch.Tensor, subsets: list[Nested], draws: int, seed: int
+) -> tuple[dict[str, Any], list[list[dict[str, Any]]]]:
+    """What is common to all, and for each of the subsets a list: size, values and yardstick of each of its sizes."""
+    n = len(x)
+    sizes = sorted({size for _, sizes in subsets for size in sizes})
+    steps = sum(n + len(rows) for rows, _ in subsets) + draws * (n + sizes[-1])
+    cells = partition(x, seed)
+    with Progress("diversity", steps, "row") as bar:
+        measured = [_by_size(x, rows, sorted(set(own)), cells, bar) for rows, own in subsets]
+        drawn = [_by_size(x, _draw(n, sizes[-1], seed, draw), sizes, cells, bar) for draw in range(draws)]
+    entries = [
+        [{"size": size, "values": values[size], "random": _spread([one[size] for one in drawn])} for size in own]
+        for values, (_, own) in zip(measured, subsets, strict=True)
+    ]
+    return {"random": draws, "seed": seed, "dimension": x.shape[1], "rows": n, "measures": describe(n)}, entries
+
+
+def _by_size(
+    x: torch.Tensor, rows: torch.Tensor, sizes: list[int], cells: np.ndarray, bar: Progress
+) -> dict[int, Values]:
+    return dict(zip(sizes, measure_nested(x, rows, sizes, cells, bar.update), strict=True))
+
+
+def _draw(n: int, size: int, seed: int, number: int) -> torch.Tensor:
+    """A random subset, int64 [size]: its leading blocks are the smaller ones of the same draw."""
+    return torch.from_numpy(np.random.default_rng([seed, number]).permutation(n)[:size])
+
+
+def _spread(drawn: list[Values]) -> dict[str, dict[str, float | None]]:
+    """Mean and range of each measure over the draws; none where it is not to be had."""
+    spread = {}
+    for name in MEASURES if drawn else ():
+        values = [one[name] for one in drawn]
+        known = values[0] is not None
+        spread[name] = {
+            "mean": float(np.mean(values)) if known else None,
+            "low": min(values) if known else None,
+            "high": max(values) if known else None,
+        }
+    return spread
+
+
+def _check_draws(random: int, seed: int) -> None:
+    if random < 0:
+        raise InputError(f"--random: expected how many random subsets, from 0, got {random}")
+    if not 0 <= seed <= HIGHEST_SEED:
+        raise InputError(f"--seed: expected a number from 0 to {HIGHEST_SEED}, got {seed}")
+
+
+def _picks(path: Path, n: int) -> torch.Tensor:
+    """The rows in a picks file: different ones, at least one."""
+    numbers = load_row_numbers(path, n)
+    if not numbers:
+        raise InputError(f"{path}: holds no row; expected at least one to measure")
+    seen = set()
+    for row in numbers:
+        if not 0 <= row < n:
+            raise InputError(f"{path}: expected rows from 0 to {n - 1}, got {row}")
+        if row in seen:
+            raise InputError(f"{path}: row {row} is given more than once")
+        seen.add(row)
+    return torch.tensor(numbers)
+
+
+def _checked_embeddings(path: Path, n: int, of: str) -> torch.Tensor:
+    """A .npy file's rows, memory-mapped: as many as `of` has, all finite."""
+    values = load_embeddings(path)
+    if len(values) != n:
+        raise InputError(f"{path}: {len(values)} rows, but the data of {of} has {n}; expected one for every row")
+    try:
+        x = as_rows(values, str(path))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    bad = first_not_finite(x)
+    if bad >= 0:
+        raise InputError(f"{path}: row {bad} holds a value that is not finite; embed it again, or leave it out")
+    return x
+
+
+def _candidates_of(x: torch.Tensor, candidates: np.ndarray) -> torch.Tensor:
+    return x if len(candidates) == len(x) else x[torch.from_numpy(candidates)]
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: not readable: {error.strerror}") from error
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """An earlier record; empty when there is none, or none that can be read."""
+    if not path.exists():
+        return {}
+    try:
+        return read_json(path)
+    except ValueError:
+        log.warning("%s: not JSON, so measured again", path)
+        return {}
+
+
+def _table(record: dict[str, Any]) -> str:
+    """A line per round or subset, and below it the random subsets' mean and range."""
+    label = "round" if "run" in record else "picks"
+    lines = [[label, "size", "", *(measure.head for measure in MEASURES.values())]]
+    for entry in record["rounds" if "run" in record else "subsets"]:
+        lines.append([str(entry[label]), str(entry["size"]), "", *map(_number, entry["values"].values())])
+        for name, key in (("random", "mean"), ("lowest", "low"), ("highest", "high")):
+            if entry["random"]:
+                lines.append(["", "", name, *(_number(spread[key]) for spread in entry["random"].values())])
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    lower = ", ".join(measure.head for measure in MEASURES.values() if not measure.higher_is_more_diverse)
+    return "\n".join([
+        f"{record.get('run') or record['data']}: {record['rows']:,} rows in {record['dimension']} dimensions by "
+        f"{record['model']}; {record['random']} random subsets of each size",
+        *("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines),
+        f"more diverse: higher; lower in {lower}. --json says what each number is.",
+    ])  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,112 @@
+"""The words of a report: what the runs are, what came out in a sentence each, and how to read the figures."""
+
+from collections.abc import Callable, Sequence
+
+from .charts import number
+from .page import Html, element, join, table
+from .readings import Block, measure, metrics_of, spread
+from .sections import between, meaning
+from .seeds import Line, Record, strategy
+
+INTRODUCTION = (
+    "Each run chose, round by round, the rows of an instruction data set that a language model is fine-tuned on. Round "
+    "0 trains on rows drawn at random; every later round adds rows by the run's strategy and trains a fresh copy of "
+    "the base model on the larger pool."
+)
+GUIDE = {
+    "Held-out loss": "Mean cross-entropy of a response token, in nats, over rows that were never in the pool; lower is "
+    "better. Those rows are drawn from the same data set: the loss says how well the pool stands for that data set, "
+    "not how well the model answers other questions. Models with different tokenizers do not compare.",
+    "Relative Score": "100 x the sum of the model's scores / the sum of the reference's, over all questions and both "
+    "orders of showing the answers, as a judge model rates them; above 100 is better than the reference answers. The "
+    "sums are pooled, which is not the mean of the questions' ratios. A judge has preferences of its own, for length "
+    "among others.",
+    "Intervals": "Of a Relative Score: 95%, by resampling the questions. Of several seeds: the 95% interval of "
+    "Student's t for their mean, which is wide for few seeds (4.3 standard errors to each side for 3). Intervals that overlap do "
+    "not show that there is no difference. An interval over questions knows nothing of what another seed would give.",
+    "Best and last round": "Among many rounds one is the best by chance alone. Who wants to use the best round chooses "
+    "it on one set of rows or questions, and reports it on another.",
+    "Random subsets": "As many rows, drawn from the same candidates. ▲ marks a pool that is more diverse than each of "
+    "them, ▼ one that is less. The measures change with the pool's size, so a round is compared with random subsets of "
+    "its size, not with the round before. Diverse is not the same as good: whether it helps is what the loss and the "
+    "Relative Score say.",
+    "The plane of the picks": "Two directions out of hundreds: rows that lie side by side in it may be far apart. How "
+    "much of the variance each shows stands at its axis.",
+    "Distances of the picks": "Euclidean, not squared. “By the run” is what the strategy saw when it picked the row, "
+    "in embeddings that it alone has; “by the fixed model” is the distance to the row shown, which of the pool at that "
+    "moment is the nearest.",
+}
+
+
+def summary(blocks: Sequence[Block]) -> Html:
+    """What came out, a sentence for each line."""
+    results = [
+        element("li", element("b", line.name), f": {_result(block, line)}") for block in blocks for line in block.lines
+    ]
+    notes = []
+    if len(blocks) > 1:
+        note = (
+            f"These runs are on {len(blocks)} different data sets ({', '.join(block.title for block in blocks)}). "
+            "Figures of different data sets do not compare, so each data set has charts of its own."
+        )
+        notes = [element("p", note)]
+    return join([element("ul", *results), *notes])
+
+
+def runs_section(blocks: Sequence[Block]) -> Html:
+    """What the runs are."""
+    runs = [(block, record) for block in blocks for line in block.lines for record in line.records]
+    rows = [[name, *(read(*one) for one in runs)] for name, read in FACTS.items()]
+    names = ["", *(record.name for _, record in runs)]
+    return join([element("p", INTRODUCTION), table("Settings of the runs.", names, rows, "facts")])
+
+
+def reading_section(blocks: Sequence[Block]) -> Html:
+    """What the figures mean, and what they do not say."""
+    measures = blocks[0].lines[0].records[0].diversity["measures"]
+    entries = GUIDE | {entry["title"]: meaning(entry) for entry in measures.values()}
+    return element("dl", *(join([element("dt", term), element("dd", words)]) for term, words in entries.items()))
+
+
+def _result(block: Block, line: Line) -> str:
+    last, candidates = line.rounds - 1, len(line.records[0].picked.plane)
+    sizes = " to ".join(f"{size:,}" for size in sorted({line.sizes[0], line.sizes[last]}))
+    said = [f"{strategy(line.records[0].run)}, {sizes} of {candidates:,} candidate rows in the pool."]
+    for metric in metrics_of(block):
+        known = [(r, point) for r, point in enumerate(line.points(metric.read)) if point]
+        found = [f"{number(point.value)} {between(point)}".strip() + f" in round {r}" for r, point in known]
+        if found:
+            said.append(f"{metric.name}: {', '.join(dict.fromkeys([found[0], found[-1]]))}.")
+    vendi, random = line.points(measure("vendi"))[last], spread(line, last, "vendi")
+    if vendi:
+        beside = f"; random subsets of its size have {number(random.value)} {between(random)}" if random else ""
+        said.append(f"Vendi Score of the last pool: {number(vendi.value)}{beside}.")
+    return " ".join(said)
+
+
+def _rows(_: Block, record: Record) -> str:
+    config = record.run.config
+    return f"{len(record.run.data.rows):,}; {len(record.picked.plane):,} candidates, {config.val_set_size:,} held out"
+
+
+def _pool(_: Block, record: Record) -> str:
+    config = record.run.config
+    return f"{config.init_label_num:,} + {config.n_round} rounds x {config.n_query:,}"
+
+
+def _versions(_: Block, record: Record) -> str:
+    versions = record.run.state.manifest(record.run.rounds - 1)["versions"]
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+FACTS: dict[str, Callable[[Block, Record], object]] = {
+    "strategy": lambda _, record: strategy(record.run),
+    "data set": lambda block, _: block.title,
+    "rows": _rows,
+    "base model": lambda _, record: record.run.config.model_name_or_path,
+    "pool": _pool,
+    "finished": lambda _, record: f"{record.run.rounds} of {record.run.config.n_round + 1} rounds, counted from 0",
+    "seed": lambda _, record: record.run.config.seed,
+    "fixed model of the measures": lambda _, record: record.diversity["model"],
+    "versions": _versions,
+}

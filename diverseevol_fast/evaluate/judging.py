@@ -1,0 +1,241 @@
+"""`diverseevol judge`: a judge model rates answers against reference answers; nothing is asked twice."""
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from ..data import write_rows
+from ..errors import InputError, RunError
+from ..progress import Progress
+from .answer_pairs import Answer, pair_answers
+from .json_lines import listed
+from .judge_endpoint import CallError, Endpoint, check_url
+from .judge_prompt import PROMPT_SHA256, parse_scores, prompt
+from .judgements import judgement_line, read_judgements
+from .replies import Key, Reply, ReplyFile, check_made_from, partial_of, stored_replies
+from .scoring import scores_of, scores_table
+
+log = logging.getLogger("diverseevol_fast")
+
+CHARACTERS_PER_TOKEN = 4  # of English text, for an estimate
+FEWEST_FAILURES = 3  # in a row, before the endpoint is given up
+
+Pair = tuple[Answer, Answer]  # the model's and the reference's
+Job = tuple[Key, str]  # a question and order, and what to ask
+
+
+def judge_answers(args: argparse.Namespace) -> str:
+    """`diverseevol judge`: writes a judgement file; returns what to tell the user.
+
+    Every question is asked about in both orders. A reply is on the disk (`<output>.partial`) before it counts; when all
+    are there, the judgements are written at once, in the answers' order. A reply without scores is kept and counted.
+
+    Raises:
+        InputError: an option, a file or the key does not fit, nothing was asked; or the endpoint turns every call down,
+            or gives no reply to the first.
+        RunError: calls failed on the way; replies that came are kept.
+    """
+    _check_numbers(args)
+    check_url(args.base_url)
+    pairs = pair_answers(args.answers, args.reference)
+    output = _output(args)
+    made_from = _made_from(args.model, pairs)
+    written = _written(output, made_from)
+    left = _left(pairs, written | stored_replies(partial_of(output), made_from))
+    if args.dry_run:
+        return _estimate(left, len(pairs), args.max_tokens)
+    complete = not _left(pairs, written)
+    if complete:
+        partial_of(output).unlink(missing_ok=True)  # left by a kill just after the output got its name
+    else:
+        endpoint = _endpoint(args) if left else None
+        written = _complete(args, pairs, output, made_from, endpoint)
+    return f"{_told(output, pairs, written, complete)}\n\n{scores_table([scores_of(output)])}"
+
+
+def _complete(
+    args: argparse.Namespace, pairs: list[Pair], output: Path, made_from: dict[str, Any], endpoint: Endpoint | None
+) -> dict[Key, Reply]:
+    """Ask what is left and write the output; returns all replies."""
+    with ReplyFile(partial_of(output), made_from) as file:
+        # Read once more: another process may have finished it before this one held the file.
+        written = _written(output, made_from)
+        left = _left(pairs, written | file.replies)
+        if left:
+            _ask_all(endpoint or _endpoint(args), args, left, file)
+        replies = written | file.replies
+        names = _name(args.answers), _name(args.reference)
+        write_rows(output, (judgement_line(*pair, names, replies, made_from) for pair in pairs))
+        file.path.unlink()
+    return replies
+
+
+def _endpoint(args: argparse.Namespace) -> Endpoint:
+    return Endpoint(args.base_url, args.model, args.api_key_env, args.timeout, args.retries, args.max_tokens)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    for name, least in (("concurrency", 1), ("retries", 0), ("max_tokens", 1)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name.replace('_', '-')}: expected {least} or more, got {getattr(args, name)}")
+    if not 0 < args.timeout < math.inf:
+        raise InputError(f"--timeout: expected more than 0 seconds, got {args.timeout:g}")
+
+
+def _output(args: argparse.Namespace) -> Path:
+    output = args.output or args.answers.with_name(f"{args.answers.stem}_vs_{args.reference.stem}.jsonl")
+    if output.suffix != ".jsonl":
+        raise InputError(f"--output: expected a name that ends in .jsonl, got {output}")
+    if output.resolve() in (args.answers.resolve(), args.reference.resolve()):
+        raise InputError(f"--output: {output} is one of the files to judge; name another")
+    return output
+
+
+def _made_from(model: str, pairs: list[Pair]) -> dict[str, Any]:
+    """What replies.MADE_FROM lists: of the files' content, however it is laid out."""
+    return {
+        "model": model,
+        "prompt_sha256": PROMPT_SHA256,
+        "answers_sha256": _sha256([[answer.key, answer.question, answer.text] for answer, _ in pairs]),
+        "reference_sha256": _sha256([[reference.key, reference.text] for _, reference in pairs]),
+        "questions": len(pairs),
+    }
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _name(path: Path) -> str:
+    """An assistant's name: <run>/rd_<r> of answers that generate wrote."""
+    return f"{path.resolve().parent.name}/{path.stem}"
+
+
+def _written(output: Path, made_from: dict[str, Any]) -> dict[Key, Reply]:
+    """The replies in a finished file; lines that were taken out of it are asked again."""
+    replies = {}
+    for judgement in read_judgements(output) if output.exists() else []:
+        check_made_from(output, judgement.made_from, made_from)
+        for order in (0, 1):
+            replies[judgement.key, order] = judgement.reply(output, order)
+    return replies
+
+
+def _left(pairs: list[Pair], known: dict[Key, Reply]) -> list[Job]:
+    """What is still to be asked, question by question."""
+    return [
+        ((answer.key, order), _prompt(answer, reference, order))
+        for answer, reference in pairs
+        for order in (0, 1)
+        if (answer.key, order) not in known
+    ]
+
+
+def _prompt(answer: Answer, reference: Answer, order: int) -> str:
+    first, second = (answer, reference) if order == 0 else (reference, answer)
+    return prompt(answer.question, first.text, second.text)
+
+
+def _estimate(left: list[Job], questions: int, max_tokens: int) -> str:
+    tokens = sum(len(text) for _, text in left) / CHARACTERS_PER_TOKEN
+    return (
+        f"{len(left):,} calls left of {2 * questions:,} ({questions:,} questions, both orders); about {tokens:,.0f} "
+        f"tokens of prompts (characters / {CHARACTERS_PER_TOKEN}, an estimate for English) and at most "
+        f"{len(left) * max_tokens:,} of replies (--max-tokens {max_tokens} each); nothing was asked"
+    )
+
+
+def _ask_all(endpoint: Endpoint, args: argparse.Namespace, left: list[Job], file: ReplyFile) -> None:
+    """Keep a reply for each; when calls fail, all that can come still comes, unless the endpoint is of no use."""
+    log.info(
+        "judge: %d calls to %s at %s, %d at a time; a call is given up after %d tries of at most %g s each",
+        len(left), args.model, endpoint.url, args.concurrency, args.retries + 1, args.timeout,
+    )  # fmt: skip
+    failed, in_a_row, tokens = 0, 0, 0
+    with Progress("judge", len(left), "call") as bar:
+        for (key, order), outcome in _outcomes(endpoint.ask, left, args.concurrency):
+            if isinstance(outcome, Reply):
+                file.add((key, order), outcome)
+                in_a_row = 0
+                tokens += sum(outcome.tokens or ())
+                bar.update(1, tokens=tokens)
+                continue
+            failed, in_a_row, answered = failed + 1, in_a_row + 1, bar.done > 0
+            useless = outcome.kind == "permanent" or (outcome.kind == "silent" and not answered)
+            if useless or in_a_row >= max(FEWEST_FAILURES, args.concurrency):
+                kind = RunError if answered and outcome.kind != "permanent" else InputError
+                raise kind(f"{outcome}; {_kept(file)}")
+            log.warning("judge: question %s, order %d: %s", key, order, outcome)
+    if failed:
+        raise RunError(f"{failed} of {len(left)} calls failed; {_kept(file)}")
+
+
+def _kept(file: ReplyFile) -> str:
+    return f"{len(file.replies)} replies are kept in {file.path}, the same command asks only for the others"
+
+
+def _outcomes(
+    ask: Callable[[str], Reply], jobs: list[Job], concurrency: int
+) -> Iterator[tuple[Key, Reply | CallError]]:
+    """Each job's key with its reply or failure, as they come.
+
+    The first is asked alone, so that a wrong key or URL costs one call, and what the judge does not take is found out
+    once. After that `concurrency` are under way; another one begins when the caller is done with an outcome.
+    The threads are daemons: a stopped command does not wait for replies that may take minutes.
+    """
+    todo: SimpleQueue[Job | None] = SimpleQueue()
+    results: SimpleQueue[tuple[Key, Reply | Exception]] = SimpleQueue()
+
+    def work() -> None:
+        while (job := todo.get()) is not None:
+            try:
+                results.put((job[0], ask(job[1])))
+            except Exception as error:  # noqa: BLE001 (raised by the main thread)
+                results.put((job[0], error))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(concurrency, len(jobs)))]
+    for thread in threads:
+        thread.start()
+    try:
+        begun = done = 0
+        while done < len(jobs):
+            allowed = 1 if done == 0 else done + concurrency
+            for job in jobs[begun:allowed]:
+                todo.put(job)
+            begun = max(begun, allowed)
+            key, outcome = results.get()
+            if isinstance(outcome, Exception) and not isinstance(outcome, CallError):
+                raise outcome
+            yield key, outcome
+            done += 1
+    finally:
+        for _ in threads:
+            todo.put(None)
+
+
+def _told(output: Path, pairs: list[Pair], replies: dict[Key, Reply], complete_before: bool) -> str:
+    """Where the judgements are, what they took, and which replies hold no scores."""
+    prompts, written = (sum(reply.tokens[side] for reply in replies.values() if reply.tokens) for side in (0, 1))
+    sentence = (
+        f"{output}: {2 * len(pairs):,} judgements ({len(pairs):,} questions, both orders)"
+        f"{', complete before, nothing was asked' if complete_before else ''}; tokens, as the endpoint counts them: "
+        f"{prompts:,} of prompts, {written:,} of replies"
+    )
+    keys = [(answer.key, order) for answer, _ in pairs for order in (0, 1)]
+    unparsed = [key for key in keys if parse_scores(replies[key].text) is None]
+    if not unparsed:
+        return sentence
+    cut = sum(replies[key].finish_reason == "length" for key in unparsed)
+    return (
+        f"{sentence}\n{len(unparsed)} replies hold no scores"
+        f"{f', {cut} of them cut off (a larger --max-tokens helps)' if cut else ''}: "
+        f"{listed([f'question {key} order {order}' for key, order in unparsed])}. "
+        "To ask a question again, take its line out of the file and give the same command"
+    )

@@ -1,0 +1,73 @@
+"""Question files: JSON lines in the three benchmarks' formats, or plain ones."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .json_lines import id_of, parse, read_text, text_of
+
+TEXT_KEYS = ("instruction", "text", "prompt", "Instruction", "question")  # the first that a row has
+ID_KEYS = ("question_id", "id", "idx")
+NAME_ENDINGS = ("_test_set", "_questions", "_test")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One line of a question file."""
+
+    id: int | str  # the line's number, from 1, where the row has none
+    text: str
+    input: str  # what the question is about, as in instruction data; often empty
+    record: dict[str, Any]  # the row as it came
+
+
+def read_questions(path: Path) -> list[Question]:
+    """All questions of a file, in its order; blank lines are left out.
+
+    The question is the first of `instruction`, `text`, `prompt`, `Instruction` and `question` that a row has (Alpaca's
+    rows have the whole training text as `text`), its id the first of `question_id`, `id` and `idx`.
+
+    Raises:
+        InputError: no such file, not UTF-8, no line; a line that is not a JSON object, has none of these keys, an empty
+            question, or an id that an earlier line has (1 and "1" are the same). Names the file and the line.
+    """
+    questions, lines = [], {}
+    for number, record in parse(path, read_text(path)):
+        question = _question(path, number, record)
+        before = lines.setdefault(str(question.id), number)
+        if before != number:
+            raise InputError(f"{path}, line {number}: its id {question.id!r} is that of line {before}, too")
+        questions.append(question)
+    return questions
+
+
+def benchmark_name(path: Path) -> str:
+    """vicuna of vicuna_test_set.jsonl, my of my.jsonl or my_questions.jsonl."""
+    for ending in NAME_ENDINGS:
+        if path.stem.endswith(ending) and path.stem != ending:
+            return path.stem.removesuffix(ending)
+    return path.stem
+
+
+def _question(path: Path, number: int, record: dict[str, Any]) -> Question:
+    place = f"{path}, line {number}"
+    try:
+        json.dumps(record, ensure_ascii=False).encode()  # as the answers' file will hold it
+    except UnicodeEncodeError as error:
+        raise InputError(f"{place}: half a surrogate pair; expected Unicode text") from error
+    key = next((key for key in TEXT_KEYS if key in record), None)
+    if key is None:
+        keys = ", ".join(map(repr, record)) or "none"
+        raise InputError(f"{place}: expected the question under one of {', '.join(TEXT_KEYS)}; got keys {keys}")
+    text = text_of(place, record, key)
+    if not text.strip():
+        raise InputError(f"{place}: the question is empty ('{key}')")
+    id_key = next((key for key in ID_KEYS if key in record), None)
+    return Question(
+        id_of(place, record, id_key) if id_key else number,
+        text,
+        text_of(place, record, "input") if record.get("input") else "",
+        record,
+    )

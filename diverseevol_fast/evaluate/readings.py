@@ -1,0 +1,104 @@
+"""What a report reads off runs, round by round: figures with their intervals, and what may be shown side by side."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .charts import Series
+from .seeds import Line, Point, Record
+
+Read = Callable[[Record, int], Point | None]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The lines on one data set: what charts may show side by side."""
+
+    title: str  # the data set's name
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a round that says how good its model is."""
+
+    name: str
+    unit: str
+    read: Read
+    higher_is_better: bool
+
+
+def stage_figure(stage: str, key: str) -> Read:
+    """A figure of a round's metrics."""
+
+    def read(record: Record, r: int) -> Point | None:
+        value = record.metrics[r].get(stage, {}).get(key)
+        return None if value is None else Point(value)
+
+    return read
+
+
+def held_out_loss(record: Record, r: int) -> Point | None:
+    """With its interval, where the run recorded one."""
+    train = record.metrics[r].get("train", {})
+    loss = train.get("held_out_loss")
+    return None if loss is None else Point(loss, *train.get("held_out_interval", ()))
+
+
+def relative_score(test: str) -> Read:
+    """With its bootstrap interval."""
+
+    def read(record: Record, r: int) -> Point | None:
+        scores = record.scores.get(test, {}).get(r)
+        return None if scores is None else Point(scores.relative_score, scores.low, scores.high)
+
+    return read
+
+
+def measure(name: str) -> Read:
+    """A measure of the pool's diversity."""
+
+    def read(record: Record, r: int) -> Point | None:
+        value = record.diversity["rounds"][r]["values"][name]
+        return None if value is None else Point(value)
+
+    return read
+
+
+def metrics_of(block: Block) -> list[Metric]:
+    """What any of the block's lines were tested by."""
+    tests = sorted({test for line in block.lines for record in line.records for test in record.scores})
+    known = [Metric("Held-out loss", "nats per response token", held_out_loss, False)]
+    known += [
+        Metric(f"Relative Score: {test}", "100: as good as the reference", relative_score(test), True) for test in tests
+    ]
+    return [metric for metric in known if shows(block, metric.read)]
+
+
+def shows(block: Block, read: Read) -> bool:
+    """Whether any line of the block has the figure in any round."""
+    return any(any(line.points(read)) for line in block.lines)
+
+
+def values(line: Line, read: Read) -> list[float | None]:
+    """By round, without intervals."""
+    return [point.value if point else None for point in line.points(read)]
+
+
+def spread(line: Line, r: int, name: str) -> Point | None:
+    """Mean and range of a measure of the random subsets of round r's size, over all the line's runs."""
+    drawn = [record.diversity["rounds"][r]["random"].get(name) for record in line.records]
+    known = [one for one in drawn if one and one["mean"] is not None]
+    if not known:
+        return None
+    mean = sum(one["mean"] for one in known) / len(known)
+    return Point(mean, min(one["low"] for one in known), max(one["high"] for one in known))
+
+
+def series(sizes: Sequence[int], points: Sequence[Point | None]) -> Series:
+    """What a chart takes, without the rounds that lack the figure; a point without an interval has one of no width."""
+    known = [(size, point) for size, point in zip(sizes, points, strict=True) if point]
+    x, y = [size for size, _ in known], [point.value for _, point in known]
+    if all(point.low is None for _, point in known):
+        return x, y, None, None
+    ends = [(point.value, point.value) if point.low is None else (point.low, point.high) for _, point in known]
+    return x, y, [low for low, _ in ends], [high for _, high in ends]

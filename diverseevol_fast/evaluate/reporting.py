@@ -1,0 +1,191 @@
+"""`diverseevol report`: one HTML page on one or more runs, self-contained, and its charts as PNGs beside it."""
+
+import argparse
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..errors import InputError
+from ..files import atomic_path
+from ..runs import MadeRun, read_run
+from .scoring import Scores, scores_of
+
+if TYPE_CHECKING:
+    from .readings import Block
+    from .seeds import Record
+
+log = logging.getLogger("diverseevol_fast")
+
+ROUND = re.compile(r"rd_(\d+)(?!\d)")  # how the name of a round's file begins
+
+Judged = dict[int, dict[str, dict[int, Scores]]]  # by the run's place in the report, test, round
+
+
+def write_report(args: argparse.Namespace) -> str:
+    """`diverseevol report`: returns where the page is.
+
+    Raises:
+        InputError: matplotlib is not installed; something that is no run, or the same run twice; a judgement file that
+            fits no run; data or a model that is no longer there.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError("report: needs matplotlib; pip install 'diverseevol_fast[evaluate]'") from error
+    output = args.output or args.runs[0] / "report.html"
+    if output.suffix not in (".html", ".htm"):
+        raise InputError(f"--output: expected a name that ends in .html, got {output}")
+    if output.is_dir():
+        raise InputError(f"--output: {output} is a folder; expected the name of a file")
+    runs = [read_run(folder) for folder in args.runs]
+    names = unique_names([run.state.folder for run in runs])
+    judged = match_judgements(args.judgements or [], runs)
+    records = look_at_runs(runs, names, judged)
+    charts = write_page(output, records)
+    rounds = ", ".join(f"{record.name} ({record.run.rounds} rounds)" for record in records)
+    return f"{output}: {rounds}; {charts} charts in {output.with_name(f'{output.stem}_files')}"
+
+
+def unique_names(folders: Sequence[Path]) -> list[str]:
+    """Each folder's name, with as much of the path before it as it takes to tell them apart.
+
+    Raises:
+        InputError: a folder is given twice.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    for place, one in enumerate(parts):
+        if one in parts[:place]:
+            raise InputError(f"{folders[place]}: is given twice; expected each run once")
+    longest = [1] * len(parts)
+    while True:
+        names = ["/".join(part[-count:]) for part, count in zip(parts, longest, strict=True)]
+        alike = [names.count(name) > 1 for name in names]
+        if not any(alike):
+            return names
+        longest = [count + more for count, more in zip(longest, alike, strict=True)]
+
+
+def match_judgements(files: Sequence[Path], runs: Sequence[MadeRun]) -> Judged:
+    """The scores of judgement files <test>/<run>/rd_<r>*.jsonl, for the runs and rounds that their paths name.
+
+    A test is called by its folder, the reference and, where the file says it, the judge.
+
+    Raises:
+        InputError: as scores_of; a file that fits no run or more than one, or not a round of it, or a second one of
+            the same test and round.
+    """
+    judged: Judged = {place: {} for place in range(len(runs))}
+    read: dict[tuple[int, str, int], Path] = {}
+    for path in files:
+        place, r = _run_and_round(path, runs)
+        scores = scores_of(path)
+        judge = f", judged by {scores.judge}" if scores.judge else ""
+        test = f"{path.resolve().parents[1].name} against {scores.reference}{judge}"
+        if (place, test, r) in read:
+            raise InputError(
+                f"{path}: round {r} of {runs[place].name} has scores of {test} from {read[place, test, r]}"
+            )
+        read[place, test, r] = path
+        judged[place].setdefault(test, {})[r] = scores
+    return judged
+
+
+def look_at_runs(runs: Sequence[MadeRun], names: Sequence[str], judged: Judged) -> "list[Record]":
+    """Measures the runs. Those on one data set are embedded by one model, the base model of the first of them."""
+    from .diversity import measure_run
+    from .fixed import fixed_embeddings
+    from .picked import look_at
+    from .seeds import Record
+
+    first_of: dict[str, MadeRun] = {}
+    records = []
+    for place, (run, name) in enumerate(zip(runs, names, strict=True)):
+        first = first_of.setdefault(_made_from(run, "data_sha256"), run)
+        same = _made_from(run, "base_model_sha256") == _made_from(first, "base_model_sha256")
+        model = None if same else str(first.base_model())
+        trusted = first.config.trust_remote_code
+        log.info("report: %s", name)
+        metrics = [run.state.metrics(r) for r in range(run.rounds)]
+        sizes = [len(run.pool(r)) for r in range(run.rounds)]
+        diversity = measure_run(run, model=model, trust_remote_code=trusted)
+        picked = look_at(run, fixed_embeddings(run, model, trusted))
+        records.append(Record(run, name, metrics, sizes, judged[place], diversity, picked))
+    return records
+
+
+def write_page(output: Path, records: "Sequence[Record]") -> int:
+    """The page and its charts' PNGs, in a folder beside it; returns how many charts."""
+    from . import charts, guide, page, sections
+
+    blocks = _blocks(records)
+    folder = output.with_name(f"{output.stem}_files")
+    drawn: set[str] = set()
+
+    def part(build) -> page.Html:
+        return page.join([_of_block(build, number, block) for number, block in enumerate(blocks, 1)])
+
+    def _of_block(build, number: int, block: "Block") -> page.Html:
+        def draw(name: str, figure, alt: str, caption: object) -> page.Html:
+            if len(blocks) > 1:
+                name = f"data-{number}-{name}"
+            drawn.add(name)
+            charts.png(figure, folder / f"{name}.png")
+            return page.figure(charts.svg(figure, alt, name), caption)
+
+        heading = [page.element("h3", f"Data set: {block.title}")] if len(blocks) > 1 else []
+        return page.join([*heading, build(block, draw)])
+
+    names = [line.name for block in blocks for line in block.lines]
+    title = f"DiverseEvol report: {', '.join(names) if len(names) < 4 else f'{len(records)} runs'}"
+    parts = [
+        ("runs", "What this is", guide.runs_section(blocks)),
+        ("quality", "How good the models are", part(sections.quality_section)),
+        ("diversity", "How diverse the pools are", part(sections.diversity_section)),
+        ("cost", "What it cost", part(sections.cost_section)),
+        ("picked", "What was picked", part(sections.picked_section)),
+        ("reading", "How to read this", guide.reading_section(blocks)),
+    ]
+    foot = f"Written by diverseevol_fast {__version__}. The charts are PNG files in {folder.name}/ too."
+    text = page.page(title, guide.summary(blocks), parts, foot)
+    with atomic_path(output) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return len(drawn)
+
+
+def _blocks(records: "Sequence[Record]") -> "list[Block]":
+    from .readings import Block
+    from .seeds import lines_of
+
+    by_data: dict[str, list[Record]] = {}
+    for record in records:
+        by_data.setdefault(_made_from(record.run, "data_sha256"), []).append(record)
+    titles = [Path(group[0].run.config.full_data_path).name for group in by_data.values()]
+    return [
+        Block(title if titles.count(title) == 1 else f"{title} ({digest[:8]})", lines_of(group))
+        for title, (digest, group) in zip(titles, by_data.items(), strict=True)
+    ]
+
+
+def _run_and_round(path: Path, runs: Sequence[MadeRun]) -> tuple[int, int]:
+    name = path.resolve().parent.name
+    found = [place for place, run in enumerate(runs) if run.name == name]
+    number = ROUND.match(path.name)
+    if not number or not found:
+        raise InputError(
+            f"{path}: expected <test>/<run>/rd_<round>...jsonl of a run in this report "
+            f"({', '.join(run.name for run in runs)})"
+        )
+    if len(found) > 1:
+        folders = " and ".join(str(runs[place].state.folder) for place in found)
+        raise InputError(f"{path}: {folders} both have that name; make a report of each, or rename one")
+    r = int(number[1])
+    if r >= runs[found[0]].rounds:
+        raise InputError(f"{path}: {name} has no round {r}; its rounds are 0 to {runs[found[0]].rounds - 1}")
+    return found[0], r
+
+
+def _made_from(run: MadeRun, key: str) -> str:
+    return run.state.manifest(0)["made_from"][key]

@@ -1,0 +1,292 @@
+"""The figures of a report as HTML: quality, diversity, cost and picks of the runs on one data set."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from matplotlib.figure import Figure
+
+from .charts import Series, number, projection, stacked_bars
+from .charts import lines as line_chart
+from .page import Html, cut, element, join, table
+from .picked import Example, Text
+from .readings import Block, Metric, Read, measure, metrics_of, series, shows, spread, stage_figure, values
+from .seeds import Line, Point
+
+Draw = Callable[[str, Figure, str, object], Html]  # name of the chart, the chart, the same in words, caption
+
+POOL, NOTHING = "rows in the pool", "-"
+STAGES = {  # what a round's time goes into
+    "training": stage_figure("train", "seconds"), "held-out loss": stage_figure("train", "held_out_seconds"),
+    "embedding": stage_figure("embed", "seconds"), "selection": stage_figure("select", "seconds"),
+}  # fmt: skip
+CHARTED = {"vendi": "effective number of rows", "covering_radius": "distance"}  # and units; all are in the tables
+ROW_TEXT = 150  # characters of a row's question, and of its answer
+
+
+def quality_section(block: Block, draw: Draw) -> Html:
+    """How good the models are."""
+    metrics = metrics_of(block)
+    if not metrics:
+        return element(
+            "p", "Nothing says how good the models are: no rows were held out (val_set_size), and no judgements were "
+            "given (--judgements).",
+        )  # fmt: skip
+    charts = [
+        draw(_slug(metric.name), *_lines(block, metric.read, metric.name, metric.unit), _bands(block, metric))
+        for metric in metrics
+    ]
+    best_and_last = table(
+        "Best and last round. The best is chosen on the test, that is, by the very figures shown, so on new rows or "
+        "questions it would look worse than here. The last round is not chosen.",
+        ["figure", "runs", "best round", "its figure", "last round", "its figure"],
+        [_best_and_last(metric, line) for metric in metrics for line in block.lines if any(line.points(metric.read))],
+    )
+    notes = [element("p", note, class_="note") for note in (*_unfinished(block), *_caveats(block))]
+    tables = [_side_by_side(block, metric) for metric in metrics]
+    return join([element("div", *charts, class_="charts"), best_and_last, *tables, *notes])
+
+
+def diversity_section(block: Block, draw: Draw) -> Html:
+    """How diverse the pools are."""
+    found = block.lines[0].records[0].diversity
+    intro = element(
+        "p", f"All measures are taken in the embeddings of one fixed model ({found['model']}), whatever model chose "
+        f"the rows. The yardstick is {found['random']} random subsets of the candidates, of the pool's size.",
+    )  # fmt: skip
+    charts = []
+    for name, unit in CHARTED.items():
+        entry = found["measures"][name]
+        shown = _lines(block, measure(name), entry["title"], unit, _yardstick(block, name))
+        charts.append(draw(_slug(entry["title"]), *shown, meaning(entry)))
+    own = stage_figure("select", "radius")
+    if shows(block, own):
+        caption = (
+            "Distance of a round's last pick to its nearest row of the pool, by the model that chose it. Where every "
+            "round has its own model, it has its own scale: neither rounds nor runs compare."
+        )
+        charts.append(draw("own-radius", *_lines(block, own, "Radius, by the run's own models", "distance"), caption))
+    tables = [
+        element("details", element("summary", f"All measures: {line.name}"), _measures_table(line), **_open(place))
+        for place, line in enumerate(block.lines)
+    ]
+    return join([intro, element("div", *charts, class_="charts"), *tables])
+
+
+def cost_section(block: Block, draw: Draw) -> Html:
+    """Where the time went."""
+    seconds = [{name: values(line, read) for name, read in STAGES.items()} for line in block.lines]
+    totals = [
+        [sum(value or 0.0 for value in stages) for stages in zip(*parts.values(), strict=True)] for parts in seconds
+    ]
+    top = max(max(total) for total in totals)
+    charts, tables = [], []
+    for place, (line, parts, total) in enumerate(zip(block.lines, seconds, totals, strict=True)):
+        title = "Seconds per round" if len(block.lines) == 1 else f"Seconds per round: {line.label}"
+        used = {name: stage for name, stage in parts.items() if any(stage)}
+        chart = stacked_bars([str(r) for r in range(line.rounds)], used, "round", "seconds", title, top=top)
+        words = "; ".join(f"round {r}: {number(value)} s" for r, value in enumerate(total))
+        mean = f" Mean of {len(line.records)} runs." if len(line.records) > 1 else ""
+        charts.append(
+            draw(f"seconds-{place + 1}", chart, f"{title}. {words}.", f"By stage, one above the other.{mean}")
+        )
+        columns = {  # and how their numbers are written
+            "train loss": (values(line, stage_figure("train", "train_loss")), "#.4g"),
+            **{f"{name}, s": (stage, ",.2f") for name, stage in parts.items()},
+            "all, s": (total, ",.2f"),
+            "tokens/s": (values(line, stage_figure("embed", "tokens_per_second")), ",.0f"),
+        }
+        rows = [
+            [r, f"{size:,}", *(_number(column[r], form) for column, form in columns.values())]
+            for r, size in enumerate(line.sizes)
+        ]
+        tables.append(table(f"{line.name}.{mean}", ["round", POOL, *columns], rows))
+    note = (
+        "tokens/s: while candidates were embedded. A stage that was interrupted and continued shows its last part. "
+        f"“{NOTHING}”: the round had no such stage."
+    )
+    return join([element("div", *charts, class_="charts"), *tables, element("p", note, class_="note")])
+
+
+def picked_section(block: Block, draw: Draw) -> Html:
+    """Which rows were chosen. Of runs that differ in their seed alone, by the first."""
+    parts = []
+    for place, line in enumerate(block.lines):
+        record, picked = line.records[0], line.records[0].picked
+        directions = [f"direction {axis} ({share:.0%} of the variance)" for axis, share in enumerate(picked.shares, 1)]
+        chart = projection(picked.plane, picked.pools, *directions, line.label)
+        alt = f"Scatter plot of all {len(picked.plane):,} candidates and of the rows that joined in each round."
+        caption = (
+            f"All {len(picked.plane):,} candidates in grey, the pool by round, in the plane of most variance of the "
+            "fixed model's embeddings (principal components)."
+        )
+        if len(line.records) > 1:
+            caption += f" This is {record.name}, the first of {len(line.records)} runs."
+        if len(block.lines) > 1:
+            parts.append(element("h4", line.name))
+        parts.append(element("div", draw(f"projection-{place + 1}", chart, alt, caption), class_="charts"))
+        if picked.kind_key:
+            found = ", ".join(f"{count} in round {r}" for r, count in enumerate(picked.kinds))
+            kinds = f"Values of “{picked.kind_key}” in the pool: {found}; {picked.all_kinds} among the candidates."
+            parts.append(element("p", kinds))
+        tables = [_examples_table(r, examples) for r, examples in enumerate(picked.examples)]
+        heading = element("summary", f"The first rows that joined in each round: {record.name}")
+        parts.append(element("details", heading, *tables, **_open(place)))
+    return join(parts)
+
+
+def between(point: Point) -> str:
+    """The interval, in brackets; nothing where there is none."""
+    return "" if point.low is None else f"({number(point.low)} to {number(point.high)})"
+
+
+def meaning(entry: dict) -> str:
+    """What a measure says, as measure_run describes it."""
+    better = "Higher" if entry["higher_is_more_diverse"] else "Lower"
+    return f"{entry['what'][0].upper()}{entry['what'][1:]}. {better} is more diverse."
+
+
+def _lines(
+    block: Block, read: Read, title: str, unit: str, yardstick: tuple[str, Series] | None = None
+) -> tuple[Figure, str]:
+    """A chart with every line of the block that has the figure, and the same in words."""
+    all_series = {line.label: series(line.sizes, line.points(read)) for line in block.lines}
+    shown = {label: one for label, one in all_series.items() if one[0]}
+    words = [
+        f"{label}: " + ", ".join(f"{number(y)} at {x:,}" for x, y in zip(one[0], one[1], strict=True))
+        for label, one in [*shown.items(), *([yardstick] if yardstick else [])]
+    ]
+    return line_chart(shown, POOL, unit, title, yardstick=yardstick), f"{title} by {POOL}. {'; '.join(words)}."
+
+
+def _yardstick(block: Block, name: str) -> tuple[str, Series] | None:
+    """The random subsets of the line that goes farthest."""
+    line = max(block.lines, key=lambda line: line.sizes[-1])
+    found = series(line.sizes, [spread(line, r, name) for r in range(line.rounds)])
+    return ("random subsets, mean and range", found) if found[0] else None
+
+
+def _bands(block: Block, metric: Metric) -> str:
+    """What the chart's bands are."""
+    points = [(line, point) for line in block.lines for point in line.points(metric.read) if point]
+    kinds = []
+    if any(len(line.records) > 1 for line, _ in points):
+        kinds.append("of several seeds, the 95% t interval of their mean")
+    if any(len(line.records) == 1 and point.low is not None for line, point in points):
+        kinds.append("of one run, 95% over questions" if metric.higher_is_better else "of one run, as it recorded it")
+    better = "Higher is better." if metric.higher_is_better else "Lower is better."
+    return f"{better} Bands: {'; '.join(kinds)}." if kinds else f"{better} One run: no interval."
+
+
+def _best_and_last(metric: Metric, line: Line) -> list[object]:
+    known = [(r, point) for r, point in enumerate(line.points(metric.read)) if point]
+    sign = -1 if metric.higher_is_better else 1
+    best, best_point = min(known, key=lambda one: sign * one[1].value)
+    last, last_point = known[-1]
+    return [metric.name, line.name, best, _cell(best_point), last, _cell(last_point)]
+
+
+def _side_by_side(block: Block, metric: Metric) -> Html:
+    columns = [line.points(metric.read) for line in block.lines]
+    rows = []
+    for r in range(max(line.rounds for line in block.lines)):
+        sizes = sorted({line.sizes[r] for line in block.lines if r < line.rounds})
+        cells = [_cell(points[r]) if r < len(points) else NOTHING for points in columns]
+        rows.append([r, " / ".join(f"{size:,}" for size in sizes), *cells])
+    names = [line.name if line.label == line.name else f"{line.name} (in charts: {line.label})" for line in block.lines]
+    return table(f"{metric.name}, round by round.", ["round", POOL, *names], rows)
+
+
+def _unfinished(block: Block) -> list[str]:
+    return [
+        f"{record.name}: {record.run.rounds} of {record.run.config.n_round + 1} rounds are finished."
+        for line in block.lines
+        for record in line.records
+        if record.run.rounds <= record.run.config.n_round
+    ]
+
+
+def _caveats(block: Block) -> list[str]:
+    """What keeps losses on one data set from being compared."""
+    configs = [record.run.config for line in block.lines for record in line.records]
+    found = []
+    if len({config.model_name_or_path for config in configs}) > 1:
+        found.append("The runs have different base models: losses of other tokens do not compare.")
+    if len({config.val_set_size for config in configs}) > 1:
+        found.append("The runs hold different numbers of rows out: losses of other rows do not compare.")
+    if len({config.seed for config in configs}) > 1:
+        found.append("The seed draws the held-out rows: runs of different seeds are tested on different rows.")
+    return found
+
+
+def _measures_table(line: Line) -> Html:
+    found = line.records[0].diversity
+    rows = []
+    for name, entry in found["measures"].items():
+        cells = [_measured(point, spread(line, r, name), entry) for r, point in enumerate(line.points(measure(name)))]
+        rows.append([entry["title"], *cells])
+    caption = (
+        f"{line.name}: each pool, and below it {found['random']} random subsets of its size, mean (lowest to highest). "
+        "▲ more diverse than all of them, ▼ less."
+    )
+    return table(caption, ["", *(f"round {r}: {size:,} rows" for r, size in enumerate(line.sizes))], rows)
+
+
+def _measured(point: Point | None, random: Point | None, entry: dict) -> object:
+    if not point:
+        return NOTHING
+    if not random:
+        return number(point.value)
+    mean, low, high, own = _apart(random.value, random.low, random.high, point.value)
+    above, below = point.value > random.high, point.value < random.low
+    more, less = (above, below) if entry["higher_is_more_diverse"] else (below, above)
+    mark = " ▲" if more else " ▼" if less else ""
+    return element("td", own, mark, element("small", f"{mean} ({low} to {high})"))
+
+
+def _apart(*numbers: float) -> list[str]:
+    """With four digits, or as many more as different numbers need to look different, up to six."""
+    for digits in range(4, 7):
+        shown = [f"{value:#,.{digits}g}" for value in numbers]
+        if len(set(shown)) == len(set(numbers)):
+            break
+    return shown
+
+
+def _examples_table(r: int, examples: Sequence[Example]) -> Html:
+    if r == 0:
+        rows = [[example.text.row, _text_cell(example.text)] for example in examples]
+        return table("Round 0: drawn at random.", ["row", "joined the pool"], rows, "texts")
+    rows = [
+        [
+            example.text.row, _text_cell(example.text), _number(example.own_distance, "#.4g"),
+            _text_cell(example.nearest), _number(example.distance, "#.4g"),
+        ]
+        for example in examples
+    ]  # fmt: skip
+    head = ["row", "joined the pool", "distance by the run", "nearest row of the pool", "distance by the fixed model"]
+    return table(f"Round {r}.", head, rows, "texts")
+
+
+def _text_cell(text: Text) -> Html:
+    kind = [element("span", cut(text.kind, 40), class_="kind"), " "] if text.kind else []
+    answer = element("small", cut(text.answered, ROW_TEXT), dir="auto")
+    return element("td", *kind, cut(text.asked, ROW_TEXT), answer, class_="text", dir="auto")
+
+
+def _cell(point: Point | None) -> object:
+    if not point:
+        return NOTHING
+    return element("td", number(point.value), *([] if point.low is None else [element("small", between(point))]))
+
+
+def _number(value: float | None, form: str) -> str:
+    return NOTHING if value is None else format(value, form)
+
+
+def _slug(name: str) -> str:
+    return "-".join(re.findall("[a-z0-9]+", name.lower()))
+
+
+def _open(place: int) -> dict[str, str]:
+    """The first of several details is open."""
+    return {} if place else {"open": ""}

@@ -1,0 +1,132 @@
+"""Runs that differ in their seed alone are one line in a report: the mean over seeds, with its interval."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..models import SMALL_LLAMA
+from ..runs import MadeRun
+from .charts import drawable
+from .picked import Picked
+from .scoring import Scores
+
+CONFIDENCE = 0.95
+
+
+class Point(NamedTuple):
+    """A figure, and its interval's ends where it has one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run and what was found out about it."""
+
+    run: MadeRun
+    name: str  # no other run's in the report
+    metrics: list[dict[str, Any]]  # by round
+    sizes: list[int]  # of the pool, by round
+    scores: dict[str, dict[int, Scores]]  # by test, then round
+    diversity: dict[str, Any]  # as measure_run returns
+    picked: Picked
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the charts show as one line: a run, or runs that differ in their seed alone."""
+
+    name: str
+    records: list[Record]
+    label: str  # the name, or what stands for it in charts, whose font lacks some of its characters
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds all its runs have."""
+        return min(record.run.rounds for record in self.records)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows in the pool, by round."""
+        return self.records[0].sizes[: self.rounds]
+
+    def points(self, read: Callable[[Record, int], Point | None]) -> list[Point | None]:
+        """By round, what `read` says of the run; of several runs, the mean and its t interval.
+
+        None where not all runs have the figure: a mean over other seeds than the round before would not compare.
+        """
+        return [over_seeds([read(record, r) for record in self.records]) for r in range(self.rounds)]
+
+
+def lines_of(records: Sequence[Record]) -> list[Line]:
+    """The records' lines, in the order in which their first runs come."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(_settings(record.run), []).append(record)
+    named: list[tuple[str, list[Record]]] = []
+    for group in groups.values():
+        if len(group) > 1 and len({record.run.config.seed for record in group}) == len(group):
+            name = f"{strategy(group[0].run)}, {len(group)} seeds"
+            taken = any(name == other for other, _ in named)
+            named.append((f"{name} ({group[0].name} ...)" if taken else name, group))
+        else:
+            named += [(record.name, [record]) for record in group]
+    return [
+        Line(name, group, name if drawable(name) else f"line {number}") for number, (name, group) in enumerate(named, 1)
+    ]
+
+
+def strategy(run: MadeRun) -> str:
+    """How the run chose rows."""
+    components = run.config.whiten_n_components or 0
+    return run.config.evol_schedule_name + (f", whitened to {components}" if components > 0 else "")
+
+
+def over_seeds(points: Sequence[Point | None]) -> Point | None:
+    """One seed's point as it is; of several, the mean with its t interval; None where a seed has none."""
+    if None in points:
+        return None
+    return points[0] if len(points) == 1 else t_interval([point.value for point in points])
+
+
+def t_interval(values: Sequence[float]) -> Point:
+    """The mean of at least two values and the 95% interval of Student's t: mean -+ t s / sqrt(n), n - 1 degrees."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = t_quantile(n - 1) * deviation / math.sqrt(n)
+    return Point(mean, mean - half, mean + half)
+
+
+def t_quantile(degrees: int) -> float:
+    """The t between whose minus and plus Student's distribution has CONFIDENCE of its mass.
+
+    By bisection of the distribution function for whole degrees of freedom (Abramowitz and Stegun, 26.7.3, 26.7.4).
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _mass(middle, degrees) < CONFIDENCE else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _mass(angle: float, degrees: int) -> float:
+    """Between minus and plus t, where t = sqrt(degrees) tan(angle)."""
+    odd, cosine = degrees % 2, math.cos(angle)
+    total, term = 0.0, cosine if odd else 1.0
+    for power in range(odd, degrees - 1, 2):
+        total += term
+        term *= (power + 1) / (power + 2) * cosine**2
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+
+
+def _settings(run: MadeRun) -> str:
+    """What runs that differ in their seed alone have in common. builtin:small-llama is made from the seed."""
+    made_from = run.state.manifest(0)["made_from"]
+    same = {key: value for key, value in made_from.items() if key != "config.seed"}
+    if run.config.model_name_or_path == SMALL_LLAMA:
+        same["base_model_sha256"] = SMALL_LLAMA
+    return repr(sorted(same.items()))
