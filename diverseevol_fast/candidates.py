@@ -82,4 +82,5 @@ class Candidates:
         )  # fmt: skip
         if embedded.figures:
             self.state.record_metrics(self.r, embed=embedded.figures | changes)
+        log.info("round %d: selecting among %d rows, %d of them in the pool", self.r, len(self), len(self.pool))
         return embedded

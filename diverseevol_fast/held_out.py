@@ -32,11 +32,11 @@ def evaluate_held_out(
     """
     if not len(rows):
         return {}
-    began = time.perf_counter()
-    sums, counts = response_losses(model, tokens, rows, name)
+    began, label = time.perf_counter(), name.replace("_", "-")
+    sums, counts = response_losses(model, tokens, rows, label)
     loss = sums.sum() / max(counts.sum(), 1)
     if not np.isfinite(loss):
-        raise RunError(f"the loss on {name} rows is {loss}: training diverged; lower train_args.learning_rate")
+        raise RunError(f"the {label} loss is {loss}: training diverged; lower train_args.learning_rate")
     return {
         f"{name}_loss": float(loss),
         f"{name}_interval": bootstrap_of_ratio(sums, counts),
@@ -46,7 +46,7 @@ def evaluate_held_out(
 
 @torch.inference_mode()
 def response_losses(
-    model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, name: str
+    model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, label: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each row, the summed negative log-likelihood of its response tokens, and their number: [len(rows)] float64.
 
@@ -55,7 +55,7 @@ def response_losses(
     model.eval()
     mine = np.arange(distributed.rank(), len(rows), distributed.world())
     found = torch.zeros((2, len(rows)), dtype=torch.float64)
-    with Progress(f"{name.replace('_', '-')} loss", len(mine), "row") as bar:
+    with Progress(f"{label} loss", len(mine), "row") as bar:
         for batch in token_budget_batches(tokens.lengths()[rows[mine]], BATCH_TOKENS):
             ids, mask, is_response = (part.to(model.device) for part in pad(tokens, rows[mine[batch]]))
             logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]  # [B, T - 1, V]

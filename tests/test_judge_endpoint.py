@@ -70,8 +70,7 @@ def test_an_endpoint_that_never_answers(files, capsys):
 
 def test_an_endpoint_that_goes_away(tmp_path, capsys):
     files = Files(tmp_path, 10)
-    gone = []
-    with ChatServer(lambda call: HANG if gone or call.number > 5 else eight_nine(call)) as server:
+    with ChatServer(lambda call: HANG if call.number > 5 else eight_nine(call)) as server:
         assert files.judge(server, "--timeout", "0.2", "--retries", "0", "--concurrency", "1") == 1
         assert "no reply in time (--timeout; to connect, 10 s at most); 5 replies are kept" in capsys.readouterr().err
         assert len(server.calls) == 8  # 3 failures in a row

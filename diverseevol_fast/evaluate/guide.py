@@ -22,8 +22,9 @@ GUIDE = {
     "sums are pooled, which is not the mean of the questions' ratios. A judge has preferences of its own, for length "
     "among others.",
     "Intervals": "Of a Relative Score: 95%, by resampling the questions. Of several seeds: the 95% interval of "
-    "Student's t for their mean, which is wide for few seeds (4.3 standard errors to each side for 3). Intervals that overlap do "
-    "not show that there is no difference. An interval over questions knows nothing of what another seed would give.",
+    "Student's t for their mean, which is wide for few seeds (4.3 standard errors to each side for 3). Intervals that "
+    "overlap do not show that there is no difference. An interval over questions knows nothing of what another seed "
+    "would give.",
     "Best and last round": "Among many rounds one is the best by chance alone. Who wants to use the best round chooses "
     "it on one set of rows or questions, and reports it on another.",
     "Random subsets": "As many rows, drawn from the same candidates. ▲ marks a pool that is more diverse than each of "

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .charts import Series
-from .seeds import Line, Point, Record
+from .seeds import Line, Point, Record, line_of
 
 Read = Callable[[Record, int], Point | None]
 
@@ -37,11 +37,15 @@ def stage_figure(stage: str, key: str) -> Read:
     return read
 
 
-def held_out_loss(record: Record, r: int) -> Point | None:
-    """With its interval, where the run recorded one."""
-    train = record.metrics[r].get("train", {})
-    loss = train.get("held_out_loss")
-    return None if loss is None else Point(loss, *train.get("held_out_interval", ()))
+def loss_on(rows: str) -> Read:
+    """With its bootstrap interval, where the run recorded one. rows: "held_out" or "unseen"."""
+
+    def read(record: Record, r: int) -> Point | None:
+        train = record.metrics[r].get("train", {})
+        loss = train.get(f"{rows}_loss")
+        return None if loss is None else Point(loss, *train.get(f"{rows}_interval", ()))
+
+    return read
 
 
 def relative_score(test: str) -> Read:
@@ -67,16 +71,24 @@ def measure(name: str) -> Read:
 def metrics_of(block: Block) -> list[Metric]:
     """What any of the block's lines were tested by."""
     tests = sorted({test for line in block.lines for record in line.records for test in record.scores})
-    known = [Metric("Held-out loss", "nats per response token", held_out_loss, False)]
+    unit = "nats per response token"
+    known = [
+        Metric("Held-out loss", unit, loss_on("held_out"), False),
+        Metric("Loss on unseen kinds", unit, loss_on("unseen"), False),
+    ]
     known += [
         Metric(f"Relative Score: {test}", "100: as good as the reference", relative_score(test), True) for test in tests
     ]
-    return [metric for metric in known if shows(block, metric.read)]
+    return [metric for metric in known if lines_with(block, metric.read)]
 
 
-def shows(block: Block, read: Read) -> bool:
-    """Whether any line of the block has the figure in any round."""
-    return any(any(line.points(read)) for line in block.lines)
+def lines_with(block: Block, read: Read) -> list[Line]:
+    """The block's lines that have the figure in any round; where only some runs of a line have it, each by itself."""
+    found = []
+    for line in block.lines:
+        alone = [line_of(record) for record in line.records]
+        found += [line] if any(line.points(read)) else [one for one in alone if any(one.points(read))]
+    return found
 
 
 def values(line: Line, read: Read) -> list[float | None]:

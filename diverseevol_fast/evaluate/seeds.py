@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from ..models import SMALL_LLAMA
 from ..runs import MadeRun
-from .charts import drawable
 from .picked import Picked
 from .scoring import Scores
 
@@ -28,6 +27,7 @@ class Record:
 
     run: MadeRun
     name: str  # no other run's in the report
+    label: str  # the name, or what stands for it in charts, whose font lacks some of its characters
     metrics: list[dict[str, Any]]  # by round
     sizes: list[int]  # of the pool, by round
     scores: dict[str, dict[int, Scores]]  # by test, then round
@@ -41,7 +41,7 @@ class Line:
 
     name: str
     records: list[Record]
-    label: str  # the name, or what stands for it in charts, whose font lacks some of its characters
+    label: str  # in charts
 
     @property
     def rounds(self) -> int:
@@ -66,17 +66,21 @@ def lines_of(records: Sequence[Record]) -> list[Line]:
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(_settings(record.run), []).append(record)
-    named: list[tuple[str, list[Record]]] = []
+    lines: list[Line] = []
     for group in groups.values():
-        if len(group) > 1 and len({record.run.config.seed for record in group}) == len(group):
-            name = f"{strategy(group[0].run)}, {len(group)} seeds"
-            taken = any(name == other for other, _ in named)
-            named.append((f"{name} ({group[0].name} ...)" if taken else name, group))
-        else:
-            named += [(record.name, [record]) for record in group]
-    return [
-        Line(name, group, name if drawable(name) else f"line {number}") for number, (name, group) in enumerate(named, 1)
-    ]
+        if len(group) == 1 or len({record.run.config.seed for record in group}) < len(group):
+            lines += [line_of(record) for record in group]
+            continue
+        name = label = f"{strategy(group[0].run)}, {len(group)} seeds"
+        if any(name == line.name for line in lines):
+            name, label = f"{name} ({group[0].name} ...)", f"{label} ({group[0].label} ...)"
+        lines.append(Line(name, group, label))
+    return lines
+
+
+def line_of(record: Record) -> Line:
+    """A run by itself."""
+    return Line(record.name, [record], record.label)
 
 
 def strategy(run: MadeRun) -> str:
