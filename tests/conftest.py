@@ -73,6 +73,23 @@ def settings(tmp_path, data_file, tiny_model) -> dict:
     }
 
 
+@pytest.fixture
+def judge_environment(monkeypatch):
+    """A judge's key is set, and no proxy stands before the loopback."""
+    from judged import KEY
+
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three answers and their reference answers."""
+    from judged import Files
+
+    return Files(tmp_path, 3)
+
+
 def write_config(folder: Path, settings: dict) -> Path:
     """Save settings as YAML."""
     import yaml

@@ -12,16 +12,7 @@ from judged import KEY, Files, assert_nowhere, eight_nine, rows_of
 from diverseevol_fast.cli import main
 from diverseevol_fast.evaluate.scoring import scores_of
 
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def files(tmp_path):
-    return Files(tmp_path, 3)
+pytestmark = pytest.mark.usefixtures("judge_environment")
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,7 @@ from diverseevol_fast.evaluate.answer_pairs import pair_answers
 from diverseevol_fast.evaluate.judge_prompt import prompt
 from diverseevol_fast.evaluate.scoring import scores_of
 
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def files(tmp_path):
-    return Files(tmp_path, 3)
+pytestmark = pytest.mark.usefixtures("judge_environment")
 
 
 def test_both_orders_in_the_public_layout(files, capsys):

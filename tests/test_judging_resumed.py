@@ -7,21 +7,12 @@ import time
 
 import pytest
 from chat_server import HANG, ChatServer
-from judged import KEY, Files, eight_nine, interrupted, rows_of, write
+from judged import Files, eight_nine, interrupted, rows_of, write
 
 from diverseevol_fast.cli import main
 from diverseevol_fast.evaluate.scoring import scores_of
 
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def files(tmp_path):
-    return Files(tmp_path, 3)
+pytestmark = pytest.mark.usefixtures("judge_environment")
 
 
 def test_a_finished_file_is_left_alone(files, capsys, monkeypatch):

@@ -1,8 +1,10 @@
 """The report: what it says of a real run, that it is well-formed and self-contained, and how a browser takes it."""
 
 import json
+import re
 import shutil
 import subprocess
+import sys
 import threading
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +17,7 @@ from diverseevol_fast.cli import main
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = '<script>console.log(7)</script><img src="http://127.0.0.1:9/x">'
+ODD = "_$1 <b>&--> 漢字"  # a run's name that charts, HTML and the charts' font each have trouble with
 VOID = {"meta", "link", "br", "img", "hr", "path", "use", "rect", "image"}
 
 
@@ -23,13 +26,16 @@ class Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.open, self.fetched, self.texts, self.images = [], [], [], 0
+        self.open, self.fetched, self.texts, self.ids, self.images = [], [], [], [], 0
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
-        self.images += tag == "svg" or tag == "img"
+        if tag in ("svg", "img"):
+            self.images += 1
+            assert given.get("aria-label" if tag == "svg" else "alt"), "a picture that nothing describes"
+        self.ids += [given["id"]] if "id" in given else []
         for name in ("src", "srcset", "data", "href", "xlink:href"):
             target = given.get(name) or ""
             if name in given and not (tag == "a" and name == "href") and not target.startswith(("data:", "#")):
@@ -54,7 +60,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, rows, tiny_model):
-    """Two finished runs over data with markup in it: K-Center and random."""
+    """Finished runs over data with markup in it: K-Center of two seeds and random; and one round on other data."""
     folder = tmp_path_factory.mktemp("report")
     changed = [row | {"instruction": f"{NASTY} {row['instruction']} \U0001f98a 漢字"} for row in rows]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed), encoding="utf-8")
@@ -63,8 +69,12 @@ def made(tmp_path_factory, rows, tiny_model):
         "val_set_size": 10, "init_label_num": 6, "n_round": 2, "n_query": 5,
         "train_args": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
     }  # fmt: skip
-    for name, schedule in (("kc", "KCenterSampling"), ("rnd", "RandomSampling")):
-        config = write_config(folder, settings | {"evol_schedule_name": schedule, "output_dir": str(folder / name)})
+    (folder / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    other = {"full_data_path": str(folder / "other.jsonl"), "n_round": 0, "val_set_size": 0}
+    for name, more in (
+        ("kc", {}), ("kc-1", {"seed": 1}), ("rnd", {"evol_schedule_name": "RandomSampling"}), (ODD, other),
+    ):  # fmt: skip
+        config = write_config(folder, settings | more | {"output_dir": str(folder / name)})
         assert main(["run", str(config), "--quiet"]) == 0
     return folder
 
@@ -73,6 +83,25 @@ def made(tmp_path_factory, rows, tiny_model):
 def page(made):
     output = made / "page.html"
     assert main(["report", str(made / "kc"), str(made / "rnd"), "--output", str(output), "--quiet"]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def larger_page(made):
+    """Of all runs, one of them judged: two of one strategy, and one of another data set."""
+    judged = made / "vicuna" / "kc-1" / "rd_2_vs_chat.jsonl"
+    judged.parent.mkdir(parents=True)
+    line = {"question_id": 1, "question_text": "?", "eval_QUERY0": [9, 10], "eval_QUERY1": [6, 10]}
+    for order, (first, second) in enumerate([("ours", NASTY), (NASTY, "ours")]):
+        line |= {
+            f"assistant1_QUERY{order}": first,
+            f"assistant2_QUERY{order}": second,
+            f"response_QUERY{order}": "9 10",
+        }
+    judged.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    runs = [str(made / name) for name in ("kc", "kc-1", "rnd", ODD)]
+    output = made / "all.html"
+    assert main(["report", *runs, "--judgements", str(judged), "--output", str(output), "--quiet"]) == 0
     return output
 
 
@@ -88,9 +117,30 @@ def test_the_page_says_what_the_runs_found(made, page):
     assert "chosen on the" in text  # the best round is chosen by what it is judged by
 
 
-def test_the_page_is_well_formed_and_fetches_nothing(page):
+def test_seeds_are_one_line_and_data_sets_are_apart(made, larger_page):
+    text = "".join(Page(larger_page.read_text(encoding="utf-8")).texts)
+    losses = [
+        json.loads((made / name / "state/rd_2/metrics.json").read_text())["train"]["held_out_loss"]
+        for name in ("kc", "kc-1")
+    ]
+    mean, half = sum(losses) / 2, 12.706204736 * abs(losses[0] - losses[1]) / 2  # t of one degree of freedom
+    assert f"{mean:#.4g}({mean - half:#.4g} to {mean + half:#.4g})" in text  # a cell: the figure, then its interval
+    assert "KCenterSampling, 2 seeds" in text
+    assert "Data set: rows.jsonl" in text
+    assert "Data set: other.jsonl" in text
+    assert "Figures of different data sets do not compare" in text
+    assert ODD in text
+    assert f"Relative Score: vicuna against {NASTY}, round by round." in text  # of a run that is one of two seeds
+    assert "75.00" in text  # 100 x 15 / 20, without an interval: one question
+    assert not re.search(r"\b(nan|inf|None)\b", text)
+
+
+@pytest.mark.parametrize("which", ["page", "larger_page"])
+def test_the_page_is_well_formed_and_fetches_nothing(which, request):
+    page = request.getfixturevalue(which)
     text = page.read_text(encoding="utf-8")
     parsed = Page(text)
+    assert len(parsed.ids) == len(set(parsed.ids))
     assert parsed.open == []
     assert parsed.fetched == []
     assert parsed.images >= 5
@@ -99,7 +149,7 @@ def test_the_page_is_well_formed_and_fetches_nothing(page):
     assert "<script" not in text
     assert NASTY[:30] in "".join(parsed.texts)  # shown, not run
     assert len(text) < 3_000_000
-    pngs = list((page.parent / "page_files").glob("*.png"))
+    pngs = list((page.parent / f"{page.stem}_files").glob("*.png"))
     assert len(pngs) >= 5
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pngs)
 
@@ -131,25 +181,48 @@ def test_judgements_join_their_rounds(made, tmp_path, shared_data):
     assert "Relative Score" in text
 
 
-def test_mistakes(made, tmp_path, capsys):
+def test_mistakes(made, tmp_path, capsys, monkeypatch):
+    kc, twin = str(made / "kc"), shutil.copytree(made / "kc", tmp_path / "twin" / "kc")
+    scores = made / "vicuna" / "kc" / "rd_1.jsonl"
+    scores.parent.mkdir(parents=True, exist_ok=True)
+    scores.write_text("{}")
+    late = scores.with_name("rd_10_vs_chat.jsonl")
+    shutil.copy(scores, late)
     for arguments, words in (
         ([str(tmp_path)], "expected the folder of a run"),
-        ([str(made / "kc"), "--output", str(tmp_path / "x.pdf")], "expected a name that ends in .html"),
-        ([str(made / "kc"), str(made / "kc")], "kc"),
-        ([str(made / "kc"), "--judgements", str(tmp_path / "other" / "rd_1.jsonl")], "rd_1.jsonl"),
+        ([kc, "--output", str(tmp_path / "x.pdf")], "expected a name that ends in .html"),
+        ([kc, "--output", str(tmp_path / "twin")], "expected a name that ends in .html"),
+        ([kc, kc], f"{kc}: is given twice"),
+        ([kc, "--judgements", str(tmp_path / "other" / "rd_1.jsonl")], "rd_1.jsonl: expected <test>/<run>/rd_<round>"),
+        ([kc, "--judgements", str(late)], "kc has no round 10; its rounds are 0 to 2"),
+        ([kc, "--judgements", str(scores)], "rd_1.jsonl, line 1: question_id"),
+        ([kc, str(twin), "--judgements", str(scores)], "both have that name"),
     ):
         assert main(["report", *arguments, "--quiet"]) == 2
         assert words in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as where it is not installed
+    assert main(["report", kc, "--output", str(tmp_path / "x.html")]) == 2
+    assert "pip install 'diverseevol_fast[evaluate]'" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.html"))
+
+
+def test_a_second_judgement_of_the_same_is_refused(made, tmp_path, shared_data, capsys):
+    files = [tmp_path / "v" / "kc" / name for name in ("rd_1_vs_chat.jsonl", "rd_1_again.jsonl")]
+    files[0].parent.mkdir(parents=True)
+    for path in files:
+        shutil.copy(shared_data / "judgements" / "vicuna_baseline_dolly_rd_0_vs_chat.jsonl", path)
+    assert main(["report", str(made / "kc"), "--judgements", *map(str, files), "--quiet"]) == 2
+    assert f"{files[1]}: round 1 of kc has scores of v against gpt/gpt35_0624 from" in capsys.readouterr().err
 
 
 def looked_at(url: str, folder: Path) -> tuple[list[str], str]:
     """What a headless browser asks the network for, and what it says on its console."""
     log = folder / "net.json"
+    nowhere = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"  # what the browser asks for itself is not sent
     found = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-         f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--v=0", f"--log-net-log={log}",
+         nowhere, f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--v=0", f"--log-net-log={log}",
          "--virtual-time-budget=3000", "--dump-dom", url],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
@@ -159,9 +232,12 @@ def looked_at(url: str, folder: Path) -> tuple[list[str], str]:
         record = json.loads(text)
     except ValueError:
         record = json.loads(text.rstrip().rstrip(",") + "]}")  # the browser may end before it closes the list
-    asked = [event["params"]["url"] for event in record["events"] if "url" in event.get("params", {})]
+    kind = record["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    asked = [
+        event["params"] for event in record["events"] if event["type"] == kind and "url" in event.get("params", {})
+    ]
     console = "\n".join(line for line in found.stderr.splitlines() if "CONSOLE" in line)
-    return sorted({address for address in asked if address.startswith(("http://127", "http://loc"))}), console
+    return [each["url"] for each in asked if each["initiator"] != "not an origin"], console  # none: the browser itself
 
 
 @pytest.fixture
@@ -185,15 +261,16 @@ def server():
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
-def test_a_browser_shows_it_without_a_request_or_an_error(page, tmp_path, server):
-    assert looked_at(page.as_uri(), tmp_path) == ([], "")
+def test_a_browser_shows_it_without_a_request_or_an_error(larger_page, tmp_path, server):
+    assert looked_at(larger_page.as_uri(), tmp_path) == ([], "")
 
     address, asked = server  # the check itself: a page that does both is seen
     bad = tmp_path / "bad.html"
     bad.write_text(
-        f"<!doctype html><html><body><img src='{address}/x.png'><script>console.error('so')</script></body></html>"
+        f"<!doctype html><html><body><img src='{address}/x.png'><img src='http://elsewhere.invalid/y.png'>"
+        "<script>console.error('so')</script></body></html>"
     )
     requests, console = looked_at(bad.as_uri(), tmp_path / "second")
-    assert f"{address}/x.png" in requests
+    assert sorted(requests) == [f"{address}/x.png", "http://elsewhere.invalid/y.png"]
     assert asked == ["/x.png"]
     assert "so" in console
