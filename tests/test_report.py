@@ -130,6 +130,7 @@ def test_seeds_are_one_line_and_data_sets_are_apart(made, larger_page):
     assert "Data set: other.jsonl" in text
     assert "Figures of different data sets do not compare" in text
     assert ODD in text
+    assert "run 4: " in larger_page.read_text(encoding="utf-8")  # what stands for it in charts, as they are described
     assert f"Relative Score: vicuna against {NASTY}, round by round." in text  # of a run that is one of two seeds
     assert "75.00" in text  # 100 x 15 / 20, without an interval: one question
     assert not re.search(r"\b(nan|inf|None)\b", text)
@@ -181,6 +182,17 @@ def test_judgements_join_their_rounds(made, tmp_path, shared_data):
     assert "Relative Score" in text
 
 
+def test_a_run_whose_figures_are_gone_still_has_its_picks_and_diversity(made, tmp_path):
+    folder = shutil.copytree(made / "rnd", tmp_path / "rnd")
+    for path in folder.glob("state/rd_*/metrics.json"):
+        path.unlink()
+    assert main(["report", str(folder), "--quiet"]) == 0
+    text = "".join(Page((folder / "report.html").read_text(encoding="utf-8")).texts)
+    assert "Nothing says how good the models are" in text
+    assert "no records of their time" in text
+    assert "Partition entropy" in text
+
+
 def test_mistakes(made, tmp_path, capsys, monkeypatch):
     kc, twin = str(made / "kc"), shutil.copytree(made / "kc", tmp_path / "twin" / "kc")
     scores = made / "vicuna" / "kc" / "rd_1.jsonl"
@@ -188,14 +200,16 @@ def test_mistakes(made, tmp_path, capsys, monkeypatch):
     scores.write_text("{}")
     late = scores.with_name("rd_10_vs_chat.jsonl")
     shutil.copy(scores, late)
+    folder = tmp_path / "twin" / "a.html"
+    folder.mkdir()
     for arguments, words in (
         ([str(tmp_path)], "expected the folder of a run"),
         ([kc, "--output", str(tmp_path / "x.pdf")], "expected a name that ends in .html"),
-        ([kc, "--output", str(tmp_path / "twin")], "expected a name that ends in .html"),
+        ([kc, "--output", str(folder)], "a.html is a folder"),
         ([kc, kc], f"{kc}: is given twice"),
         ([kc, "--judgements", str(tmp_path / "other" / "rd_1.jsonl")], "rd_1.jsonl: expected <test>/<run>/rd_<round>"),
         ([kc, "--judgements", str(late)], "kc has no round 10; its rounds are 0 to 2"),
-        ([kc, "--judgements", str(scores)], "rd_1.jsonl, line 1: question_id"),
+        ([kc, "--judgements", str(scores)], "rd_1.jsonl, line 1: expected the key"),
         ([kc, str(twin), "--judgements", str(scores)], "both have that name"),
     ):
         assert main(["report", *arguments, "--quiet"]) == 2

@@ -70,8 +70,7 @@ def lines(
         axes.set_xlim(ticks[0] * 0.5, ticks[0] * 1.5 or 1)
     axes.xaxis.set_major_formatter(_tick)
     axes.yaxis.set_major_formatter(_tick)
-    if len(handles) > 1:
-        _legend(figure, handles)
+    _legend(figure, handles)
     return figure
 
 
@@ -93,7 +92,8 @@ def stacked_bars(
         heights = np.array([value or 0.0 for value in values])
         axes.bar(places, heights, 0.62, bottom=below, color=color, edgecolor=PAPER, linewidth=0.6)
         below += heights
-        handles[name] = Patch(facecolor=color)
+        if any(values):
+            handles[name] = Patch(facecolor=color)
     axes.set_xticks(places, categories)
     axes.set_xlim(-0.7, max(len(categories), 3) - 0.3)  # a single bar does not fill the chart
     axes.set_ylim(0, top * 1.05 if top else None)
@@ -195,6 +195,8 @@ def _wide(one: Series) -> Series:
 
 def _legend(figure: Figure, handles: dict[str, Line2D | Patch]) -> None:
     names = [_short(name, LONGEST_NAME) for name in handles]
+    if not names:
+        return
     columns = max(1, min(len(names), 70 // (max(map(len, names)) + 7)))
     shown = figure.legend(
         list(handles.values()), [str(place) for place in range(len(names))], loc="outside lower left", ncols=columns

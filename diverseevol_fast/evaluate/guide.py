@@ -17,14 +17,15 @@ GUIDE = {
     "Held-out loss": "Mean cross-entropy of a response token, in nats, over rows that were never in the pool; lower is "
     "better. Those rows are drawn from the same data set: the loss says how well the pool stands for that data set, "
     "not how well the model answers other questions. Models with different tokenizers do not compare.",
+    "Loss on unseen kinds": "The same over rows of kinds that the run's settings keep out of every pool.",
     "Relative Score": "100 x the sum of the model's scores / the sum of the reference's, over all questions and both "
     "orders of showing the answers, as a judge model rates them; above 100 is better than the reference answers. The "
     "sums are pooled, which is not the mean of the questions' ratios. A judge has preferences of its own, for length "
     "among others.",
-    "Intervals": "Of a Relative Score: 95%, by resampling the questions. Of several seeds: the 95% interval of "
-    "Student's t for their mean, which is wide for few seeds (4.3 standard errors to each side for 3). Intervals that "
-    "overlap do not show that there is no difference. An interval over questions knows nothing of what another seed "
-    "would give.",
+    "Intervals": "Of one run: 95%, by resampling the questions of a Relative Score, or the rows of a loss; they know "
+    "nothing of what another seed would give. Of several seeds: the 95% interval of Student's t for their mean, which "
+    "is wide for few seeds (4.3 standard errors to each side for 3). Intervals that overlap do not show that there is "
+    "no difference.",
     "Best and last round": "Among many rounds one is the best by chance alone. Who wants to use the best round chooses "
     "it on one set of rows or questions, and reports it on another.",
     "Random subsets": "As many rows, drawn from the same candidates. ▲ marks a pool that is more diverse than each of "
@@ -57,7 +58,7 @@ def summary(blocks: Sequence[Block]) -> Html:
 def runs_section(blocks: Sequence[Block]) -> Html:
     """What the runs are."""
     runs = [(block, record) for block in blocks for line in block.lines for record in line.records]
-    rows = [[name, *(read(*one) for one in runs)] for name, read in FACTS.items()]
+    rows = [[name, *_shared([read(*one) for one in runs])] for name, read in FACTS.items()]
     names = ["", *(record.name for _, record in runs)]
     return join([element("p", INTRODUCTION), table("Settings of the runs.", names, rows, "facts")])
 
@@ -67,6 +68,11 @@ def reading_section(blocks: Sequence[Block]) -> Html:
     measures = blocks[0].lines[0].records[0].diversity["measures"]
     entries = GUIDE | {entry["title"]: meaning(entry) for entry in measures.values()}
     return element("dl", *(join([element("dt", term), element("dd", words)]) for term, words in entries.items()))
+
+
+def _shared(cells: list[object]) -> list[object]:
+    """One cell across all columns where all say the same."""
+    return [element("td", cells[0], colspan=str(len(cells)))] if len(set(cells)) == 1 else cells
 
 
 def _result(block: Block, line: Line) -> str:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+NOTHING = "-"  # in a table, where there is no figure
 VOID = {"meta", "link", "br"}  # elements without an end
 NOT_SHOWN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 # Nothing in the page may be fetched or run, whatever the data says.
@@ -33,10 +34,11 @@ figure svg { display: block; width: 100%; height: auto; stroke-linejoin: round; 
 figcaption { margin-top: .4rem; }
 .wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .4rem; max-width: 46rem; }
+caption { text-align: left; padding-bottom: .4rem; max-width: min(46rem, 100vw - 2rem); }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom; }
-th { font-weight: 600; overflow-wrap: break-word; max-width: 16rem; }
+th { font-weight: 600; overflow-wrap: break-word; }
+thead th { max-width: 16rem; }
 tbody th { white-space: nowrap; }
 .numbers td, .numbers thead th + th { text-align: right; white-space: nowrap; }
 .facts td { min-width: 11rem; }
@@ -46,7 +48,8 @@ td small { display: block; color: var(--muted); }
   border: 1px solid var(--line); font-size: .8rem; }
 details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; }
 dt { font-weight: 600; margin-top: .9rem; } dd { margin: .1rem 0 0; }
-@media (max-width: 34rem) { body { font-size: 15px; } th, td { padding: .3rem .5rem; } }
+@media (max-width: 34rem) { body { font-size: 15px; } th, td { padding: .3rem .5rem; }
+  tbody th { white-space: normal; max-width: 9rem; } }
 @media print { h2 { break-after: avoid; } figure, tr { break-inside: avoid; } .wide { overflow: visible; } }
 """
 
@@ -92,6 +95,16 @@ def table(caption: object, head: Sequence[object], rows: Sequence[Sequence[objec
         ),
         class_="wide", tabindex="0", role="region", aria_label=_plain(caption),
     )  # fmt: skip
+
+
+def details(summary: str, *content: object, shown: bool) -> Html:
+    """What a reader opens; `shown`: it is open at first."""
+    return element("details", element("summary", summary), *content, **({"open": ""} if shown else {}))
+
+
+def number_or_nothing(value: float | None, form: str) -> str:
+    """A figure in a format's form."""
+    return NOTHING if value is None else format(value, form)
 
 
 def cut(text: str, longest: int) -> str:

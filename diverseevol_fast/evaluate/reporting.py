@@ -3,7 +3,7 @@
 import argparse
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,10 @@ from ..runs import MadeRun, read_run
 from .scoring import Scores, scores_of
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .readings import Block
+    from .sections import Draw
     from .seeds import Record
 
 log = logging.getLogger("diverseevol_fast")
@@ -95,6 +98,7 @@ def match_judgements(files: Sequence[Path], runs: Sequence[MadeRun]) -> Judged:
 
 def look_at_runs(runs: Sequence[MadeRun], names: Sequence[str], judged: Judged) -> "list[Record]":
     """Measures the runs. Those on one data set are embedded by one model, the base model of the first of them."""
+    from .charts import drawable
     from .diversity import measure_run
     from .fixed import fixed_embeddings
     from .picked import look_at
@@ -112,31 +116,37 @@ def look_at_runs(runs: Sequence[MadeRun], names: Sequence[str], judged: Judged) 
         sizes = [len(run.pool(r)) for r in range(run.rounds)]
         diversity = measure_run(run, model=model, trust_remote_code=trusted)
         picked = look_at(run, fixed_embeddings(run, model, trusted))
-        records.append(Record(run, name, metrics, sizes, judged[place], diversity, picked))
+        label = name if drawable(name) else f"run {place + 1}"
+        records.append(Record(run, name, label, metrics, sizes, judged[place], diversity, picked))
     return records
 
 
 def write_page(output: Path, records: "Sequence[Record]") -> int:
     """The page and its charts' PNGs, in a folder beside it; returns how many charts."""
-    from . import charts, guide, page, sections
+    from . import charts, guide, page, picks_section, sections
 
     blocks = _blocks(records)
     folder = output.with_name(f"{output.stem}_files")
     drawn: set[str] = set()
 
-    def part(build) -> page.Html:
-        return page.join([_of_block(build, number, block) for number, block in enumerate(blocks, 1)])
-
-    def _of_block(build, number: int, block: "Block") -> page.Html:
-        def draw(name: str, figure, alt: str, caption: object) -> page.Html:
-            if len(blocks) > 1:
-                name = f"data-{number}-{name}"
+    def drawing(prefix: str) -> "Draw":
+        def draw(name: str, chart: "Figure", alt: str, caption: object) -> page.Html:
+            name = f"{prefix}{name}"
+            while name in drawn:  # tests whose names differ in letters that a file's name leaves out
+                name += "-more"
             drawn.add(name)
-            charts.png(figure, folder / f"{name}.png")
-            return page.figure(charts.svg(figure, alt, name), caption)
+            charts.png(chart, folder / f"{name}.png")
+            return page.figure(charts.svg(chart, alt, name), caption)
 
-        heading = [page.element("h3", f"Data set: {block.title}")] if len(blocks) > 1 else []
-        return page.join([*heading, build(block, draw)])
+        return draw
+
+    def part(section: "Callable[[Block, Draw], page.Html]") -> page.Html:
+        if len(blocks) == 1:
+            return section(blocks[0], drawing(""))
+        return page.join([
+            page.join([page.element("h3", f"Data set: {block.title}"), section(block, drawing(f"data-{number}-"))])
+            for number, block in enumerate(blocks, 1)
+        ])  # fmt: skip
 
     names = [line.name for block in blocks for line in block.lines]
     title = f"DiverseEvol report: {', '.join(names) if len(names) < 4 else f'{len(records)} runs'}"
@@ -145,7 +155,7 @@ def write_page(output: Path, records: "Sequence[Record]") -> int:
         ("quality", "How good the models are", part(sections.quality_section)),
         ("diversity", "How diverse the pools are", part(sections.diversity_section)),
         ("cost", "What it cost", part(sections.cost_section)),
-        ("picked", "What was picked", part(sections.picked_section)),
+        ("picked", "What was picked", part(picks_section.picks_section)),
         ("reading", "How to read this", guide.reading_section(blocks)),
     ]
     foot = f"Written by diverseevol_fast {__version__}. The charts are PNG files in {folder.name}/ too."

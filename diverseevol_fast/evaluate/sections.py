@@ -1,48 +1,50 @@
-"""The figures of a report as HTML: quality, diversity, cost and picks of the runs on one data set."""
+"""The figures of a report as HTML: how good, how diverse, and at what cost, for the runs on one data set."""
 
 import re
 from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
 
-from .charts import Series, number, projection, stacked_bars
+from .charts import Series, number, stacked_bars
 from .charts import lines as line_chart
-from .page import Html, cut, element, join, table
-from .picked import Example, Text
-from .readings import Block, Metric, Read, measure, metrics_of, series, shows, spread, stage_figure, values
+from .page import NOTHING, Html, details, element, join, number_or_nothing, table
+from .readings import Block, Metric, Read, lines_with, measure, metrics_of, series, spread, stage_figure, values
 from .seeds import Line, Point
 
 Draw = Callable[[str, Figure, str, object], Html]  # name of the chart, the chart, the same in words, caption
 
-POOL, NOTHING = "rows in the pool", "-"
+POOL = "rows in the pool"
 STAGES = {  # what a round's time goes into
-    "training": stage_figure("train", "seconds"), "held-out loss": stage_figure("train", "held_out_seconds"),
-    "embedding": stage_figure("embed", "seconds"), "selection": stage_figure("select", "seconds"),
-}  # fmt: skip
+    "training": stage_figure("train", "seconds"),
+    "held-out loss": stage_figure("train", "held_out_seconds"),
+    "unseen loss": stage_figure("train", "unseen_seconds"),
+    "embedding": stage_figure("embed", "seconds"),
+    "selection": stage_figure("select", "seconds"),
+}
 CHARTED = {"vendi": "effective number of rows", "covering_radius": "distance"}  # and units; all are in the tables
-ROW_TEXT = 150  # characters of a row's question, and of its answer
 
 
 def quality_section(block: Block, draw: Draw) -> Html:
     """How good the models are."""
-    metrics = metrics_of(block)
-    if not metrics:
+    shown = [(metric, lines_with(block, metric.read)) for metric in metrics_of(block)]
+    if not shown:
         return element(
             "p", "Nothing says how good the models are: no rows were held out (val_set_size), and no judgements were "
             "given (--judgements).",
         )  # fmt: skip
     charts = [
-        draw(_slug(metric.name), *_lines(block, metric.read, metric.name, metric.unit), _bands(block, metric))
-        for metric in metrics
+        draw(_slug(metric.name), *_lines(lines, metric.read, metric.name, metric.unit), _bands(metric, lines))
+        for metric, lines in shown
     ]
     best_and_last = table(
         "Best and last round. The best is chosen on the test, that is, by the very figures shown, so on new rows or "
         "questions it would look worse than here. The last round is not chosen.",
         ["figure", "runs", "best round", "its figure", "last round", "its figure"],
-        [_best_and_last(metric, line) for metric in metrics for line in block.lines if any(line.points(metric.read))],
+        [_best_and_last(metric, line) for metric, lines in shown for line in lines],
     )
-    notes = [element("p", note, class_="note") for note in (*_unfinished(block), *_caveats(block))]
-    tables = [_side_by_side(block, metric) for metric in metrics]
+    left_out = [note for metric, lines in shown for note in _left_out(metric, lines)]
+    notes = [element("p", note, class_="note") for note in (*left_out, *_unfinished(block), *_caveats(block))]
+    tables = [_side_by_side(metric, lines) for metric, lines in shown]
     return join([element("div", *charts, class_="charts"), best_and_last, *tables, *notes])
 
 
@@ -51,22 +53,25 @@ def diversity_section(block: Block, draw: Draw) -> Html:
     found = block.lines[0].records[0].diversity
     intro = element(
         "p", f"All measures are taken in the embeddings of one fixed model ({found['model']}), whatever model chose "
-        f"the rows. The yardstick is {found['random']} random subsets of the candidates, of the pool's size.",
+        f"the rows. The yardstick is {found['random']} random subsets of a run's candidates, of the pool's size.",
     )  # fmt: skip
     charts = []
     for name, unit in CHARTED.items():
         entry = found["measures"][name]
-        shown = _lines(block, measure(name), entry["title"], unit, _yardstick(block, name))
+        shown = _lines(block.lines, measure(name), entry["title"], unit, _yardstick(block, name))
         charts.append(draw(_slug(entry["title"]), *shown, meaning(entry)))
     own = stage_figure("select", "radius")
-    if shows(block, own):
+    measured = lines_with(block, own)
+    if measured:
         caption = (
             "Distance of a round's last pick to its nearest row of the pool, by the model that chose it. Where every "
             "round has its own model, it has its own scale: neither rounds nor runs compare."
         )
-        charts.append(draw("own-radius", *_lines(block, own, "Radius, by the run's own models", "distance"), caption))
+        charts.append(
+            draw("own-radius", *_lines(measured, own, "Radius, by the run's own models", "distance"), caption)
+        )
     tables = [
-        element("details", element("summary", f"All measures: {line.name}"), _measures_table(line), **_open(place))
+        details(f"All measures: {line.name}", _measures_table(line), shown=place == 0)
         for place, line in enumerate(block.lines)
     ]
     return join([intro, element("div", *charts, class_="charts"), *tables])
@@ -74,16 +79,16 @@ def diversity_section(block: Block, draw: Draw) -> Html:
 
 def cost_section(block: Block, draw: Draw) -> Html:
     """Where the time went."""
-    seconds = [{name: values(line, read) for name, read in STAGES.items()} for line in block.lines]
-    totals = [
-        [sum(value or 0.0 for value in stages) for stages in zip(*parts.values(), strict=True)] for parts in seconds
-    ]
+    stages = {name: read for name, read in STAGES.items() if lines_with(block, read)}
+    if not stages:
+        return element("p", "The runs have no records of their time (state/rd_<r>/metrics.json).")
+    seconds = [{name: values(line, read) for name, read in stages.items()} for line in block.lines]
+    totals = [[sum(value or 0.0 for value in one) for one in zip(*parts.values(), strict=True)] for parts in seconds]
     top = max(max(total) for total in totals)
     charts, tables = [], []
     for place, (line, parts, total) in enumerate(zip(block.lines, seconds, totals, strict=True)):
         title = "Seconds per round" if len(block.lines) == 1 else f"Seconds per round: {line.label}"
-        used = {name: stage for name, stage in parts.items() if any(stage)}
-        chart = stacked_bars([str(r) for r in range(line.rounds)], used, "round", "seconds", title, top=top)
+        chart = stacked_bars([str(r) for r in range(line.rounds)], parts, "round", "seconds", title, top=top)
         words = "; ".join(f"round {r}: {number(value)} s" for r, value in enumerate(total))
         mean = f" Mean of {len(line.records)} runs." if len(line.records) > 1 else ""
         charts.append(
@@ -96,7 +101,7 @@ def cost_section(block: Block, draw: Draw) -> Html:
             "tokens/s": (values(line, stage_figure("embed", "tokens_per_second")), ",.0f"),
         }
         rows = [
-            [r, f"{size:,}", *(_number(column[r], form) for column, form in columns.values())]
+            [r, f"{size:,}", *(number_or_nothing(column[r], form) for column, form in columns.values())]
             for r, size in enumerate(line.sizes)
         ]
         tables.append(table(f"{line.name}.{mean}", ["round", POOL, *columns], rows))
@@ -105,33 +110,6 @@ def cost_section(block: Block, draw: Draw) -> Html:
         f"“{NOTHING}”: the round had no such stage."
     )
     return join([element("div", *charts, class_="charts"), *tables, element("p", note, class_="note")])
-
-
-def picked_section(block: Block, draw: Draw) -> Html:
-    """Which rows were chosen. Of runs that differ in their seed alone, by the first."""
-    parts = []
-    for place, line in enumerate(block.lines):
-        record, picked = line.records[0], line.records[0].picked
-        directions = [f"direction {axis} ({share:.0%} of the variance)" for axis, share in enumerate(picked.shares, 1)]
-        chart = projection(picked.plane, picked.pools, *directions, line.label)
-        alt = f"Scatter plot of all {len(picked.plane):,} candidates and of the rows that joined in each round."
-        caption = (
-            f"All {len(picked.plane):,} candidates in grey, the pool by round, in the plane of most variance of the "
-            "fixed model's embeddings (principal components)."
-        )
-        if len(line.records) > 1:
-            caption += f" This is {record.name}, the first of {len(line.records)} runs."
-        if len(block.lines) > 1:
-            parts.append(element("h4", line.name))
-        parts.append(element("div", draw(f"projection-{place + 1}", chart, alt, caption), class_="charts"))
-        if picked.kind_key:
-            found = ", ".join(f"{count} in round {r}" for r, count in enumerate(picked.kinds))
-            kinds = f"Values of “{picked.kind_key}” in the pool: {found}; {picked.all_kinds} among the candidates."
-            parts.append(element("p", kinds))
-        tables = [_examples_table(r, examples) for r, examples in enumerate(picked.examples)]
-        heading = element("summary", f"The first rows that joined in each round: {record.name}")
-        parts.append(element("details", heading, *tables, **_open(place)))
-    return join(parts)
 
 
 def between(point: Point) -> str:
@@ -146,10 +124,10 @@ def meaning(entry: dict) -> str:
 
 
 def _lines(
-    block: Block, read: Read, title: str, unit: str, yardstick: tuple[str, Series] | None = None
+    lines: Sequence[Line], read: Read, title: str, unit: str, yardstick: tuple[str, Series] | None = None
 ) -> tuple[Figure, str]:
-    """A chart with every line of the block that has the figure, and the same in words."""
-    all_series = {line.label: series(line.sizes, line.points(read)) for line in block.lines}
+    """A chart with every one of the lines that has the figure, and the same in words."""
+    all_series = {line.label: series(line.sizes, line.points(read)) for line in lines}
     shown = {label: one for label, one in all_series.items() if one[0]}
     words = [
         f"{label}: " + ", ".join(f"{number(y)} at {x:,}" for x, y in zip(one[0], one[1], strict=True))
@@ -165,14 +143,14 @@ def _yardstick(block: Block, name: str) -> tuple[str, Series] | None:
     return ("random subsets, mean and range", found) if found[0] else None
 
 
-def _bands(block: Block, metric: Metric) -> str:
+def _bands(metric: Metric, lines: Sequence[Line]) -> str:
     """What the chart's bands are."""
-    points = [(line, point) for line in block.lines for point in line.points(metric.read) if point]
+    points = [(line, point) for line in lines for point in line.points(metric.read) if point]
     kinds = []
     if any(len(line.records) > 1 for line, _ in points):
         kinds.append("of several seeds, the 95% t interval of their mean")
     if any(len(line.records) == 1 and point.low is not None for line, point in points):
-        kinds.append("of one run, 95% over questions" if metric.higher_is_better else "of one run, as it recorded it")
+        kinds.append(f"of one run, 95% by resampling its {'questions' if metric.higher_is_better else 'rows'}")
     better = "Higher is better." if metric.higher_is_better else "Lower is better."
     return f"{better} Bands: {'; '.join(kinds)}." if kinds else f"{better} One run: no interval."
 
@@ -185,15 +163,28 @@ def _best_and_last(metric: Metric, line: Line) -> list[object]:
     return [metric.name, line.name, best, _cell(best_point), last, _cell(last_point)]
 
 
-def _side_by_side(block: Block, metric: Metric) -> Html:
-    columns = [line.points(metric.read) for line in block.lines]
+def _side_by_side(metric: Metric, lines: Sequence[Line]) -> Html:
+    columns = [line.points(metric.read) for line in lines]
     rows = []
-    for r in range(max(line.rounds for line in block.lines)):
-        sizes = sorted({line.sizes[r] for line in block.lines if r < line.rounds})
+    for r in range(max(line.rounds for line in lines)):
+        sizes = sorted({line.sizes[r] for line in lines if r < line.rounds})
         cells = [_cell(points[r]) if r < len(points) else NOTHING for points in columns]
         rows.append([r, " / ".join(f"{size:,}" for size in sizes), *cells])
-    names = [line.name if line.label == line.name else f"{line.name} (in charts: {line.label})" for line in block.lines]
+    names = [line.name if line.label == line.name else f"{line.name} (in charts: {line.label})" for line in lines]
     return table(f"{metric.name}, round by round.", ["round", POOL, *names], rows)
+
+
+def _left_out(metric: Metric, lines: Sequence[Line]) -> list[str]:
+    """Rounds of which some seeds have the figure and others do not."""
+    notes = []
+    for line in lines:
+        for r in range(line.rounds):
+            known = sum(metric.read(record, r) is not None for record in line.records)
+            if 0 < known < len(line.records):
+                notes.append(
+                    f"{metric.name}, {line.name}: round {r} is left out, {known} of {len(line.records)} runs have it."
+                )
+    return notes
 
 
 def _unfinished(block: Block) -> list[str]:
@@ -225,7 +216,7 @@ def _measures_table(line: Line) -> Html:
         cells = [_measured(point, spread(line, r, name), entry) for r, point in enumerate(line.points(measure(name)))]
         rows.append([entry["title"], *cells])
     caption = (
-        f"{line.name}: each pool, and below it {found['random']} random subsets of its size, mean (lowest to highest). "
+        f"{line.name}: each pool, and below it random subsets of its size, mean (lowest to highest). "
         "▲ more diverse than all of them, ▼ less."
     )
     return table(caption, ["", *(f"round {r}: {size:,} rows" for r, size in enumerate(line.sizes))], rows)
@@ -252,41 +243,11 @@ def _apart(*numbers: float) -> list[str]:
     return shown
 
 
-def _examples_table(r: int, examples: Sequence[Example]) -> Html:
-    if r == 0:
-        rows = [[example.text.row, _text_cell(example.text)] for example in examples]
-        return table("Round 0: drawn at random.", ["row", "joined the pool"], rows, "texts")
-    rows = [
-        [
-            example.text.row, _text_cell(example.text), _number(example.own_distance, "#.4g"),
-            _text_cell(example.nearest), _number(example.distance, "#.4g"),
-        ]
-        for example in examples
-    ]  # fmt: skip
-    head = ["row", "joined the pool", "distance by the run", "nearest row of the pool", "distance by the fixed model"]
-    return table(f"Round {r}.", head, rows, "texts")
-
-
-def _text_cell(text: Text) -> Html:
-    kind = [element("span", cut(text.kind, 40), class_="kind"), " "] if text.kind else []
-    answer = element("small", cut(text.answered, ROW_TEXT), dir="auto")
-    return element("td", *kind, cut(text.asked, ROW_TEXT), answer, class_="text", dir="auto")
-
-
 def _cell(point: Point | None) -> object:
     if not point:
         return NOTHING
     return element("td", number(point.value), *([] if point.low is None else [element("small", between(point))]))
 
 
-def _number(value: float | None, form: str) -> str:
-    return NOTHING if value is None else format(value, form)
-
-
 def _slug(name: str) -> str:
     return "-".join(re.findall("[a-z0-9]+", name.lower()))
-
-
-def _open(place: int) -> dict[str, str]:
-    """The first of several details is open."""
-    return {} if place else {"open": ""}

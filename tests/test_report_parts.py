@@ -1,0 +1,236 @@
+"""The report's parts: intervals over seeds, charts, HTML that escapes, the plane, and the nearest rows of picks."""
+
+import re
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from diverseevol_fast.errors import InputError
+from diverseevol_fast.evaluate import charts, page, seeds
+from diverseevol_fast.evaluate.page import Html, cut, element, html, table
+from diverseevol_fast.evaluate.picked import BLOCK, look_at, project, text_of
+from diverseevol_fast.evaluate.readings import series
+from diverseevol_fast.evaluate.reporting import unique_names
+from diverseevol_fast.evaluate.seeds import Point, over_seeds, t_interval, t_quantile
+
+X = [100, 200, 300]
+
+
+@pytest.mark.parametrize(
+    ("degrees", "t"), [(1, 12.706204736), (2, 4.302652730), (3, 3.182446305), (4, 2.776445105), (9, 2.262157163),
+                       (10, 2.228138852), (99, 1.984216952), (1000, 1.962339081)],
+)  # fmt: skip
+def test_t_quantiles(degrees, t):
+    assert t_quantile(degrees) == pytest.approx(t, rel=1e-9)
+
+
+def test_the_mean_over_seeds_and_its_interval():
+    mean, low, high = t_interval([1.0, 2.0, 6.0])
+    half = 4.302652730 * np.std([1, 2, 6], ddof=1) / 3**0.5
+    assert (mean, low, high) == pytest.approx((3, 3 - half, 3 + half))
+    assert t_interval([2.5, 2.5]) == (2.5, 2.5, 2.5)
+    assert over_seeds([Point(1.0, 0.5, 2.0)]) == (1.0, 0.5, 2.0)
+    assert over_seeds([Point(1.0), None]) is None
+    assert over_seeds([None]) is None
+
+
+def record(name, seed=0, rounds=3, schedule="KCenterSampling", **made_from):
+    config = SimpleNamespace(
+        seed=seed, evol_schedule_name=schedule, whiten_n_components=False, model_name_or_path="m", n_round=2
+    )
+    manifest = {"made_from": {"config.seed": seed, "config.evol_schedule_name": schedule, **made_from}}
+    run = SimpleNamespace(config=config, rounds=rounds, state=SimpleNamespace(manifest=lambda r: manifest))
+    return seeds.Record(run, name, name, [{} for _ in range(rounds)], [10, 20, 30][:rounds], {}, {}, None)
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_line():
+    runs = [record("a"), record("r", schedule="RandomSampling"), record("b", seed=1, rounds=2), record("c", n=5)]
+    lines = seeds.lines_of(runs)
+    assert [(line.name, [one.name for one in line.records]) for line in lines] == [
+        ("KCenterSampling, 2 seeds", ["a", "b"]), ("r", ["r"]), ("c", ["c"]),
+    ]  # fmt: skip
+    assert lines[0].rounds == 2  # those that all runs have
+    assert lines[0].sizes == [10, 20]
+    points = lines[0].points(lambda one, r: None if (one.name, r) == ("b", 1) else Point(4.0))
+    assert points == [(4.0, 4.0, 4.0), None]
+    again = seeds.lines_of([record("a"), record("copy of a"), record("b", seed=1)])  # one seed twice: not three seeds
+    assert [line.name for line in again] == ["a", "copy of a", "b"]
+    twice = seeds.lines_of([record("a"), record("b", seed=1), record("c", n=5), record("d", seed=1, n=5)])
+    assert [line.name for line in twice] == ["KCenterSampling, 2 seeds", "KCenterSampling, 2 seeds (c ...)"]
+
+
+def test_names_are_told_apart_by_their_folders(tmp_path):
+    folders = [tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "y"]
+    assert unique_names(folders) == ["a/x", "b/x", "y"]
+    with pytest.raises(InputError, match="is given twice"):
+        unique_names([tmp_path / "y", tmp_path / "a" / ".." / "y"])
+
+
+def test_series_leave_rounds_without_the_figure_out():
+    assert series(X, [Point(1.0), None, Point(3.0)]) == ([100, 300], [1.0, 3.0], None, None)
+    assert series(X[:2], [Point(1.0), Point(3.0, 2.0, 5.0)]) == ([100, 200], [1.0, 3.0], [1.0, 2.0], [1.0, 5.0])
+    assert series(X, [None, None, None]) == ([], [], None, None)
+
+
+FIGURES = {
+    "gaps": lambda: charts.lines({"_a $x$": (X, [1.0, None, 2.0], None, None)}, "x", "y", "t"),
+    "bands": lambda: charts.lines({n: (X, [1, 2, 3], [0, 1, 2], [2, 3, 4]) for n in "abcdefghi"}, "x", "y", "t"),
+    "one point": lambda: charts.lines(
+        {"a": ([9], [1.0], [0.5], [2.0])}, "x", "y", "t", yardstick=("r", ([9], [1.0], [0.9], [1.2]))
+    ),
+    "nothing": lambda: charts.lines({}, "x", "y", "t"),
+    "many rounds": lambda: charts.lines({"a": (list(range(40)), [1e6] * 40, None, None)}, "x", "y", "t"),
+    "bars": lambda: charts.stacked_bars(["0", "1"], {"a": [1, 2], "b": [None, 3.0]}, "x", "y", "t", top=9),
+    "no bars": lambda: charts.stacked_bars(["0"], {"a": [None]}, "x", "y", "t"),
+    "plane": lambda: charts.projection(np.eye(2), [np.eye(2)[:1], np.zeros((0, 2))], "x", "y", "<b>&-->"),
+    "one round": lambda: charts.projection(np.zeros((1, 2)), [np.zeros((1, 2))], "x", "y", "t"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_charts_of_any_data_become_svg_and_png(name, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = charts.svg(FIGURES[name](), "what <it> shows", "c")
+        charts.png(FIGURES[name](), tmp_path / "c.png")
+    root = ElementTree.fromstring(text.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    assert root.get("aria-label") == "what <it> shows"
+    ids = [each.get("id") for each in root.iter() if each.get("id")]
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r'xlink:href="#([^"]*)"|url\(#([^)]*)\)', text))
+    assert {first or second for first, second in used} <= set(ids)
+    assert not re.search("https?://", text.replace('xmlns:xlink="http://www.w3.org/1999/xlink"', ""))
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    words = "".join(root.itertext())
+    assert "nan" not in words.lower()
+    if name == "gaps":
+        assert "_a $x$" in words  # neither left out nor set as mathematics
+    if name == "plane":
+        assert "<b>&-->" in words
+
+
+def test_charts_of_one_page_share_no_id():
+    first, second = (set(re.findall(r' id="([^"]*)"', charts.svg(FIGURES["bars"](), "a", name))) for name in "ab")
+    assert first
+    assert not first & second
+
+
+def test_the_users_matplotlib_settings_are_neither_used_nor_changed():
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "svg.fonttype": "path"}):
+        text = charts.svg(FIGURES["bars"](), "a", "c")
+        assert matplotlib.rcParams["font.size"] == 30
+    assert text == charts.svg(FIGURES["bars"](), "a", "c")
+    assert "<text" in text
+
+
+def test_what_the_charts_font_can_draw():
+    assert charts.drawable("run-1 é Σ")
+    for text in ("漢字", "a\nb", "\U0001f98a"):
+        assert not charts.drawable(text)
+    assert [charts.number(value) for value in (0, 2.43, 1e-5, 999.96, 12345.6, -3)] == [
+        "0.000", "2.430", "1.000e-05", "1000", "12,346", "-3.000",
+    ]  # fmt: skip
+
+
+def test_html_is_escaped_unless_it_is_html():
+    assert element("p", "<b>", Html("<i>x</i>"), 3, class_="a\"'<") == (
+        '<p class="a&quot;&#x27;&lt;">&lt;b&gt;<i>x</i>3</p>'
+    )
+    assert html("a\0b\ud800c\x1b\u2028d") == "a\ufffdb\ufffdc\ufffd\u2028d"
+    html("\ud83d").encode()  # half a character, as broken data may hold
+    assert element("br") == "<br>"
+    shown = table("<c>", ["h"], [["<r>", element("td", "x", colspan="2"), "<td>"]])
+    assert 'aria-label="&lt;c&gt;"' in shown
+    assert '<th scope="row">&lt;r&gt;</th><td colspan="2">x</td><td>&lt;td&gt;</td>' in shown
+
+
+def test_texts_are_cut_to_a_line():
+    assert cut("a \n\t b", 9) == "a b"
+    assert cut("x" * 10, 10) == "x" * 10
+    assert cut("x" * 11, 10) == "x" * 9 + "…"
+    assert cut("", 5) == ""
+
+
+def test_the_page_forbids_what_it_does_not_need():
+    text = page.page("<t>", "lead", [("a", "A & b", element("p", "x"))], "foot")
+    policy = "default-src &#x27;none&#x27;; style-src &#x27;unsafe-inline&#x27;; img-src data:"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in text
+    assert "<title>&lt;t&gt;</title>" in text
+    assert '<a href="#a">A &amp; b</a>' in text
+    assert set(charts.VARIABLES.values()) <= set(re.findall(r"(--[\w-]+):", page.STYLE))
+
+
+@pytest.mark.parametrize("n", [3, BLOCK + 5])
+def test_the_plane_is_that_of_the_principal_components(n):
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((n, 5)) * [1, 5, 2, 0.1, 3] + 7).float()
+    plane, shares = project(x)
+    centred = x.double().numpy() - x.double().numpy().mean(axis=0)
+    left, values, right = np.linalg.svd(centred, full_matrices=False)
+    for axis in (0, 1):
+        sign = np.sign(right[axis][np.abs(right[axis]).argmax()])
+        np.testing.assert_allclose(plane[:, axis], sign * left[:, axis] * values[axis], atol=1e-6 * values[0])
+        assert shares[axis] == pytest.approx(values[axis] ** 2 / (values**2).sum())
+
+
+def test_the_plane_of_few_or_equal_rows():
+    for x in (torch.ones(4, 3), torch.ones(1, 3), torch.zeros(5, 1)):
+        plane, shares = project(x)
+        assert (plane == np.zeros((len(x), 2))).all()
+        assert shares == (0.0, 0.0)
+    plane, shares = project(torch.tensor([[0.0], [2.0]]))
+    np.testing.assert_array_equal(plane, [[-1, 0], [1, 0]])
+    assert shares == (1.0, 0.0)
+
+
+class FewRows:
+    """A run of two rounds over rows 1 to 6 of 7; row 0 is held out."""
+
+    rounds = 2
+    candidates = np.arange(1, 7)
+    pools = ((4, 2), (6, 1))
+
+    def __init__(self, folder: Path, rows: list[dict]):
+        from diverseevol_fast.data import data_of
+        from diverseevol_fast.state import RunState
+
+        self.data, self.state = data_of(rows), RunState(folder)
+        self.state.record_selected(0, [4, 2], None)
+        self.state.record_selected(1, [6, 1], [9.0, 0.25])
+
+    def pool(self, r):
+        return [row for pool in self.pools[: r + 1] for row in pool]
+
+
+def test_picks_stand_beside_the_nearest_row_that_was_in_the_pool(tmp_path):
+    rows = [
+        {"instruction": f"q{i}", "input": "<in>" * (i == 6), "output": f"a{i}", "family": "fg"[i % 2]} for i in range(7)
+    ]
+    x = torch.tensor([[10.0, 0], [0, 1], [50, 0], [3, 4], [70, 0], [10, 3]])  # of rows 1 to 6
+    picked = look_at(FewRows(tmp_path, rows), x)
+    drawn, joined = picked.examples
+    assert [(one.text.row, one.own_distance, one.nearest, one.distance) for one in drawn] == [
+        (4, None, None, None), (2, None, None, None),
+    ]  # fmt: skip
+    assert [(one.text.row, one.own_distance, one.nearest.row) for one in joined] == [(6, 3.0, 4), (1, 0.5, 6)]
+    assert [one.distance for one in joined] == pytest.approx([50**0.5, 3.0])
+    assert joined[0].text.asked == "q6\n<in>"
+    assert (picked.kind_key, picked.kinds, picked.all_kinds) == ("family", [1, 2], 2)
+    np.testing.assert_array_equal(picked.pools[1], picked.plane[[5, 0]])
+    unlike = [row | {"family": str(i)} for i, row in enumerate(rows)]  # no kind: each row has its own
+    assert look_at(FewRows(tmp_path, unlike), x).kind_key is None
+
+
+def test_what_a_conversation_asks_and_answers():
+    from diverseevol_fast.data import data_of
+
+    turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "h"}, {"from": "gpt", "value": "g"},
+             {"from": "human", "value": "more"}]  # fmt: skip
+    shown = text_of(data_of([{"conversations": turns}]), 0)
+    assert (shown.asked, shown.answered, shown.kind) == ("h", "g", None)
