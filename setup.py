@@ -117,6 +117,8 @@ setup(
     packages=[
         "diverseevol_fast",
         "diverseevol_fast.evaluate",
+        "diverseevol_fast.evaluate.judge",
+        "diverseevol_fast.evaluate.report",
         "diverseevol_fast.ops",
         "diverseevol_fast.selection",
         "diverseevol_fast.triton_ops",

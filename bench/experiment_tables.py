@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from diverseevol_fast.evaluate.charts import lines as line_chart
+from diverseevol_fast.evaluate.report.charts import lines as line_chart
 
 BUDGET = (
     "kcenter", "random", "least_confidence", "margin", "entropy", "vendi_highest", "vendi_lowest", "one_shot", "static",

@@ -25,9 +25,9 @@ COMMANDS = {  # each takes the parsed arguments and returns what to tell the use
     "select": (".oneshot", "select_subset"),
     "diversity": (".evaluate.diversity", "measure_diversity"),
     "generate": (".evaluate.generation", "answer_questions"),
-    "judge": (".evaluate.judging", "judge_answers"),
-    "score": (".evaluate.scoring", "score_judgements"),
-    "report": (".evaluate.reporting", "write_report"),
+    "judge": (".evaluate.judge.judging", "judge_answers"),
+    "score": (".evaluate.judge.scoring", "score_judgements"),
+    "report": (".evaluate.report.reporting", "write_report"),
 }
 
 

@@ -10,7 +10,7 @@ from chat_server import DROP, HANG, SOON, Answer, ChatServer, fails, says
 from judged import KEY, Files, assert_nowhere, eight_nine, rows_of
 
 from diverseevol_fast.cli import main
-from diverseevol_fast.evaluate.scoring import scores_of
+from diverseevol_fast.evaluate.judge.scoring import scores_of
 
 pytestmark = pytest.mark.usefixtures("judge_environment")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diverseevol_fast.evaluate.judge_prompt import parse_scores
+from diverseevol_fast.evaluate.judge.prompt import parse_scores
 
 
 @pytest.mark.parametrize(

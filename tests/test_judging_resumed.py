@@ -10,7 +10,7 @@ from chat_server import HANG, ChatServer
 from judged import Files, eight_nine, interrupted, rows_of, write
 
 from diverseevol_fast.cli import main
-from diverseevol_fast.evaluate.scoring import scores_of
+from diverseevol_fast.evaluate.judge.scoring import scores_of
 
 pytestmark = pytest.mark.usefixtures("judge_environment")
 
@@ -41,7 +41,7 @@ def test_a_kill_between_the_output_and_its_clearing_up(files):
 
 def test_all_replies_are_there_but_not_the_output(files, monkeypatch):
     with ChatServer(eight_nine) as server:
-        monkeypatch.setattr("diverseevol_fast.evaluate.judging.write_rows", lambda *_: 1 / 0)  # a full disk, say
+        monkeypatch.setattr("diverseevol_fast.evaluate.judge.judging.write_rows", lambda *_: 1 / 0)  # a full disk, say
         assert files.judge(server) == 1
         monkeypatch.undo()
         monkeypatch.delenv("JUDGE_KEY", raising=False)

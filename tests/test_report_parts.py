@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from diverseevol_fast.errors import InputError
-from diverseevol_fast.evaluate import charts, page, seeds
-from diverseevol_fast.evaluate.page import Html, cut, element, html, table
-from diverseevol_fast.evaluate.picked import BLOCK, look_at, project, text_of
-from diverseevol_fast.evaluate.readings import series
-from diverseevol_fast.evaluate.reporting import unique_names
-from diverseevol_fast.evaluate.seeds import Point, over_seeds, t_interval, t_quantile
+from diverseevol_fast.evaluate.report import charts, page, seeds
+from diverseevol_fast.evaluate.report.page import Html, cut, element, html, table
+from diverseevol_fast.evaluate.report.picked import BLOCK, look_at, project, text_of
+from diverseevol_fast.evaluate.report.readings import series
+from diverseevol_fast.evaluate.report.reporting import unique_names
+from diverseevol_fast.evaluate.report.seeds import Point, over_seeds, t_interval, t_quantile
 
 X = [100, 200, 300]
 

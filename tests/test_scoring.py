@@ -10,7 +10,7 @@ import pytest
 
 from diverseevol_fast.cli import main
 from diverseevol_fast.errors import InputError
-from diverseevol_fast.evaluate.scoring import scores_of
+from diverseevol_fast.evaluate.judge.scoring import scores_of
 
 PAPER = {
     "vicuna_kc_dolly_initRAND100_rd_6_vs_chat.jsonl": 79.6919,
@@ -111,7 +111,7 @@ def test_a_bootstrap_in_parts_covers_all_resamples(tmp_path, monkeypatch):
     rows = [line(i, [i % 7 + 1, 8], [5, 9]) for i in range(30)]
     path = write(tmp_path, rows)
     whole = scores_of(path, resamples=500)
-    monkeypatch.setattr("diverseevol_fast.evaluate.scoring.DRAWN_AT_ONCE", 70)  # 2 resamples at a time
+    monkeypatch.setattr("diverseevol_fast.evaluate.judge.scoring.DRAWN_AT_ONCE", 70)  # 2 resamples at a time
     parts = scores_of(path, resamples=500)
     assert abs(parts.low - whole.low) < 1.5
     assert abs(parts.high - whole.high) < 1.5

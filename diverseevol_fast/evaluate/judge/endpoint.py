@@ -8,7 +8,7 @@ import threading
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from ..errors import InputError
+from ...errors import InputError
 from .replies import Reply
 
 log = logging.getLogger("diverseevol_fast")

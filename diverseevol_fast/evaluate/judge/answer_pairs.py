@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
-from .json_lines import listed
-from .questions import read_questions
+from ...errors import InputError
+from ..json_lines import listed
+from ..questions import read_questions
 
 
 @dataclass(frozen=True)

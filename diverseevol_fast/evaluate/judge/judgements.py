@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ...errors import InputError
+from ..json_lines import id_of, parse, read_text, text_of
 from .answer_pairs import Answer
-from .json_lines import id_of, parse, read_text, text_of
-from .judge_prompt import parse_scores
+from .prompt import parse_scores
 from .replies import MADE_FROM, Key, Reply, partial_of, reply_of, unfinished
 
 NOT_PARSED = [-1.0, -1.0]  # what public judge scripts write for a reply without scores; ours is null

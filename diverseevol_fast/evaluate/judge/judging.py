@@ -11,14 +11,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from ..data import write_rows
-from ..errors import InputError, RunError
-from ..progress import Progress
+from ...data import write_rows
+from ...errors import InputError, RunError
+from ...progress import Progress
+from ..json_lines import listed
 from .answer_pairs import Answer, pair_answers
-from .json_lines import listed
-from .judge_endpoint import CallError, Endpoint, check_url
-from .judge_prompt import PROMPT_SHA256, parse_scores, prompt
+from .endpoint import CallError, Endpoint, check_url
 from .judgements import judgement_line, read_judgements
+from .prompt import PROMPT_SHA256, parse_scores, prompt
 from .replies import Key, Reply, ReplyFile, check_made_from, partial_of, stored_replies
 from .scoring import scores_of, scores_table
 

@@ -6,10 +6,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from ..data import Data
-from ..files import read_json
-from ..progress import Progress
-from ..runs import MadeRun
+from ...data import Data
+from ...files import read_json
+from ...progress import Progress
+from ...runs import MadeRun
 
 EXAMPLES = 4  # of a round: its first picks
 KINDS = ("family", "task", "category", "source", "dataset", "type")  # keys under which rows say of what kind they are

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ...errors import InputError
+from ..json_lines import listed
 from .answer_pairs import Answer, check_same_questions, read_answers
-from .json_lines import listed
 from .judgements import Judgement, read_judgements
 
 FORMULA = "100 x (sum of the model's scores) / (sum of the reference's scores), over all questions and both orders"

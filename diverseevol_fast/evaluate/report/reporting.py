@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from ..errors import InputError
-from ..files import atomic_path
-from ..runs import MadeRun, read_run
-from .scoring import Scores, scores_of
+from ... import __version__
+from ...errors import InputError
+from ...files import atomic_path
+from ...runs import MadeRun, read_run
+from ..judge.scoring import Scores, scores_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,9 +98,9 @@ def match_judgements(files: Sequence[Path], runs: Sequence[MadeRun]) -> Judged:
 
 def look_at_runs(runs: Sequence[MadeRun], names: Sequence[str], judged: Judged) -> "list[Record]":
     """Measures the runs. Those on one data set are embedded by one model, the base model of the first of them."""
+    from ..diversity import measure_run
+    from ..fixed import fixed_embeddings
     from .charts import drawable
-    from .diversity import measure_run
-    from .fixed import fixed_embeddings
     from .picked import look_at
     from .seeds import Record
 

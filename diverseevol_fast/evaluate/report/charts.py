@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..files import atomic_path
+from ...files import atomic_path
 
 Numbers = Sequence[float | None]
 Series = tuple[Sequence[float], Numbers, Numbers | None, Numbers | None]  # x, y, and the interval's low and high ends

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import InputError
-from ..files import sync_folder
-from .json_lines import parse
+from ...errors import InputError
+from ...files import sync_folder
+from ..json_lines import parse
 
 MADE_FROM = {  # what a reply depends on, beside the question and the order: the key in files, and its name for people
     "model": "the judge",
