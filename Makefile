@@ -1,10 +1,11 @@
-# make demo | test | lint | wheel-test | sanitize | bench | experiments. Everything runs in .venv, which the first target makes.
+# make demo | test | lint | wheel-test | test-anomalib | sanitize | bench | experiments. Everything runs in .venv, which
+# the first target makes.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE := $(shell find csrc -type f)
 
-.PHONY: demo test lint wheel-test sanitize bench experiments clean
+.PHONY: demo test lint wheel-test test-anomalib sanitize bench experiments clean
 
 demo: $(STAMP)
 	$(BIN)/diverseevol run examples/quickstart.yml
@@ -18,6 +19,9 @@ lint: $(STAMP)
 
 wheel-test: $(STAMP)
 	bash tests/wheel.sh
+
+test-anomalib: .venv-anomalib/.installed
+	.venv-anomalib/bin/python -m pytest tests/test_compat_anomalib.py
 
 # The extension's tests with AddressSanitizer and UBSan.
 sanitize: $(STAMP)
@@ -47,5 +51,15 @@ $(STAMP): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+# All of .venv and anomalib. Not in .venv: where torch is the CPU build, the torchvision that anomalib needs cannot be
+# imported, and transformers, which would try, fails.
+.venv-anomalib/.installed: $(STAMP)
+	test -x .venv-anomalib/bin/python || $(PYTHON) -m venv .venv-anomalib
+	.venv-anomalib/bin/python -c 'import sys, sysconfig; from pathlib import Path; \
+	  Path(sysconfig.get_path("purelib"), "dot-venv.pth").write_text(f"import site; site.addsitedir({sys.argv[1]!r})")' \
+	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	PIP_CONSTRAINT=constraints.txt .venv-anomalib/bin/python -m pip install --quiet anomalib torchvision
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info diverseevol_fast/_native*.so
+	rm -rf .venv .venv-anomalib build dist *.egg-info diverseevol_fast/_native*.so

@@ -116,6 +116,7 @@ class BuildWithRecord(build_py):
 setup(
     packages=[
         "diverseevol_fast",
+        "diverseevol_fast.compat",
         "diverseevol_fast.evaluate",
         "diverseevol_fast.evaluate.judge",
         "diverseevol_fast.evaluate.report",

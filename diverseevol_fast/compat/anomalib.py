@@ -1,0 +1,138 @@
+"""anomalib's `KCenterGreedy`: the coreset of PatchCore and AnomalyDINO."""
+
+import importlib
+import importlib.metadata
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .picking import pick
+
+EPS = 0.9  # of the projection, as in anomalib
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a version of anomalib does with the row it draws first."""
+
+    included: bool  # in the coreset, or only a centre
+    on_cpu: bool  # drawn by the CPU's generator, or by that of the embedding's device
+
+
+# Read off each release's source; another may draw or count differently.
+OLDEST, OLDER, NEWER = Start(False, True), Start(False, False), Start(True, False)
+KNOWN = {
+    **dict.fromkeys(("2.0.0", "2.1.0"), OLDEST),
+    **dict.fromkeys(("2.2.0", "2.3.0", "2.3.1", "2.3.2", "2.3.3"), OLDER),
+    **dict.fromkeys(("2.4.0", "2.4.1", "2.4.2", "2.5.0", "2.5.1", "2.6.0", "2.6.1", "2.6.2", "2.7.0"), NEWER),
+}
+
+
+class KCenterGreedy:
+    """A coreset by K-Center greedy from a random row, as in anomalib 2.7.
+
+    The same rows in the same order under the same state of torch's and numpy's global generators, but for candidates
+    whose distances float32 cannot tell apart; and no row is picked twice where rows are equal.
+    """
+
+    def __init__(self, embedding: torch.Tensor, sampling_ratio: float):
+        """
+        Args:
+            embedding: [N, D] or [N, ...], float32, bfloat16 or float16. Only a matrix is projected before distances are
+                taken; the coreset's rows are the unprojected ones.
+            sampling_ratio: the coreset's share of the rows, rounded down.
+
+        Raises:
+            ValueError: a share that holds no row, or more than all.
+        """
+        size = int(len(embedding) * sampling_ratio)
+        if not 1 <= size <= len(embedding):
+            raise ValueError(
+                f"sampling_ratio: expected a share of {len(embedding)} rows that holds 1 to {len(embedding)}, "
+                f"got {sampling_ratio!r}, which holds {size}"
+            )
+        self.embedding, self.coreset_size = embedding, size
+
+    def select_coreset_idxs(self) -> list[int]:
+        """Row numbers of the coreset, in pick order.
+
+        Raises:
+            ValueError: a row that is not finite.
+        """
+        features = self.embedding.flatten(1)
+        if self.embedding.ndim == 2:
+            features = features @ projection(*features.shape).to(features).T
+        return _coreset(features, self.coreset_size, NEWER)
+
+    def sample_coreset(self) -> torch.Tensor:
+        """The coreset's rows of the embedding, in pick order."""
+        return self.embedding[self.select_coreset_idxs()]
+
+
+def projection(n: int, dim: int) -> torch.Tensor:
+    """A very sparse random projection (Li, Hastie and Church 2006) for n rows, [components, dim] float32.
+
+    As many components as the lemma of Johnson and Lindenstrauss asks for at EPS (Dasgupta and Gupta 2003), drawn from
+    torch's and numpy's global generators in anomalib's order.
+    """
+    from sklearn.utils.random import sample_without_replacement
+
+    density = 1 / math.sqrt(dim)
+    components = int(4 * math.log(n) / (EPS**2 / 2 - EPS**3 / 3))
+    matrix = torch.zeros(components, dim)
+    coin = torch.distributions.Binomial(total_count=1, probs=0.5)
+    for row in matrix:
+        count = int(torch.distributions.Binomial(total_count=dim, probs=density).sample())
+        columns = torch.as_tensor(sample_without_replacement(dim, count), dtype=torch.int64)
+        row[columns] = coin.sample((count,)) * 2 - 1
+    return matrix * (math.sqrt(1 / density) / math.sqrt(components)) if components else matrix
+
+
+def patch() -> None:
+    """Put our selection under the installed anomalib; whatever uses its KCenterGreedy uses ours from here on.
+
+    Raises:
+        ImportError: anomalib is not installed, or its version is not one whose behaviour is known.
+    """
+    try:
+        version = importlib.metadata.version("anomalib")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ImportError("anomalib: not installed; nothing to patch") from error
+    if version not in KNOWN:
+        raise ImportError(
+            f"anomalib {version}: not a version whose coreset is known to be the same ({', '.join(KNOWN)}); "
+            "it is left as it is. diverseevol_fast.compat.anomalib.KCenterGreedy can be used beside it"
+        )
+    target = importlib.import_module("anomalib.models.components.sampling.k_center_greedy").KCenterGreedy
+    target.select_coreset_idxs = _method_for(KNOWN[version])
+
+
+def _method_for(start: Start) -> Any:
+    def select_coreset_idxs(self: Any, selected_idxs: list[int] | None = None) -> list[int]:
+        """Row numbers of the coreset, in pick order, by diverseevol_fast.
+
+        Args:
+            selected_idxs: of anomalib 2.0 and 2.1, which no model of theirs gives; None.
+        """
+        if selected_idxs:
+            raise ValueError("selected_idxs: expected None, the patched selection starts from a random row alone")
+        if self.embedding.ndim == 2:
+            self.model.fit(self.embedding)
+            features = self.model.transform(self.embedding)
+        else:
+            features = self.embedding.flatten(1)
+        return _coreset(features, self.coreset_size, start)
+
+    return select_coreset_idxs
+
+
+def _coreset(features: torch.Tensor, size: int, start: Start) -> list[int]:
+    """`size` rows from a random one; where that is only a centre and all rows are asked for, it comes last."""
+    device = "cpu" if start.on_cpu else features.device
+    first = int(torch.randint(high=len(features), size=(1,), device=device))
+    if start.included:
+        return [first] if size == 1 else [first, *pick(features, size - 1, [first])]
+    others = min(size, len(features) - 1)
+    return (pick(features, others, [first]) if others else []) + [first] * (size - others)

@@ -1,0 +1,30 @@
+"""DeepAL's `KCenterGreedy`."""
+
+from typing import Any
+
+import numpy as np
+
+from .picking import pick
+
+
+class KCenterGreedy:
+    """A query strategy over a DeepAL data set and net; `query` also works as a method of the target's own class."""
+
+    def __init__(self, dataset: Any, net: Any):
+        self.dataset, self.net = dataset, net
+
+    def query(self, n: int) -> np.ndarray:
+        """The rows to label: [n] int64, ascending, the same set as the target's; the labelled rows are not changed.
+
+        Raises:
+            TypeError, ValueError: as kcenter does; no row is labelled yet.
+        """
+        labelled, data = self.dataset.get_train_data()
+        centers = np.flatnonzero(labelled)
+        if len(centers) == 0:
+            raise ValueError("KCenterGreedy: no row is labelled yet; call dataset.initialize_labels first")
+        return np.sort(np.array(pick(self.get_embeddings(data), n, centers), dtype=np.int64))
+
+    def get_embeddings(self, data: Any) -> Any:
+        """[N, D], of every row."""
+        return self.net.get_embeddings(data)

@@ -1,0 +1,74 @@
+"""google/active-learning's `kCenterGreedy`."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .picking import check_metric, pick
+
+log = logging.getLogger("diverseevol_fast")
+
+
+class kCenterGreedy:  # noqa: N801 (the target's name)
+    """K-Center greedy over X, or over what a model makes of it.
+
+    The picks are those of the target: sequences are equal but for candidates whose distances its floating point cannot
+    tell apart. Where more centres than one are new in a later call without a model, the target's running minimum is
+    broken (it takes the shape of the distances); here it is the minimum.
+    """
+
+    def __init__(self, X: np.ndarray, y: Any, seed: Any, metric: str = "euclidean"):
+        """
+        Args:
+            X: [N, ...] samples; flattened to rows when no model transforms them.
+            y, seed: kept, not used, as in the target.
+            metric: "euclidean", "l2" or "cosine".
+
+        Raises:
+            ValueError: another metric.
+        """
+        check_metric(metric)
+        self.X, self.y, self.seed, self.metric = X, y, seed, metric
+        self.name = "kcenter"
+        self.flat_X = X.reshape(len(X), -1) if X.ndim > 2 else X
+        self.features = self.flat_X
+        self.n_obs = len(X)
+        self.already_selected: list[int] = []
+        self._centers: list[int] = []
+
+    def select_batch_(self, model: Any, already_selected: Iterable[int], N: int, **kwargs: Any) -> list[int]:
+        """N rows in pick order, none of them in already_selected.
+
+        Without a centre the first row is drawn by numpy's global generator, as in the target. Distances are between
+        rows of model.transform(X) where that works; elsewhere between rows of X, and then earlier picks stay centres.
+
+        Raises:
+            TypeError, ValueError: as kcenter does, so when fewer than N rows are left.
+        """
+        transformed = self._transformed(model)
+        known = [*(() if transformed is not None else self._centers), *map(int, already_selected)]
+        self.features = self.flat_X if transformed is None else transformed
+        first = None if known or N == 0 else int(np.random.choice(self.n_obs))
+        picks = pick(self.features, N, known, metric=self.metric, first=first, name="already_selected")
+        self._centers = known + picks
+        self.already_selected = already_selected
+        return picks
+
+    def select_batch(self, **kwargs: Any) -> list[int]:
+        """As select_batch_, the way run_experiment calls it."""
+        return self.select_batch_(**kwargs)
+
+    def to_dict(self) -> None:
+        """Nothing to add to an experiment's results, as in the target."""
+
+    def _transformed(self, model: Any) -> np.ndarray | None:
+        """What the model makes of X; None, as in the target, where it has no transform or that fails (logged)."""
+        if not hasattr(model, "transform"):
+            return None
+        try:
+            return model.transform(self.X)
+        except Exception as error:  # noqa: BLE001 (whatever the model raises: the target goes on with X)
+            log.warning("kCenterGreedy: model.transform failed, X itself is used: %s: %s", type(error).__name__, error)
+            return None

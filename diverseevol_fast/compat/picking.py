@@ -1,0 +1,71 @@
+"""What the adapters have in common: rows of any kind made ready for kcenter, and n picks in pick order."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..selection.arguments import as_row_numbers
+from ..selection.traversal import kcenter
+
+METRICS = {"euclidean": False, "l2": False, "cosine": True}  # whether the rows are brought to length 1
+
+
+def check_metric(metric: Any) -> None:
+    """
+    Raises:
+        ValueError: neither Euclidean nor cosine.
+    """
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise ValueError(f"metric: expected 'euclidean', 'l2' or 'cosine', got {metric!r}; no other is supported")
+
+
+def pick(
+    x: Any, n: int, centers: Any, *, metric: str = "euclidean", first: int | None = None, name: str = "centers"
+) -> list[int]:
+    """n rows by K-Center greedy, in pick order.
+
+    Args:
+        x: [N, D] array or tensor. float32, bfloat16 and float16 as they are; other numbers are rounded to float32
+            first, and the picks are exact for the rounded values.
+        n: how many rows to pick.
+        centers: the rows that are centres already, as row numbers (repeated ones count once) or a boolean mask [N].
+        metric: "euclidean" (or "l2"), or "cosine": Euclidean between rows brought to length 1, which orders pairs as
+            the cosine distance does.
+        first: with no centres, the row that is picked first.
+        name: what messages call `centers`.
+
+    Raises:
+        TypeError, ValueError: as kcenter does; another metric; for "cosine", a row of zeros.
+    """
+    check_metric(metric)
+    rows = _unit_rows(_as_kept(x)) if METRICS[metric] else _as_kept(x)
+    given = np.asarray(centers)
+    known = as_row_numbers(given if given.dtype == np.bool_ else np.unique(given), len(rows), name)
+    started = [] if known or n == 0 else [first]
+    return started + kcenter(rows, n - len(started), known or started or None, progress=True).indices.tolist()
+
+
+def _as_kept(x: Any) -> Any:
+    """x in a dtype that kcenter takes; not copied when it has one."""
+    if isinstance(x, torch.Tensor):
+        return x if x.dtype in (torch.float32, torch.bfloat16, torch.float16) else x.to(torch.float32)
+    if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
+        return x if x.dtype in (np.float32, np.float16) else x.astype(np.float32)
+    return x
+
+
+def _unit_rows(x: Any) -> torch.Tensor:
+    """[N, D] float32, each row of x divided by its length in float64."""
+    x = torch.as_tensor(x)
+    unit = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    for start in range(0, len(x), 4096):  # so that x is never held whole in float64
+        part = x[start : start + 4096].to(torch.float64)
+        lengths = part.norm(dim=1, keepdim=True)
+        if (lengths == 0).any():
+            row = start + int((lengths == 0).nonzero()[0, 0])
+            raise ValueError(
+                f"x: row {row} is all zeros and has no direction, which metric='cosine' needs; leave it out"
+            )
+        unit[start : start + 4096] = part / lengths
+    return unit
