@@ -74,6 +74,12 @@ def _add_select(commands, common, model) -> None:
         help="rows already selected, all of them: JSON lists, picks.json, .npy",
     )
     select.add_argument("--output", type=Path, metavar="FILE", help="the picked rows (subset.jsonl); needs --data")
+    select.add_argument(
+        "--for",
+        dest="trainer",
+        choices=("trl", "llama-factory", "axolotl"),
+        help="write the rows as this trainer reads them, and say what to tell it",
+    )
     select.add_argument("--picks", type=Path, metavar="FILE", help="the record (picks.json beside the output)")
     select.add_argument("--skip-empty", action="store_true", help="leave rows with an empty instruction or output out")
     select.add_argument("--seed", type=int, default=0, help="draws the first row when nothing is selected yet (0)")

@@ -30,6 +30,7 @@ from .selection.shared import kcenter_shared
 from .selection.traversal import KCenterResult
 from .store import remove_embeddings
 from .templates import check_template, render, tokenize
+from .trainers import check_trainer, describe, rows_for
 
 log = logging.getLogger("diverseevol_fast")
 
@@ -62,13 +63,14 @@ def select_subset(args: argparse.Namespace) -> str:
         raise InputError("select: expected --model or --embeddings, got both")
     if args.embeddings is None and args.model is None:
         raise InputError("select: --model is missing, which embeds the data; or give their --embeddings")
-    if args.embeddings is None or args.output is not None:
+    if args.embeddings is None or args.output is not None or args.trainer is not None:
         _require(args, "data")
     output = args.output or (Path("subset.jsonl") if args.data else None)
     picks = args.picks or (output.parent if output else Path()) / "picks.json"
     _check_nothing_is_replaced(args, output, picks)
     if output:
         check_row_file(output)
+        check_trainer(args.trainer, output)
     data, empty = load_data(args.data, columns_of(args.columns)) if args.data else (None, [])
     if empty and not args.skip_empty:
         raise InputError(
@@ -89,13 +91,14 @@ def select_subset(args: argparse.Namespace) -> str:
         result = _kcenter(x[candidates] if empty else x, args, centers)
     rows = candidates[result.indices]
     distributed.barrier()  # the others read the embeddings until here
+    told = []
     if distributed.is_first():
         if output:
-            write_rows(output, (data.rows[row] for row in rows))
+            write_rows(output, rows_for(args.trainer, data, rows))
+            told = [f"{output}: {len(rows)} rows", *describe(args.trainer, data, rows, output)]
         write_json(picks, _record(rows, result, args))
         if x is None:
             remove_embeddings(temporary)
-    told = [f"{output}: {len(rows)} rows"] if output else []
     return "\n".join([*told, f"{picks}: {len(rows)} picks in {result.seconds:.2f} s, {result.passes:.2f} passes"])
 
 
