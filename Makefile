@@ -1,11 +1,11 @@
-# make demo | test | lint | wheel-test | test-anomalib | sanitize | bench | experiments. Everything runs in .venv, which
-# the first target makes.
+# make demo | test | lint | wheel-test | test-anomalib | sanitize | bench | bench-drop-in | experiments. Everything runs in
+# .venv, which the first target makes.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE := $(shell find csrc -type f)
 
-.PHONY: demo test lint wheel-test test-anomalib sanitize bench experiments clean
+.PHONY: demo test lint wheel-test test-anomalib sanitize bench bench-drop-in experiments clean
 
 demo: $(STAMP)
 	$(BIN)/diverseevol run examples/quickstart.yml
@@ -38,6 +38,10 @@ bench: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python bench/selection.py
 	$(BIN)/python bench/embedding.py
+
+# The table of the drop-in adapters beside what they replace.
+bench-drop-in: .venv-anomalib/.installed
+	.venv-anomalib/bin/python bench/drop_in.py
 
 # K-Center against the baselines on the quickstart model: bench/results/experiments.jsonl, docs/experiments.md.
 experiments: $(STAMP)
