@@ -1,9 +1,11 @@
 """What a strategy may ask about the rows of a round: their embeddings, or how sure the model is of them."""
 
+import gc
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from .config import Config
@@ -48,6 +50,10 @@ class Candidates:
     def embedded_by_base(self) -> torch.Tensor:
         """By the base model: [N, D]. Embedded once in a run."""
         base, store = self.given.base, self.state.base_embeddings_file
+        if store.exists():  # whole, and this run's, whose identity was checked
+            return torch.from_numpy(np.load(store, mmap_mode="c", allow_pickle=False))
+        self._given_model = None  # its memory is needed for the base model
+        gc.collect()
         return self._embed(encoder_of(self._load(base)), base, store, []).values
 
     def logit_statistics(self) -> torch.Tensor:

@@ -153,6 +153,8 @@ def _check_values(config: Config) -> None:
     for key, kinds in (config.unseen or {}).items():
         if not isinstance(kinds, list) or not kinds:
             raise InputError(f"config: unseen.{key}: expected a list of values, got {kinds!r}")
+        if not all(isinstance(kind, str | int | float | None) for kind in kinds):
+            raise InputError(f"config: unseen.{key}: expected texts or numbers, got {kinds!r}")
     if config.dtype not in DTYPES:
         raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, got '{config.dtype}'")
     if config.embed_dtype not in (None, *DTYPES[:3]):

@@ -11,6 +11,7 @@ from .data import Data, data_of
 from .errors import InputError
 from .models import backbone
 from .ops import logit_stats
+from .selection.stream import CandidateError
 from .templates import render
 
 if TYPE_CHECKING:
@@ -82,32 +83,56 @@ def uncertainty_encoder(model: "PreTrainedModel") -> Encoder:
     Raises:
         InputError: a model whose logits are not its head's of the last hidden states, such as a scaled or capped one.
     """
+    check_head(model)
     body, output = backbone(model).eval(), model.get_output_embeddings()
     head = output.weight.detach(), None if output.bias is None else output.bias.detach()
-    _check_head(model, body, *head)
 
     def pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         statistics = hidden.new_zeros((*mask.shape, 3), dtype=torch.float64)  # [B, T, 3]
         weight, bias = (part if part is None else part.to(hidden.dtype) for part in head)
-        statistics[mask] = torch.stack(logit_stats(hidden[mask], weight, bias), dim=1).to(torch.float64)
+        try:
+            statistics[mask] = torch.stack(logit_stats(hidden[mask], weight, bias), dim=1).to(torch.float64)
+        except ValueError as error:
+            logits = (torch.nn.functional.linear(hidden[i][mask[i]], weight, bias) for i in range(len(hidden)))
+            bad = [i for i, values in enumerate(logits) if not values.isfinite().all()]
+            if not bad:
+                raise
+            raise CandidateError(str(error), bad[0]) from error
         return (statistics.sum(dim=1) / mask.sum(dim=1, keepdim=True)).float()
 
     return Encoder(model, body, 3, pool)
 
 
 @torch.inference_mode()
-def _check_head(
-    model: "PreTrainedModel", body: torch.nn.Module, weight: torch.Tensor, bias: torch.Tensor | None
-) -> None:
-    """Raises InputError unless the head alone makes the logits of the last hidden states."""
-    ids = (torch.arange(1, 17, device=weight.device) % len(weight))[None]
-    logits = model(input_ids=ids).logits.float()
-    expected = torch.nn.functional.linear(body(input_ids=ids).last_hidden_state, weight, bias).float()
-    if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
+def check_head(model: "PreTrainedModel") -> None:
+    """
+    Raises:
+        InputError: the model's logits are not what its head, a linear layer, makes of the last hidden states: bit for
+            bit, in one forward, whatever autocast the training has left on it.
+    """
+    body, output = backbone(model).eval(), model.get_output_embeddings()
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [
+        body.register_forward_hook(lambda _module, _given, made: seen.update(states=made.last_hidden_state)),
+        output.register_forward_hook(lambda _module, given, made: seen.update(given=given[0], made=made)),
+    ]
+    try:
+        ids = (torch.arange(1, 17, device=output.weight.device) % len(output.weight))[None]
+        logits = model(input_ids=ids).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    alone = len(seen) == 3 and _same(seen["given"], seen["states"]) and _same(logits, seen["made"])
+    if not (alone and isinstance(output, torch.nn.Linear)):
         raise InputError(
             f"model: {type(model).__name__} does more to its logits than its head does; least confidence, margin and "
             "entropy are not available for it"
         )
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """In value; autocast gives the logits in float32."""
+    return torch.equal(a.float(), b.float())
 
 
 def is_sentence_transformer(model: Any) -> bool:

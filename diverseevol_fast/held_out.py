@@ -22,7 +22,7 @@ RESAMPLES = 2000
 def evaluate_held_out(
     model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, name: str
 ) -> dict[str, float | list[float]]:
-    """The loss on `rows`: mean negative log-likelihood, in nats, of their response tokens.
+    """The loss on `rows`, of which one has a response token: mean negative log-likelihood, in nats, of such tokens.
 
     Returns <name>_loss; <name>_interval, in which 95 % of the losses of resampled rows are (percentile bootstrap over
     rows, seeded: it says nothing of another seed of the run); <name>_seconds. Nothing for no rows.
@@ -34,7 +34,7 @@ def evaluate_held_out(
         return {}
     began, label = time.perf_counter(), name.replace("_", "-")
     sums, counts = response_losses(model, tokens, rows, label)
-    loss = sums.sum() / max(counts.sum(), 1)
+    loss = sums.sum() / counts.sum()
     if not np.isfinite(loss):
         raise RunError(f"the {label} loss is {loss}: training diverged; lower train_args.learning_rate")
     return {
@@ -71,7 +71,10 @@ def response_losses(
 
 
 def bootstrap_of_ratio(sums: np.ndarray, counts: np.ndarray) -> list[float]:
-    """The 2.5th and 97.5th percentiles of sum(sums) / sum(counts) over seeded resamples of the rows."""
-    drawn = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
-    ratios = sums[drawn].sum(axis=1) / np.maximum(counts[drawn].sum(axis=1), 1)
+    """The 2.5th and 97.5th percentiles of sum(sums) / sum(counts) over seeded resamples of the rows that have any."""
+    sums, counts = sums[counts > 0], counts[counts > 0]
+    generator, ratios = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        drawn = generator.integers(len(sums), size=len(sums))
+        ratios.append(sums[drawn].sum() / counts[drawn].sum())
     return np.percentile(ratios, [2.5, 97.5]).tolist()

@@ -31,7 +31,7 @@ def run(config: Config) -> RunState:
                 if r == 0:
                     state.record_selected(0, given.initial_pool, None)
                 else:
-                    candidates = Candidates(r, pool, model, given, config, state)
+                    candidates, model = Candidates(r, pool, model, given, config, state), None
                     select_round(r, candidates, config, state)
                     candidates = None
             pool += state.selected(r)
@@ -52,10 +52,12 @@ def select_round(r: int, candidates: Candidates, config: Config, state: RunState
     picks = STRATEGIES[config.evol_schedule_name](candidates, rounds * config.n_query)
     log.info("round %d: %s chose %d rows", r, config.evol_schedule_name, len(picks.positions))
     rows = candidates.given.candidates[picks.positions].tolist()
-    state.record_metrics(r, select=picks.figures)
     for later in reversed(range(rounds)):  # round r last: it stands for all that were chosen with it
         part = slice(later * config.n_query, (later + 1) * config.n_query)
-        state.record_selected(r + later, rows[part], picks.sqdist and picks.sqdist[part])
+        sqdist = picks.sqdist and picks.sqdist[part]
+        radius = {"radius": sqdist[-1] ** 0.5} if sqdist else {}
+        state.record_metrics(r + later, select=radius | (picks.figures if later == 0 else {}))
+        state.record_selected(r + later, rows[part], sqdist)
 
 
 def train_round(r: int, pool: list[int], given: preparation.Given, config: Config, state: RunState):

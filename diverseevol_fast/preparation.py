@@ -14,11 +14,13 @@ import numpy as np
 from . import __version__, distributed, templates
 from .config import FREE_KEYS, Config
 from .data import Data, load_data, write_rows
+from .encoders import check_head
 from .errors import InputError
 from .models import (
     SMALL_LLAMA,
     build_base_model,
     folder_sha256,
+    load_causal_lm,
     load_tokenizer,
     resolve_model,
     usable_length,
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("diverseevol_fast")
+
+UNCERTAIN = ("LeastConfidence", "MarginSampling", "EntropySampling")
+KCENTER_OPS = ("min_sqdist", "update_argmax", "pick_block")
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def prepare(config: Config, state: RunState) -> Given:
     for note in translate_train_args(config.train_args)[1]:
         log.warning(note)
     training_arguments(config, state.folder / "state")
-    _check_backend()
+    _check_backend(config.evol_schedule_name)
     data, empty = load_data(config.full_data_path, config.columns)
     if empty and not config.skip_empty:
         raise InputError(
@@ -93,19 +98,36 @@ def prepare(config: Config, state: RunState) -> Given:
             f"model_max_length {length} cuts the response of every row of the initial pool away (the longest row has "
             f"{longest} tokens or more); raise it"
         )
+    for name, rows in (("val_set_size", held_out), ("unseen", unseen)):
+        if len(rows) and not any(tokens.has_response(row) for row in rows):
+            raise InputError(f"model_max_length {length} cuts the response of every row of {name} away; raise it")
     if not begun:
+        _check_strategy(config, base, len(candidates))
         tokens.save(state.tokens_file)  # made once: a chat template may print the day's date
         record_identity(state, identity)
     return Given(data, tokens, tokenizer, base, candidates, held_out, unseen, initial_pool, identity)
 
 
-def _check_backend() -> None:
+def _check_backend(schedule: str) -> None:
     """Raises InputError when DIVERSEEVOL_BACKEND names what cannot select here."""
+    ops = ("logit_stats",) if schedule in UNCERTAIN else KCENTER_OPS if "KCenter" in schedule else ()
     try:
-        for op in ("min_sqdist", "update_argmax", "pick_block"):
+        for op in ops:
             backends.choose("cpu", op=op)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _check_strategy(config: Config, base: Path, candidates: int) -> None:
+    """Raises InputError for what the strategy would find out after a round of training."""
+    width = _model_config(base, config).get_text_config().hidden_size
+    if config.whiten_n_components > min(width, candidates - 1):
+        raise InputError(
+            f"config: whiten_n_components: expected at most {min(width, candidates - 1)} with {candidates} candidates "
+            f"in {width} dimensions, got {config.whiten_n_components}"
+        )
+    if config.evol_schedule_name in UNCERTAIN:
+        check_head(load_causal_lm(base, dtype=config.dtype, trust_remote_code=config.trust_remote_code, base=base))
 
 
 def unseen_rows(data: Data, empty: list[int], config: Config) -> np.ndarray:

@@ -92,7 +92,7 @@ def rounds_at_once(schedule: str, rounds_left: int) -> int:
 
 
 def _whitens(candidates: Candidates) -> bool:
-    return (candidates.config.whiten_n_components or 0) > 0
+    return candidates.config.whiten_n_components > 0
 
 
 def _uncertain(candidates: Candidates, k: int, criterion: tuple[int, bool]) -> Picks:
@@ -113,8 +113,5 @@ def _farthest(candidates: Candidates, x: torch.Tensor, k: int) -> Picks:
 
 
 def _of_kcenter(result: KCenterResult) -> Picks:
-    figures = {
-        "seconds": result.seconds, "passes": result.passes, "backend": result.backend,
-        "radius": float(result.sqdist[-1]) ** 0.5,
-    }  # fmt: skip
+    figures = {"seconds": result.seconds, "passes": result.passes, "backend": result.backend}
     return Picks(result.indices.tolist(), figures, result.sqdist.tolist())

@@ -42,6 +42,9 @@ def test_the_interval_is_that_of_a_mean():
     assert low == pytest.approx(values.mean() - error, abs=0.2 * error)
     assert high == pytest.approx(values.mean() + error, abs=0.2 * error)
     assert bootstrap_of_ratio(np.array([6.0]), np.array([2.0])) == [3.0, 3.0]
+    with_none = np.zeros((2, 1000))  # rows without a response token say nothing
+    with_none[:, ::10] = [[6.0], [2.0]]
+    assert bootstrap_of_ratio(*with_none) == [3.0, 3.0]
 
 
 def test_unseen_kinds_stay_out_of_every_pool(tmp_path, settings, rows, capsys):
@@ -59,6 +62,13 @@ def test_unseen_kinds_stay_out_of_every_pool(tmp_path, settings, rows, capsys):
     assert losses[0]["unseen_loss"] != losses[0]["held_out_loss"]
     unlabeled = json.loads((run.state.data_file(0, "unlabeled")).read_text())
     assert not {row["family"] for row in unlabeled} & set(families)
+
+
+@pytest.mark.parametrize("kinds", [[["add"]], [{"a": 1}]])
+def test_kinds_that_are_no_values(kinds, tmp_path, settings, capsys):
+    settings["unseen"] = {"family": kinds}
+    assert main(["run", str(write_config(tmp_path, settings)), "--quiet"]) == 2
+    assert "config: unseen.family: expected texts or numbers, got [" in capsys.readouterr().err
 
 
 def test_a_kind_that_no_row_is_of(tmp_path, settings, capsys):

@@ -12,11 +12,12 @@ from conftest import write_config
 from diverseevol_fast.cli import main
 from diverseevol_fast.config import SCHEDULES
 from diverseevol_fast.data import load_data
-from diverseevol_fast.encoders import uncertainty_encoder
+from diverseevol_fast.encoders import check_head, uncertainty_encoder
 from diverseevol_fast.errors import InputError
 from diverseevol_fast.models import load_causal_lm, load_tokenizer
 from diverseevol_fast.ops import reference
 from diverseevol_fast.selection.random_rows import pick_random
+from diverseevol_fast.selection.stream import CandidateError
 from diverseevol_fast.selection.uncertainty import HIGHEST_ENTROPY, LOWEST_LARGEST, LOWEST_MARGIN, pick_uncertain
 from diverseevol_fast.selection.vendi_sampling import pick_by_vendi
 from diverseevol_fast.selection.vendi_score import vendi_score
@@ -77,14 +78,14 @@ def test_the_config_knows_every_strategy():
     assert set(SCHEDULES) == set(STRATEGIES)
 
 
-def test_all_begin_with_the_same_pool_and_pick_others(tmp_path, settings):
+def test_all_begin_with_the_same_pool_and_pick_others(tmp_path, settings, candidates):
     found = {schedule: rounds_of(made(tmp_path, settings, schedule, **VENDI)) for schedule in SCHEDULES}
     assert len({tuple(rounds[0]) for rounds in found.values()}) == 1
     for rounds in found.values():
         rows = list(chain(*rounds))
         assert [len(part) for part in rounds] == [6, 5, 5]
         assert len(set(rows)) == 16
-        assert set(rows) <= set(range(90))
+        assert set(rows) <= set(candidates)
     picked = {tuple(rounds[1]) for schedule, rounds in found.items() if schedule != "OneShotKCenterSampling"}
     assert len(picked) == len(SCHEDULES) - 1  # one-shot begins as K-Center does
     assert found["OneShotKCenterSampling"][1] == found["KCenterSampling"][1]
@@ -115,7 +116,11 @@ def test_one_shot_is_one_embedding_and_the_nested_picks_of_its_model(tmp_path, s
     pool, *picked = rounds_of(state)
     assert list(chain(*picked)) == greedy(alone(state.model_folder(0))[0], candidates, pool, 10)
     assert "embed" in state.metrics(1)
-    assert not {"embed", "select"} & set(state.metrics(2))
+    assert "embed" not in state.metrics(2)
+    for r in (1, 2):  # each round's own last pick
+        last = json.loads((state.round_folder(r) / "selected.json").read_text())["sqdist"][-1]
+        assert state.metrics(r)["select"]["radius"] == last**0.5
+    assert list(state.metrics(2)["select"]) == ["radius"]
     record = json.loads((state.round_folder(2) / "selected.json").read_text())
     assert len(record["sqdist"]) == 5
 
@@ -153,7 +158,11 @@ def test_whitening_in_a_run(tmp_path, settings, candidates, alone, capsys):
     assert first == candidates[reference.kcenter(whiten(x, 8), 5, centers)[0]].tolist()
     settings |= {"whiten_n_components": 50, "output_dir": str(tmp_path / "too-many")}
     assert main(["run", str(write_config(tmp_path, settings)), "--quiet"]) == 2
-    assert "whiten_n_components: expected 1 to 32, the rank of 80 rows, got 50" in capsys.readouterr().err
+    expected = "whiten_n_components: expected at most 32 with 80 candidates in 32 dimensions, got 50"
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "too-many" / "output").exists()
+    settings["whiten_n_components"] = 8
+    assert main(["run", str(write_config(tmp_path, settings)), "--quiet"]) == 0  # the folder is not spoilt
 
 
 def test_stopped_after_one_shot_has_chosen_for_some_rounds(tmp_path, settings):
@@ -223,12 +232,69 @@ def test_statistics_do_not_depend_on_the_batch(tiny_model):
     torch.testing.assert_close(together, torch.cat(apart), rtol=1e-6, atol=1e-6)
 
 
-def test_a_model_that_caps_its_logits_is_refused():
+def test_the_head_is_found_alone_under_the_autocast_that_training_leaves(tmp_path):
+    """At more than tiny width, rounding in bfloat16 is larger than any tolerance that would find a cap."""
+    from accelerate.utils.operations import convert_outputs_to_fp32
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=400, hidden_size=256, intermediate_size=256, num_hidden_layers=8, num_attention_heads=4,
+        initializer_range=0.1,
+    ))  # fmt: skip
+    check_head(model)
+    model.forward = convert_outputs_to_fp32(torch.autocast("cpu", dtype=torch.bfloat16)(model.forward))
+    check_head(model)
+
+
+def test_a_lora_head_is_refused(tiny_model):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(load_causal_lm(tiny_model), LoraConfig(target_modules=["lm_head"]))
+    with pytest.raises(InputError, match="does more to its logits than its head does"):
+        check_head(model)
+
+
+@pytest.mark.parametrize(("schedule", "backend"), [("LeastConfidence", "native"), ("KCenterSampling", "torch")])
+def test_a_backend_that_a_strategy_has_not_is_said_before_any_work(
+    schedule, backend, tmp_path, settings, monkeypatch, capsys
+):
+    monkeypatch.setenv("DIVERSEEVOL_BACKEND", backend)
+    settings |= {"evol_schedule_name": schedule, "output_dir": str(tmp_path / "run")}
+    assert main(["run", str(write_config(tmp_path, settings)), "--quiet"]) == 2
+    assert f"DIVERSEEVOL_BACKEND='{backend}'" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "output").exists()
+
+
+def test_a_model_whose_logits_are_capped_is_refused_before_training(tmp_path, settings, capsys, monkeypatch):
+    def refuse(model):
+        raise InputError("model: capped")
+
+    monkeypatch.setattr("diverseevol_fast.preparation.check_head", refuse)
+    settings |= {"evol_schedule_name": "EntropySampling", "output_dir": str(tmp_path / "run")}
+    assert main(["run", str(write_config(tmp_path, settings)), "--quiet"]) == 2
+    assert "model: capped" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "output").exists()
+
+
+def test_a_row_whose_logits_are_not_finite_is_named(tiny_model):
+    model = load_causal_lm(tiny_model)
+    encoder = uncertainty_encoder(model)
+    hidden, mask = torch.randn(3, 5, 32), torch.arange(5)[None] < torch.tensor([5, 2, 3])[:, None]
+    hidden[1, 4] = torch.inf  # padding
+    hidden[2, 1] = torch.inf
+    with pytest.raises(CandidateError) as raised:
+        encoder.pool(hidden, mask)
+    assert raised.value.candidate == 2
+
+
+@pytest.mark.parametrize("cap", [0.1, 30.0])
+def test_a_model_that_caps_its_logits_is_refused(cap):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     config = Gemma2Config(
         vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.1,
+        num_key_value_heads=1, head_dim=8, final_logit_softcapping=cap,
     )  # fmt: skip
     with pytest.raises(InputError, match="Gemma2ForCausalLM does more to its logits than its head does"):
         uncertainty_encoder(Gemma2ForCausalLM(config))
