@@ -19,6 +19,7 @@ from experiment_tables import charts, tables
 from diverseevol_fast.cli import main
 from diverseevol_fast.config import load_config
 from diverseevol_fast.evaluate.diversity import measure_run
+from diverseevol_fast.files import read_json, write_json
 from diverseevol_fast.runs import MadeRun, read_run
 
 BENCH = Path(__file__).parent
@@ -28,13 +29,15 @@ MARKS = "<!-- tables: written by bench/run_experiments.py -->", "<!-- end of tab
 MEASURED = ("vendi", "covering_radius", "chamfer", "novelsum")  # of the pool, in a sentence encoder's embeddings
 
 
-def made_run(config: Path, seed: int) -> tuple[MadeRun, float]:
-    """The run of a config with a seed, made now unless it was, and the seconds that took."""
+def made_run(config: Path, seed: int) -> tuple[MadeRun, dict]:
+    """The run of a config with a seed, made now unless it was; and how long (None: in parts), on what."""
     folder = OUTPUT / config.stem / f"seed{seed}"
-    began = time.perf_counter()
+    stamp, fresh, began = folder / "made.json", not folder.exists(), time.perf_counter()
     if main(["run", str(config), "--seed", str(seed), "--output_dir", str(folder), "--quiet"]):
         sys.exit(f"{config}: seed {seed} failed; the same command goes on")
-    return read_run(folder), time.perf_counter() - began
+    if not stamp.exists():
+        write_json(stamp, {"run_seconds": time.perf_counter() - began if fresh else None} | environment())
+    return read_run(folder), read_json(stamp)
 
 
 def sentence_embeddings(config: Path) -> Path:
@@ -52,7 +55,7 @@ def sentence_embeddings(config: Path) -> Path:
 
 def lines_of(config: Path, seed: int) -> list[dict]:
     """A line for each round of the run: what it trained on, its losses, how diverse its pool is."""
-    run, seconds = made_run(config, seed)
+    run, made = made_run(config, seed)
     diversity = measure_run(run, embeddings=sentence_embeddings(config), random=5, seed=seed)
     lines = []
     for r in range(run.rounds):
@@ -64,7 +67,7 @@ def lines_of(config: Path, seed: int) -> list[dict]:
             "pool": len(run.pool(r)),
             **{name: trained.get(name) for name in ("held_out_loss", "held_out_interval", "unseen_loss")},
             "families": len({run.data.rows[row]["family"] for row in run.pool(r)}),
-            "diversity": values, "diversity_of_random": random, "run_seconds": seconds,
+            "diversity": values, "diversity_of_random": random, **made,
         })  # fmt: skip
     return lines
 
@@ -87,8 +90,16 @@ def write_page(lines: list[dict]) -> None:
     PAGE.write_text(f"{before}{MARKS[0]}\n\n{tables(lines)}\n\n{MARKS[1]}{after}", encoding="utf-8")
 
 
+def merged(path: Path, lines: list[dict]) -> list[dict]:
+    """The lines, and those in the file that are of other runs, by seed and experiment."""
+    made = {(line["experiment"], line["seed"]) for line in lines}
+    kept = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    lines = [line for line in kept if (line["experiment"], line["seed"]) not in made] + lines
+    return sorted(lines, key=lambda line: (line["seed"], line["experiment"], line["round"]))
+
+
 def run_all() -> None:
-    """All configs that are asked for."""
+    """Run the configs that are asked for, and write the results of all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="of bench/experiments/*.yml; all of them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -96,7 +107,7 @@ def run_all() -> None:
     configs = [
         path for path in sorted((BENCH / "experiments").glob("*.yml")) if path.stem in args.names or not args.names
     ]
-    began, lines, where = time.perf_counter(), [], environment()
+    began, lines = time.perf_counter(), []
     for seed in args.seeds:
         for config in configs:
             lines += lines_of(config, seed)
@@ -106,9 +117,8 @@ def run_all() -> None:
                 flush=True,
             )
     results = BENCH / "results"
-    (results / "experiments.jsonl").write_text(
-        "".join(json.dumps(line | where) + "\n" for line in lines), encoding="utf-8"
-    )
+    lines = merged(results / "experiments.jsonl", lines)
+    (results / "experiments.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     for name, figure in charts(lines).items():
         figure.savefig(results / f"experiments-{name}.png", dpi=150)
     write_page(lines)
