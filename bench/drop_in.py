@@ -143,7 +143,28 @@ def compare(target: str, n: int) -> dict:
         return line | {"theirs": None, "needs_bytes": 12 * n * n}
     in_order = target not in MATRIX
     same = own["picks"] == fast["picks"] if in_order else sorted(own["picks"]) == sorted(fast["picks"])
-    return line | {"theirs": {key: own[key] for key in ("seconds", "extra_bytes")}, "same_picks": same}
+    line |= {"theirs": {key: own[key] for key in ("seconds", "extra_bytes")}, "same_picks": same}
+    return line if same else line | {"first_difference": first_difference(target, n, own["picks"], fast["picks"])}
+
+
+def first_difference(target: str, n: int, own: list[int], fast: list[int]) -> dict:
+    """Where the sequences part, how much farther our pick is (squared distance), and what float32 may round off it."""
+    x = torch.from_numpy(rows(n)).double()
+    if target == "anomalib":
+        from diverseevol_fast.compat.anomalib import projection
+
+        x = x @ seeded(lambda: projection(*x.shape)).double().T
+    place = next(i for i, (a, b) in enumerate(zip(own, fast, strict=True)) if a != b)
+    known = x[([] if target == "anomalib" else list(range(CENTERS))) + own[:place]]
+    farther, nearer = ((known - x[rows[place]]).square().sum(dim=1).min() for rows in (fast, own))
+    rounding = 8 * torch.finfo(torch.float32).eps * x.square().sum(dim=1).max()
+    return {"pick": place, "gap": float(farther - nearer), "rounding": float(rounding)}
+
+
+def parted(pick: int, gap: float, rounding: float) -> str:
+    """The difference in words."""
+    kind = "tie" if gap < rounding else "NOT A TIE"
+    return f"{pick:,}, then a {kind}: {gap:.1g} in squared distance of float32's {rounding:.1g}"
 
 
 def table(lines: list[dict]) -> str:
@@ -158,7 +179,7 @@ def table(lines: list[dict]) -> str:
             cells = ["not possible", mine[0], "", needs, mine[1], ""]
         else:
             times = f"{own['seconds'] / fast['seconds']:,.0f}x"
-            same = "yes" if line["same_picks"] else "no"
+            same = "yes" if line["same_picks"] else parted(**line["first_difference"])
             cells = [f"{own['seconds']:.3g}", mine[0], times, f"{own['extra_bytes'] / 1e6:,.0f} MB", mine[1], same]
         out.append("| " + " | ".join([line["target"], f"{line['n']:,}", *cells]) + " |")
     return "\n".join(out)

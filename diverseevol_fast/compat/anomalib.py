@@ -61,10 +61,7 @@ class KCenterGreedy:
         Raises:
             ValueError: a row that is not finite.
         """
-        features = self.embedding.flatten(1)
-        if self.embedding.ndim == 2:
-            features = features @ projection(*features.shape).to(features).T
-        return _coreset(features, self.coreset_size, NEWER)
+        return _coreset(_features(self.embedding), self.coreset_size, NEWER)
 
     def sample_coreset(self) -> torch.Tensor:
         """The coreset's rows of the embedding, in pick order."""
@@ -82,11 +79,10 @@ def projection(n: int, dim: int) -> torch.Tensor:
     density = 1 / math.sqrt(dim)
     components = int(4 * math.log(n) / (EPS**2 / 2 - EPS**3 / 3))
     matrix = torch.zeros(components, dim)
-    coin = torch.distributions.Binomial(total_count=1, probs=0.5)
     for row in matrix:
-        count = int(torch.distributions.Binomial(total_count=dim, probs=density).sample())
-        columns = torch.as_tensor(sample_without_replacement(dim, count), dtype=torch.int64)
-        row[columns] = coin.sample((count,)) * 2 - 1
+        count = int(torch.binomial(torch.tensor(float(dim)), torch.tensor(density)))
+        columns = torch.from_numpy(sample_without_replacement(dim, count))
+        row[columns] = torch.binomial(torch.ones(count), torch.full((count,), 0.5)) * 2 - 1
     return matrix * (math.sqrt(1 / density) / math.sqrt(components)) if components else matrix
 
 
@@ -118,14 +114,14 @@ def _method_for(start: Start) -> Any:
         """
         if selected_idxs:
             raise ValueError("selected_idxs: expected None, the patched selection starts from a random row alone")
-        if self.embedding.ndim == 2:
-            self.model.fit(self.embedding)
-            features = self.model.transform(self.embedding)
-        else:
-            features = self.embedding.flatten(1)
-        return _coreset(features, self.coreset_size, start)
+        return _coreset(_features(self.embedding), self.coreset_size, start)
 
     return select_coreset_idxs
+
+
+def _features(embedding: torch.Tensor) -> torch.Tensor:
+    """[N, components] of a matrix, projected; other embeddings as rows, [N, ...] flattened."""
+    return embedding @ projection(*embedding.shape).to(embedding).T if embedding.ndim == 2 else embedding.flatten(1)
 
 
 def _coreset(features: torch.Tensor, size: int, start: Start) -> list[int]:
