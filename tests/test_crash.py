@@ -111,6 +111,21 @@ def test_batches_finished_before_a_sigkill_are_kept(tmp_path, settings):
     assert figures["tokens"] < int(everything.stdout) - finished
 
 
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("schedule", ["EntropySampling", "StaticKCenterSampling"])
+def test_sigkill_under_other_strategies(schedule, tmp_path, settings):
+    settings |= {"max_tokens_per_batch": 256, "evol_schedule_name": schedule, "max_random_times": 4}
+    config = write_config(tmp_path, settings)
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    finish(config, alone)
+    for stage, delay in (("embedding", 0.1), ("selecting", 0.0), ("training", 0.3)):
+        kill_in(stage, config, killed, lambda _, delay=delay: time.sleep(delay))
+    finish(config, killed)
+    assert selections(killed, 2) == selections(alone, 2)
+    names = {path.name for path in killed.rglob("*") if path.suffix == ".npy" or ".partial" in path.name}
+    assert names <= {"base_embeddings.npy"}
+
+
 def test_two_processes_cannot_share_a_run(tmp_path, settings):
     from diverseevol_fast.errors import InputError
     from diverseevol_fast.state import open_run

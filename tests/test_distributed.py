@@ -14,6 +14,7 @@ from conftest import write_config
 from test_crash import SLOWED
 
 from diverseevol_fast.cli import main
+from diverseevol_fast.config import SCHEDULES
 
 JOB = Path(__file__).with_name("distributed_job.py")
 
@@ -70,6 +71,27 @@ def test_the_picks_of_one_process(tmp_path, settings, data_file, tiny_model):
     for processes in (2, 3):
         np.testing.assert_array_equal(found[processes][0], x)
         assert found[processes][1:] == (picks, from_file, rounds)
+
+
+@pytest.mark.timeout(300)
+def test_every_strategy_picks_what_one_process_does(tmp_path, settings):
+    settings["train_args"]["learning_rate"] = 0.0
+    config = write_config(tmp_path, settings | {"max_random_times": 4})
+    found = {}
+    for processes in (1, 2):
+        folders = {schedule: tmp_path / f"{schedule}{processes}" for schedule in SCHEDULES}
+        runs = [
+            ["run", str(config), "--evol_schedule_name", schedule, "--output_dir", str(folder), "--quiet"]
+            for schedule, folder in folders.items()
+        ]
+        job = launch(processes, JOB, *map(json.dumps, runs))
+        _, errors = job.communicate(timeout=140)
+        assert job.returncode == 0, errors
+        found[processes] = {
+            schedule: [json.loads((folder / f"state/rd_{r}/selected.json").read_text())["indices"] for r in range(3)]
+            for schedule, folder in folders.items()
+        }
+    assert found[1] == found[2]
 
 
 def test_a_process_that_dies_ends_the_job_and_keeps_what_is_finished(tmp_path, data_file, tiny_model):
