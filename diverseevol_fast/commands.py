@@ -89,14 +89,15 @@ def _add_diversity(commands, common) -> None:
     diversity = commands.add_parser(
         "diversity", parents=[common], help="how diverse a run's pools, or subsets of a data set, are",
         description="Measures of diversity, round by round, with random subsets of the same size as the yardstick; "
-        "all in the embeddings of one fixed model.",
+        "in the embeddings of one fixed model. Without --model each run is measured by its own base model: runs of "
+        "different ones do not compare.",
     )  # fmt: skip
     diversity.add_argument("source", nargs="+", metavar="RUN_OR_DATA", help="run folders, or one data set")
     diversity.add_argument("--picks", type=Path, nargs="+", metavar="FILE", help="subsets of the data set: picks.json")
-    diversity.add_argument("--model", help="the fixed model (a run's base model)")
+    diversity.add_argument("--model", help="the fixed model (each run's base model)")
     diversity.add_argument("--embeddings", type=Path, metavar="X.npy", help="instead of a model: of every row")
     diversity.add_argument("--random", type=int, default=5, metavar="R", help="random subsets as the yardstick (5)")
-    diversity.add_argument("--seed", type=int, default=0, help="draws them (0)")
+    diversity.add_argument("--seed", type=int, default=0, help="of the draws and of the k-means cells (0)")
     diversity.add_argument("--json", action="store_true", help="print JSON instead of a table")
     diversity.add_argument("--columns", metavar="MAP", help="the data set's other names: '{instruction: question}'")
     diversity.add_argument("--trust-remote-code", action="store_true")
@@ -111,13 +112,11 @@ def _add_generate(commands, common) -> None:
     generate.add_argument("--questions", type=Path, nargs="+", required=True, metavar="FILE", help="JSON lines")
     generate.add_argument("--rounds", type=int, nargs="+", metavar="R", help="these rounds' models (all)")
     generate.add_argument("--output", type=Path, default=Path("evol_answer"), metavar="FOLDER", help="(evol_answer)")
-    generate.add_argument("--max-new-tokens", type=int, default=512, metavar="T", help="of an answer (512)")
-    generate.add_argument(
-        "--max-tokens-per-batch", type=int, default=8192, metavar="T", help="prompts and answers with padding (8192)"
-    )
-    generate.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (0)")
-    generate.add_argument("--top-p", type=float, default=1.0, help="with a temperature (1)")
-    generate.add_argument("--seed", type=int, default=0, help="draws tokens when there is a temperature (0)")
+    _add_number(generate, "--max-new-tokens", 512, "T", "of an answer")
+    _add_number(generate, "--max-tokens-per-batch", 8192, "T", "prompts and answers with padding")
+    _add_number(generate, "--temperature", 0.0, "X", "0 takes the likeliest token")
+    _add_number(generate, "--top-p", 1.0, "P", "with a temperature")
+    _add_number(generate, "--seed", 0, "S", "draws tokens when there is a temperature")
     generate.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (the run's)")
     generate.add_argument(
         "--upstream-prompt", action="store_true",
@@ -128,7 +127,8 @@ def _add_generate(commands, common) -> None:
 
 def _add_judge(commands, common) -> None:
     judge = commands.add_parser(
-        "judge", parents=[common], help="a judge model rates answers against reference answers",
+        "judge", parents=[common], allow_abbrev=False,  # no --api-key: its value would be a key, not a name
+        help="a judge model rates answers against reference answers",
         description="Asks an OpenAI-compatible endpoint in both orders; each judgement is kept as it comes.",
     )  # fmt: skip
     judge.add_argument("--answers", type=Path, required=True, metavar="FILE", help="as generate writes them")
@@ -137,10 +137,10 @@ def _add_judge(commands, common) -> None:
     judge.add_argument("--model", required=True, metavar="NAME", help="the judge")
     judge.add_argument("--api-key-env", required=True, metavar="VAR", help="the environment variable with the key")
     judge.add_argument("--output", type=Path, metavar="FILE.jsonl", help="(<answers>_vs_<reference>.jsonl beside A)")
-    judge.add_argument("--concurrency", type=int, default=8, metavar="N", help="requests under way (8)")
-    judge.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="of one request (120)")
-    judge.add_argument("--retries", type=int, default=6, metavar="N", help="of one request, with back-off (6)")
-    judge.add_argument("--max-tokens", type=int, default=1024, metavar="T", help="of a reply (1024)")
+    _add_number(judge, "--concurrency", 8, "N", "requests under way")
+    _add_number(judge, "--timeout", 120.0, "SECONDS", "without a byte, after which a request is tried again")
+    _add_number(judge, "--retries", 6, "N", "of one request, with back-off")
+    _add_number(judge, "--max-tokens", 1024, "T", "of a reply")
     judge.add_argument("--dry-run", action="store_true", help="say how many calls and tokens it would take")
 
 
@@ -153,8 +153,8 @@ def _add_score(commands, common) -> None:
     score.add_argument("--json", action="store_true", help="print JSON instead of a table")
     score.add_argument("--answers", type=Path, nargs="+", metavar="FILE", help="for their length, one per file")
     score.add_argument("--reference", type=Path, nargs="+", metavar="FILE", help="the same; one may serve all files")
-    score.add_argument("--resamples", type=int, default=10_000, metavar="N", help="of the bootstrap (10000)")
-    score.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
+    _add_number(score, "--resamples", 10_000, "N", "of the bootstrap")
+    _add_number(score, "--seed", 0, "S", "of the bootstrap")
 
 
 def _add_report(commands, common) -> None:
@@ -165,6 +165,13 @@ def _add_report(commands, common) -> None:
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     report.add_argument("--judgements", type=Path, nargs="+", metavar="FILE", help="of judge: <...>/<run>/rd_<r>...")
     report.add_argument("--output", type=Path, metavar="FILE.html", help="(report.html in the first run's folder)")
+
+
+def _add_number(command: argparse.ArgumentParser, option: str, default: float, metavar: str, meaning: str) -> None:
+    """An option of the default's type, int or float."""
+    command.add_argument(
+        option, type=type(default), default=default, metavar=metavar, help=f"{meaning} ({default:g})"
+    )  # fmt: skip
 
 
 def _tokens(text: str) -> int | str:

@@ -363,7 +363,8 @@ def test_questions_without_id_and_with_answers(made, ask, capsys):
         (["--seed", -1], "--seed: expected 0 or more, got -1"),
         (["--rounds", 1, 2], "has models of rounds 0 to 1, got 2"),
         (["--rounds", -1], "has models of rounds 0 to 1, got -1"),
-        (["--output", __file__], "test_generation.py: expected a folder, got a file"),
+        (["--output", __file__], "test_generation.py is a file; name another"),
+        (["--output", f"{__file__}/answers"], "test_generation.py is a file; name another"),
     ],
 )
 def test_refused_options(made, ask, options, words, capsys):

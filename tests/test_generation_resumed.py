@@ -13,7 +13,11 @@ import pytest
 from generating import QUESTIONS, answers, figures, make_run, read_lines, talkative, write_lines
 
 from diverseevol_fast.cli import main
+from diverseevol_fast.errors import InputError
+from diverseevol_fast.evaluate import generation
+from diverseevol_fast.evaluate.generated import Generated, GeneratedFile
 from diverseevol_fast.evaluate.respondent import Respondent
+from diverseevol_fast.evaluate.resumable_lines import ResumableLines
 
 # The command line with every batch slowed down, so that a kill lands between two.
 SLOWED = """
@@ -143,7 +147,7 @@ def test_other_settings_are_refused(begun, command, asked, finished, options, wo
     assert main([*command, *options]) == 2
     error = capsys.readouterr().err
     path = partial.with_suffix("") if finished else partial
-    assert f"{path}: answers of something else; name another --output or remove it. {words}" in error
+    assert f"{path}: was made from something else; name another --output or remove it. {words}" in error
     assert {path: path.read_bytes() for path in partial.parent.iterdir()} == before
     assert len(asked) == count
     assert main(command) == 0
@@ -154,13 +158,13 @@ def test_other_questions_and_another_model_are_refused(begun, command, made, tmp
     partial, _ = begun
     write_lines(tmp_path / "mine.jsonl", [*QUESTIONS[:-1], QUESTIONS[-1] | {"note": "new"}])
     assert main(command) == 2
-    assert "questions_sha256: there '" in capsys.readouterr().err
+    assert "questions: other content" in capsys.readouterr().err
     write_lines(tmp_path / "mine.jsonl", QUESTIONS)
     other = tmp_path / "other" / made.name
     shutil.copytree(made, other)
     (other / "output/rd_0/generation_config.json").write_text("{}")
     assert main([command[0], str(other), *command[2:]]) == 2
-    assert "model_sha256: there '" in capsys.readouterr().err
+    assert "model: other content" in capsys.readouterr().err
     assert partial.exists()
 
 
@@ -195,13 +199,25 @@ def test_a_torn_first_line_begins_again(begun, command, asked):
     assert answers(partial.parent) == expected
 
 
-@pytest.mark.parametrize("line", [b"\0\0\0", b"{}", b"[]", b'{"answers": {"0": ["a"]}, "seconds": 1.0}'])
-def test_a_damaged_line_is_named(begun, command, line, capsys):
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"\0\0\0", "line 3: not JSON: "),
+        (b"[]", "line 3: expected an object, got list; remove the line"),
+        (b"{}", "line 3: not a batch of answers; remove the file to begin again"),
+        (b'{"answers": {"0": ["a"]}, "seconds": 1.0}', "line 3: not a batch of answers"),
+        (b'{"answers": {"zero": ["a", 1, true]}, "seconds": 1.0}', "line 3: not a batch of answers"),
+        (b'{"\xff": 1}', "damaged, not UTF-8 text (invalid start byte); remove it to begin again"),
+    ],
+)
+def test_a_damaged_line_is_named(begun, command, line, words, capsys):
     partial, _ = begun
     lines = partial.read_bytes().split(b"\n")
     partial.write_bytes(b"\n".join([lines[0], lines[1], line, *lines[3:]]))
     assert main(command) == 2
-    assert f"{partial}, line 3: not a batch of answers; remove the file to begin again" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert str(partial) in error
+    assert words in error
 
 
 @pytest.mark.parametrize("header", [b"\0", b"[]", b"{}", b'{"made_from": 1}'])
@@ -244,10 +260,55 @@ def test_two_processes_cannot_write_one_file(begun, command, asked, capsys):
     with open(partial, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert main(command) == 2
-        assert "rd_0.jsonl: another process is writing it" in capsys.readouterr().err
+        assert "rd_0.jsonl.partial: another process is writing it" in capsys.readouterr().err
     assert asked == []
     assert main(command) == 0
     assert answers(partial.parent) == expected
+
+
+def test_another_process_that_finishes_while_the_model_is_loaded(command, folder, asked, capsys, monkeypatch):
+    load, others = generation._load, []
+
+    def finish_elsewhere(*given):
+        if not others:
+            others.append(given)
+            assert main(command) == 0
+        return load(*given)
+
+    monkeypatch.setattr(generation, "_load", finish_elsewhere)
+    assert main(command) == 0
+    assert f"{folder}/rd_0.jsonl: was finished before" in capsys.readouterr().out
+    assert asked == [1] * 5
+    assert sorted(path.name for path in folder.iterdir()) == ["rd_0.jsonl", "rd_0.jsonl.json"]
+
+
+def test_a_file_that_was_begun_from_something_else_meanwhile(tmp_path):
+    file, other = (GeneratedFile(tmp_path / "a.jsonl", {"seed": seed}) for seed in (1, 2))
+    assert not file.is_finished()
+    with other.held():
+        other.append({0: Generated("an answer", 3, True)}, 1.0)
+    with pytest.raises(InputError, match=r"was made from something else; .* seed: there 2, now 1"), file.held():
+        pytest.fail("held")
+
+
+def test_a_file_that_is_removed_before_it_is_locked(tmp_path, monkeypatch):
+    """What another process has finished and removed is open here still: nothing is to be written there."""
+    path, lock, removed = tmp_path / "a.jsonl.partial", fcntl.flock, []
+
+    def lock_late(*given):
+        if not removed:
+            removed.append(path.unlink())
+        lock(*given)
+
+    path.write_bytes(b'{"made_from": {"a": 1}}\n{"old": 1}\n')
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with ResumableLines(path, {"a": 1}) as file:
+        assert file.lines == []
+        file.append({"new": 2})
+    assert read_lines(path) == [{"made_from": {"a": 1}}, {"new": 2}]
+    file.remove()
+    file.remove()
+    assert not path.exists()
 
 
 def test_records_in_the_partial_file(begun):

@@ -36,6 +36,7 @@ def test_both_orders_in_the_public_layout(files, capsys):
         assert (row["response_QUERY0"], row["response_QUERY1"]) == ("8 9\nbecause", "9 8\nbecause")
         assert row["call_QUERY1"] == {
             "endpoint": server.url, "served_by": "judge-0613", "finish_reason": "stop", "tokens": [100, 20],
+            "temperature": 0,
         }  # fmt: skip
         assert row["made_from"]["model"] == "judge"
     assert rows[1]["answer_length"] == {
@@ -99,8 +100,11 @@ def test_replies_without_scores_are_kept_and_counted(files, capsys):
 
 def test_replies_that_all_lack_scores_are_still_written(files, capsys):
     with ChatServer(lambda call: says("no")) as server:
-        assert files.judge(server) == 2
-    assert "no question has scores in both orders" in capsys.readouterr().err
+        assert files.judge(server) == 0
+    told = capsys.readouterr().out
+    assert f"{files.output}: 6 judgements (3 questions, both orders)" in told
+    assert "6 replies hold no scores" in told
+    assert f"\n\n{files.output}: no question has scores in both orders, so there is nothing to sum" in told
     assert [row["response_QUERY1"] for row in rows_of(files.output)] == ["no"] * 3
 
 
@@ -130,9 +134,6 @@ def test_real_answers(shared_data, tmp_path):
     for answer, other in pairs:
         text = prompt(answer.question, answer.text, other.text)
         assert text.index(answer.question) < text.index(answer.text) < text.rindex(other.text)
-    for name in ("koala", "wizardlm"):
-        path = shared_data / "benchmarks" / f"{name}_chatgpt_answers.jsonl"
-        assert all(answer == other for answer, other in pair_answers(path, path))
     arguments = [
         "judge",
         "--answers",
@@ -144,6 +145,24 @@ def test_real_answers(shared_data, tmp_path):
     ]
     arguments += ["--model", "j", "--api-key-env", "JUDGE_KEY", "--output", str(tmp_path / "o.jsonl"), "--dry-run"]
     assert main(arguments) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "id_key", "ids", "third", "ends"),
+    [
+        ("koala", "id", [f"koala_{i}" for i in range(180)], "List the layers of the TCP/IP model", "(FTP)"),
+        ("wizardlm", "idx", list(range(1, 219)), "If 1 + 4 = 5, 2 + 5 = 12 and 3 + 6 = 21,", "So, 8 + 11 = 88."),
+    ],
+)
+def test_answers_to_the_benchmarks(name, id_key, ids, third, ends, shared_data, tmp_path):
+    """Each is paired with the reference of its id, wherever that stands."""
+    path = shared_data / "benchmarks" / f"{name}_chatgpt_answers.jsonl"
+    write(tmp_path / "r.jsonl", [row | {"answer": f"of {row[id_key]}"} for row in rows_of(path)[::-1]])
+    pairs = pair_answers(path, tmp_path / "r.jsonl")
+    assert [answer.question_id for answer, _ in pairs] == ids
+    assert [reference.text for _, reference in pairs] == [f"of {i}" for i in ids]
+    assert pairs[2][0].question.startswith(third)
+    assert pairs[2][0].text.endswith(ends)
 
 
 def test_answers_that_do_not_fit(files, capsys):
@@ -212,6 +231,35 @@ def test_options_that_do_not_fit(option, words, files, capsys):
     error = capsys.readouterr().err
     assert words in error
     assert "pass-word" not in error
+
+
+def test_an_output_beneath_a_file(files, capsys):
+    for output in (files.answers / "x.jsonl", files.answers / "y" / "x.jsonl"):
+        for dry in ([], ["--dry-run"]):
+            assert main(files.arguments("http://127.0.0.1:9/v1", "--output", str(output), *dry)) == 2
+            assert f"to be a folder, but {files.answers} is a file; name another" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_no_part_of_the_answers(files):
+    for path in (files.answers, files.reference):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with ChatServer(eight_nine) as server:
+        assert files.judge(server) == 0
+    assert server.counts == files.everything()
+
+
+def test_two_sides_of_one_name_are_told_apart(files, tmp_path, capsys):
+    sides = [tmp_path / side / "vicuna_test" / "run" / "rd_0.jsonl" for side in ("short", "long")]
+    for path, source in zip(sides, (files.answers, files.reference), strict=True):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(source.read_bytes())
+    more = ["--answers", str(sides[0]), "--reference", str(sides[1]), "--output", str(tmp_path / "o.jsonl")]
+    with ChatServer(eight_nine) as server:
+        assert files.judge(server, *more) == 0
+    row = rows_of(tmp_path / "o.jsonl")[0]
+    names = ["short/vicuna_test/run/rd_0", "long/vicuna_test/run/rd_0"]
+    assert [row["assistant1_QUERY0"], row["assistant2_QUERY0"]] == names
+    assert f"{names[0]} against {names[1]}" in capsys.readouterr().out
 
 
 def test_an_output_that_would_replace_the_answers(files, capsys):

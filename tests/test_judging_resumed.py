@@ -10,6 +10,7 @@ from chat_server import HANG, ChatServer
 from judged import Files, eight_nine, interrupted, rows_of, write
 
 from diverseevol_fast.cli import main
+from diverseevol_fast.evaluate.judge import judging
 from diverseevol_fast.evaluate.judge.scoring import scores_of
 
 pytestmark = pytest.mark.usefixtures("judge_environment")
@@ -149,9 +150,9 @@ def test_judgements_of_something_else_are_left_alone(change, finished, files, ca
         path = getattr(files, change)
         write(path, [row | {"answer": row["answer"] + "!"} for row in rows_of(path)])
     words = {
-        "answers": "differs in the answers;",
-        "reference": "differs in the reference answers;",
-        "model": "differs in the judge ('judge' there, 'another' now);",
+        "answers": "remove it. answers: other content",
+        "reference": "remove it. reference: other content",
+        "model": "remove it. model: there 'judge', now 'another'",
     }[change]
     for dry in ([], ["--dry-run"]):
         assert main(files.arguments("http://127.0.0.1:9/v1", *more, *dry)) == 2
@@ -171,8 +172,25 @@ def test_a_public_judgement_file_is_not_overwritten(files, shared_data, capsys):
     public = shared_data / "judgements" / "vicuna_baseline_dolly_rd_0_vs_chat.jsonl"
     files.output.write_bytes(public.read_bytes())
     assert main(files.arguments("http://127.0.0.1:9/v1")) == 2
-    assert "exists and was not written by this command" in capsys.readouterr().err
+    assert "does not say what it was made from; name another --output" in capsys.readouterr().err
     assert files.output.read_bytes() == public.read_bytes()
+
+
+def test_a_command_that_another_one_has_overtaken(files, capsys, monkeypatch):
+    """The other finishes between this one's look at the files and its hold of them."""
+    take, overtaken = judging.held_replies, []
+
+    def overtake(*given):
+        if not overtaken:
+            overtaken.append(given)
+            assert files.judge(server) == 0
+        return take(*given)
+
+    monkeypatch.setattr(judging, "held_replies", overtake)
+    with ChatServer(eight_nine) as server:
+        assert files.judge(server) == 0
+    assert server.counts == files.everything()
+    assert not files.partial.exists()
 
 
 def test_two_commands_for_one_file(files):

@@ -76,6 +76,13 @@ def test_refused(tmp_path, lines, words):
     assert words in str(refused.value)
 
 
+def test_a_byte_order_mark(tmp_path):
+    assert read(tmp_path, b'\xef\xbb\xbf{"question": "A?"}', {"question": "\ufeffB?"}) == [
+        (1, "A?", ""),
+        (2, "\ufeffB?", ""),
+    ]
+
+
 def test_no_such_file(tmp_path):
     with pytest.raises(InputError, match=r"none\.jsonl: no such file"):
         read_questions(tmp_path / "none.jsonl")

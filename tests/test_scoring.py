@@ -90,6 +90,22 @@ def test_every_figure_of_a_small_file(tmp_path):
     assert scores.out_of_range == {"count": 3, "question_ids": [4]}
 
 
+def test_equal_sums_tie_however_they_round(tmp_path):
+    assert 6.0 + 6.1 != 5.7 + 6.4
+    scores = scores_of(write(tmp_path, [line(1, [6.0, 6.4], [6.1, 5.7]), line(2, [6.0, 6.1], [6.1, 6.1])]))
+    assert (scores.win, scores.tie, scores.lose) == (0.0, 0.5, 0.5)
+
+
+def test_replies_without_temperature_0_are_told(tmp_path, capsys):
+    calls = [{"temperature": 0}, {"temperature": None}, {"temperature": 0.7}, {"endpoint": "x"}]
+    rows = [line(i, [8, 9], [8, 9], call_QUERY0=call, call_QUERY1={"temperature": 0}) for i, call in enumerate(calls)]
+    path = write(tmp_path, [*rows, line(9, [8, 9], [8, 9])])
+    assert scores_of(path).unfixed == {"count": 2, "question_ids": [1, 2]}
+    assert main(["score", str(path)]) == 0
+    told = "without temperature 0: 2 replies, which may differ from one time to the next: questions 1, 2"
+    assert told in capsys.readouterr().out
+
+
 def test_the_interval_is_the_bootstrap_over_questions(tmp_path):
     draw = random.Random(5)
     rows = [line(i, [draw.randint(1, 10), draw.randint(1, 10)], [draw.randint(1, 10), 7]) for i in range(40)]

@@ -1,19 +1,17 @@
 """The file of one model's answers to one question file: kept batch by batch, named when all are there."""
 
-import fcntl
-import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..data import write_rows
 from ..errors import InputError
-from ..files import sync_folder, write_json
+from ..files import write_json
 from ..preparation import versions
 from .questions import ID_KEYS, Question
+from .resumable_lines import ResumableLines, check_made_from, made_from_of, read_lines
 
 
 @dataclass(frozen=True)
@@ -28,63 +26,51 @@ class Generated:
 class GeneratedFile:
     """`<path>`: the questions' records in their order, each with its `answer`.
 
-    Until all are there, `<path>.partial`: a first line that says what the answers are made from, and a line for each
-    finished batch, on the disk before the next is begun. `<path>.json` keeps what the finished file was made from, and
-    its figures.
+    Until all are there, `<path>.partial`: a line for each finished batch, on the disk before the next is begun.
+    `<path>.json` keeps what the finished file was made from, and its figures.
     """
 
     def __init__(self, path: Path, made_from: dict[str, Any]):
         self.path, self.made_from = path, made_from
-        self.partial = path.with_name(path.name + ".partial")
         self.record = path.with_name(path.name + ".json")
         self.answers: dict[int, Generated] = {}  # by the question's place
         self.seconds = 0.0
-        self._file: BinaryIO | None = None
+        self._partial = ResumableLines(path.with_name(path.name + ".partial"), made_from)
 
     def is_finished(self) -> bool:
         """Whether all answers are there.
 
         Raises:
-            InputError: finished or begun, but made from something else.
+            InputError: finished or begun, but made from something else; begun, and damaged.
         """
         if self.path.exists():
             if not self.record.exists():
                 raise InputError(f"{self.path}: exists, and not from here; name another --output or remove it")
-            self._compare(self.path, _made_from(self.record.read_bytes()))
-            self.partial.unlink(missing_ok=True)  # a crash just before may have left it
+            check_made_from(self.path, made_from_of(self.record.read_bytes()), self.made_from)
+            self._partial.remove()  # a crash just before may have left it
             return True
-        if self.partial.exists():
-            begun = _lines(self.partial.read_bytes())
-            if begun:
-                self._compare(self.partial, _made_from(begun[0]))
+        read_lines(self._partial.path, self.made_from)
         return False
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Take up what is there of an unfinished file, and let no other process write to it.
 
+        Whether it is finished is to be asked again inside: another process may have been faster.
+
         Raises:
-            InputError: another process has it; it is damaged.
+            InputError: another process has it; it is made from something else, or damaged.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.partial, "a+b") as self._file:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{self.path}: another process is writing it") from error
-            self._file.seek(0)
-            lines = _lines(self._file.read())
-            self._file.truncate(sum(len(line) + 1 for line in lines))  # a line that a crash cut short is dropped
-            if not lines:
-                self._append({"made_from": self.made_from})
-                sync_folder(self.path.parent)
-            for number, line in enumerate(lines[1:], start=2):
+        with self._partial:
+            for number, line in self._partial.lines:
                 self._take_up(line, number)
             yield
 
     def append(self, answers: dict[int, Generated], seconds: float) -> None:
         """Keep a batch's answers, by their questions' places, and how long they took: on the disk when this returns."""
-        self._append({"answers": {place: astuple(answer) for place, answer in answers.items()}, "seconds": seconds})
+        self._partial.append(
+            {"answers": {place: astuple(answer) for place, answer in answers.items()}, "seconds": seconds}
+        )
         self.answers |= answers
         self.seconds += seconds
 
@@ -105,57 +91,20 @@ class GeneratedFile:
             self.path,
             (_identified(q) | {"answer": answer.text} for q, answer in zip(questions, answers, strict=True)),
         )
-        self.partial.unlink()
+        self._partial.remove()
         return figures
 
-    def _append(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _take_up(self, line: bytes, number: int) -> None:
+    def _take_up(self, batch: dict[str, Any], number: int) -> None:
         try:
-            batch = json.loads(line)
             self.answers |= {int(place): Generated(*fields) for place, fields in batch["answers"].items()}
             self.seconds += batch["seconds"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{self.partial}, line {number}: not a batch of answers; remove the file to begin again"
+                f"{self._partial.path}, line {number}: not a batch of answers; remove the file to begin again"
             ) from error
-
-    def _compare(self, path: Path, before: Any) -> None:
-        if not isinstance(before, dict):
-            raise InputError(f"{path}: does not say what it was made from; name another --output or remove it")
-        differing = [
-            f"{key}: there {_short(before.get(key))}, now {_short(self.made_from.get(key))}"
-            for key in sorted(before.keys() | self.made_from.keys())
-            if before.get(key) != self.made_from.get(key)
-        ]
-        if differing:
-            raise InputError(
-                f"{path}: answers of something else; name another --output or remove it. {'; '.join(differing)}"
-            )
 
 
 def _identified(question: Question) -> dict[str, Any]:
     """The question's record, which says its id."""
     own = any(key in question.record for key in ID_KEYS)
     return question.record if own else {"id": question.id} | question.record
-
-
-def _lines(content: bytes) -> list[bytes]:
-    """Whole lines."""
-    return content.split(b"\n")[:-1]
-
-
-def _made_from(record: bytes) -> Any:
-    """None when it does not say."""
-    try:
-        return json.loads(record)["made_from"]
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 24 else text[:21] + "..."

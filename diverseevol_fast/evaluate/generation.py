@@ -23,6 +23,7 @@ from ..runs import MadeRun, read_run
 from .generated import GeneratedFile
 from .questions import Question, benchmark_name, read_questions
 from .respondent import NextToken, Respondent
+from .resumable_lines import check_folder
 
 log = logging.getLogger("diverseevol_fast")
 
@@ -81,8 +82,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--top-p: no token is drawn at temperature 0; give a --temperature, or leave it out")
     if args.seed < 0:
         raise InputError(f"--seed: expected 0 or more, got {args.seed}")
-    if args.output.exists() and not args.output.is_dir():
-        raise InputError(f"--output {args.output}: expected a folder, got a file")
+    check_folder(args.output)
 
 
 def _rounds(wanted: list[int] | None, run: MadeRun) -> list[int]:
@@ -159,6 +159,9 @@ def _answer_round(tasks: list[Task], model: Respondent, kind: str, args: argpars
     limit, told = Limit(args.max_tokens_per_batch), []
     for task, of_task, most in zip(tasks, prompts, room, strict=True):
         with task.file.held():
+            if task.file.is_finished():  # by another process, while the model was loaded
+                told.append(f"{task.file.path}: was finished before")
+                continue
             _answer(task, of_task, most, model, limit, args)
             figures = task.file.finish(task.questions)
         facts = f"{figures['questions']} answers, {len(figures['empty'])} empty, {len(figures['cut'])} cut for length"

@@ -8,13 +8,13 @@ from ..errors import InputError
 
 
 def read_text(path: Path) -> str:
-    """A file's text.
+    """A file's text, without the byte order mark that some editors begin it with.
 
     Raises:
         InputError: there is no such file, or it is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except IsADirectoryError as error:

@@ -5,8 +5,10 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from ...errors import InputError
 from .replies import Reply
@@ -17,10 +19,13 @@ CONNECT_SECONDS = 10.0  # at most, whatever a reply may take
 PERMANENT = {  # HTTP status: what it means for every further call
     401: "the key in {key_env} was not accepted",
     402: "the account of the key in {key_env} has to be paid for",
-    403: "the key in {key_env} may not do this",
-    404: "there is no such address or model: {model}; the base URL often ends in /v1",
     405: "this address takes no chat completions; the base URL often ends in /v1",
 }
+LIKELY = {  # HTTP status: what it mostly means; a single question may be turned down so, too
+    403: "perhaps the key in {key_env} may not do this",
+    404: "perhaps there is no such address or model: {model}; the base URL often ends in /v1",
+}
+PASSING = (408, 409, 429)  # HTTP status below 500 that says "later", not "not this"
 SECRET_LENGTH = 8  # shorter keys ("none", "EMPTY") are a local server's; a reply may hold such words
 REFUSED_PARAMETER = re.compile(
     r"unsupported|not supported|n't support|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed",
@@ -31,11 +36,12 @@ REFUSED_PARAMETER = re.compile(
 class CallError(Exception):
     """A call failed, after all its retries. The text holds no key.
 
-    `kind`: "permanent" when every further call would fail alike, "silent" when nothing of use came back (no connection,
-    no reply in time, not a chat completion), "refused" when this one call was turned down.
+    `kind`: "permanent" when every further call would fail alike; "refused" when the endpoint turned this call down;
+    "busy" when it took none for now (no connection, too many requests, an error of its own); "silent" when nothing of
+    use came back (no reply in time, not a chat completion).
     """
 
-    def __init__(self, sentence: str, kind: Literal["permanent", "silent", "refused"]):
+    def __init__(self, sentence: str, kind: Literal["permanent", "refused", "busy", "silent"]):
         super().__init__(sentence)
         self.kind = kind
 
@@ -47,19 +53,14 @@ def check_url(base_url: str) -> None:
         InputError: it is no http(s) URL, holds a user name, a password or a query, or ends in /chat/completions. Does
             not repeat it.
     """
-    try:
-        if not re.fullmatch(r"[!-~]*", base_url):
-            raise ValueError("white space, or not ASCII")
-        parts = urlsplit(base_url)
-        host, _port = parts.hostname or "", parts.port  # both are parsed only when asked for
-        host.encode("idna")
-    except ValueError as error:
-        raise InputError("--base-url: not a URL; expected such as https://api.openai.com/v1") from error
+    parts = _parts_of(base_url)
+    if parts is None:
+        raise InputError("--base-url: not a URL; expected such as https://api.openai.com/v1")
     if "@" in parts.netloc:
         raise InputError(
             "--base-url: expected no user name and password in it; name the variable with the key by --api-key-env"
         )
-    if parts.scheme not in ("http", "https") or not host:
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError("--base-url: expected an http or https URL such as https://api.openai.com/v1")
     if "?" in base_url or "#" in base_url:
         raise InputError("--base-url: expected no query or fragment (?... or #...) in it")
@@ -67,17 +68,32 @@ def check_url(base_url: str) -> None:
         raise InputError("--base-url: expected the URL without /chat/completions, which is added")
 
 
+def _parts_of(url: str) -> SplitResult | None:
+    """None where it is no URL: the library's error says a part of it, which may be of a password."""
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname or "", parts.port  # both are parsed only when asked for
+        host.encode("idna")
+    except ValueError:
+        return None
+    return parts if re.fullmatch(r"[!-~]*", url) else None
+
+
 def key_in(variable: str) -> str:
     """The key that an environment variable holds; white space at its ends is taken off.
 
     Raises:
-        InputError: it is not set, is empty, holds what no key can, or has no name. Never repeats the value.
+        InputError: it is not set, is empty, holds what no key can, or has no name. Never repeats the value, nor a name
+            that nothing goes by: it may be the key itself.
     """
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # perhaps the key itself: not repeated
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
         raise InputError("--api-key-env: expected the NAME of an environment variable (letters, digits, _), not a key")
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise InputError(f"--api-key-env: the environment variable {variable} is not set; put the endpoint's key there")
+        raise InputError(
+            "--api-key-env: the variable that it names is not set; give the NAME of the environment variable that "
+            "holds the endpoint's key"
+        )
     if not re.fullmatch(r"[!-~]+", key):
         raise InputError(f"--api-key-env: the value of {variable} is no key: expected printable ASCII without spaces")
     return key
@@ -92,28 +108,29 @@ class Endpoint:
             base_url: one that check_url lets pass.
             model: the judge's name there.
             key_env: the environment variable that holds the key.
-            timeout: seconds for one request.
+            timeout: seconds without a byte of the reply after which a try has failed.
             retries: of one request; the pause doubles from half a second to 8, or is what the endpoint asks for (up to
                 2 minutes; a call that is to wait longer has failed).
             max_tokens: of a reply.
 
         Raises:
-            InputError: the openai package is missing, or the key is.
+            InputError: the openai package is missing, or the key is; the key is in the URL, which is shown and stored;
+                the environment's proxies cannot be used.
         """
         try:
             import openai
         except ImportError as error:
             raise InputError("judge: needs the openai package; pip install 'diverseevol_fast[evaluate]'") from error
+        key = key_in(key_env)
         self.url, self.model, self.key_env = base_url, model, key_env
-        self._openai, self._key = openai, key_in(key_env)
+        self._openai, self._key, self._is_secret = openai, _as_written(key), len(key) >= SECRET_LENGTH
+        if self._is_secret and self._key.search(base_url):
+            raise InputError(f"--base-url: expected no key in it, but it holds that of {key_env}; it is sent by itself")
         self._limits: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens}  # replaced whole, never changed
         self._lock = threading.Lock()
-        self._client = openai.OpenAI(
-            api_key=self._key,
-            base_url=base_url,
-            timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-            max_retries=retries,
-        )
+        self._retries = retries
+        limits = openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))
+        self._client = _client(openai, api_key=key, base_url=base_url, timeout=limits, max_retries=retries)
 
     def ask(self, prompt: str) -> Reply:
         """The judge's reply.
@@ -137,15 +154,33 @@ class Endpoint:
                 failure = self._failure_of_connection(error)
             if failure:  # raised here: a traceback must not show the library's error, which may hold the key
                 raise failure
-            return self._reply(body)
+            return self._reply(body, limits.get("temperature"))
+
+    def ask_first(self, prompt: str) -> Reply:
+        """As ask, of an endpoint that may never answer: a try that hangs is the last one. Not beside other calls."""
+        try:
+            return self.ask_once(prompt)
+        except CallError as error:
+            if error.kind != "busy" or not self._retries:
+                raise
+        return self._with_retries(self._retries - 1, prompt)
+
+    def ask_once(self, prompt: str) -> Reply:
+        """As ask, in a single try. Not beside other calls."""
+        return self._with_retries(0, prompt)
+
+    def _with_retries(self, retries: int, prompt: str) -> Reply:
+        self._client.max_retries = retries
+        try:
+            return self.ask(prompt)
+        finally:
+            self._client.max_retries = self._retries
 
     def _without_refused(self, limits: dict[str, Any], error: Any) -> bool:
         """Send the parameter that the judge does not take no more. False: that was not the matter."""
-        message = self._message(error.body, error.response.text)
-        if error.status_code not in (400, 422) or not REFUSED_PARAMETER.search(message):
+        if error.status_code not in (400, 422):
             return False
-        name = next((name for name in limits if name == error.param), None)
-        name = name or next((name for name in limits if re.search(rf"\b{name}\b", message)), None)
+        name = next((name for place, told in _complaints(error.body) if (name := _refused(limits, place, told))), None)
         if name is None:
             return False
         with self._lock:
@@ -163,24 +198,26 @@ class Endpoint:
     def _failure_of_status(self, error: Any) -> CallError:
         message = self._message(error.body, error.response.text)
         status = error.status_code
-        if status in PERMANENT:
-            meaning = PERMANENT[status].format(key_env=self.key_env, model=self.model)
-            return CallError(f"{self.url}: HTTP {status}, {meaning}: {message}", "permanent")
+        meaning = PERMANENT.get(status) or LIKELY.get(status) or ""
         if error.code == "insufficient_quota":
-            return CallError(f"{self.url}: HTTP {status}, nothing is left of the quota: {message}", "permanent")
-        return CallError(f"{self.url}: HTTP {status}: {message}", "refused")
+            meaning = "nothing is left of the quota"
+        told = f", {meaning.format(key_env=self.key_env, model=self.model)}" if meaning else ""
+        sentence = f"{self.url}: HTTP {status}{told}: {message}"
+        if status in PERMANENT or error.code == "insufficient_quota":
+            return CallError(sentence, "permanent")
+        return CallError(sentence, "busy" if status in PASSING or status >= 500 else "refused")
 
     def _failure_of_connection(self, error: Exception) -> CallError:
         if isinstance(error, self._openai.APITimeoutError):
-            sentence = f"no reply in time (--timeout; to connect, {CONNECT_SECONDS:g} s at most)"
-        elif isinstance(error, self._openai.APIConnectionError):
-            sentence = f"no connection: {self._redacted(str(error.__cause__ or error))}"
-        else:
-            sentence = self._redacted(f"{type(error).__name__}: {error}")
-        return CallError(f"{self.url}: {sentence}", "silent")
+            told = f"no reply in time (--timeout: seconds without a byte; to connect, {CONNECT_SECONDS:g} at most)"
+            return CallError(f"{self.url}: {told}", "silent")
+        if isinstance(error, self._openai.APIConnectionError):
+            told = self._redacted(str(error.__cause__ or error))
+            return CallError(f"{self.url}: no connection: {told}", "busy")
+        return CallError(f"{self.url}: {self._redacted(f'{type(error).__name__}: {error}')}", "silent")
 
-    def _reply(self, body: str) -> Reply:
-        """The parts of a chat completion."""
+    def _reply(self, body: str, temperature: float | None) -> Reply:
+        """The parts of a chat completion that was asked for at this temperature."""
         try:
             completion = json.loads(body)
             choice = completion["choices"][0]
@@ -199,6 +236,7 @@ class Endpoint:
             served_by=self._kept(str(completion.get("model") or "")) or None,
             finish_reason=self._kept(str(choice.get("finish_reason") or "")) or None,
             tokens=_tokens(completion.get("usage")),
+            temperature=temperature,
         )
 
     def _message(self, body: Any, text: str) -> str:
@@ -209,15 +247,68 @@ class Endpoint:
     def _kept(self, text: str) -> str:
         """Text of a reply without the key; half a surrogate pair, which no file can hold, is a question mark."""
         text = text.encode(errors="replace").decode()
-        return self._without_key(text) if len(self._key) >= SECRET_LENGTH else text
+        return self._key.sub("[key]", text) if self._is_secret else text
 
     def _redacted(self, text: str) -> str:
         """One line of at most 300 characters without the key."""
-        return " ".join(self._without_key(text).split())[:300]
+        return " ".join(self._key.sub("[key]", text).split())[:300]
 
-    def _without_key(self, text: str) -> str:
-        """The key is taken out as it is, and as JSON writes it."""
-        return text.replace(self._key, "[key]").replace(json.dumps(self._key)[1:-1], "[key]")
+
+def _client(openai: Any, **options: Any) -> Any:
+    """The library's client, which sends the key it is given and nothing else of ours.
+
+    Raises:
+        InputError: the environment's proxies or certificates cannot be used. Does not repeat them.
+    """
+    try:
+        with _without_openai_variables():
+            return openai.OpenAI(**options)
+    except ImportError:
+        reason = "a SOCKS proxy needs the socksio package"
+    except Exception as error:  # noqa: BLE001 (of several libraries; its text may hold a part of a proxy's password)
+        reason = type(error).__name__
+    raise InputError(
+        "the settings of the environment (the proxies in HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, the certificates in "
+        f"SSL_CERT_FILE) cannot be used: {reason}; correct them, or unset them"
+    )
+
+
+@contextmanager
+def _without_openai_variables() -> Iterator[None]:
+    """What they hold (headers, an organization, another key) the library would send to any endpoint."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith("OPENAI_")}
+    for name in kept:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _as_written(key: str) -> re.Pattern[str]:
+    """A key as it is, and as JSON or a URL may write it: behind backslashes, as \\u002b, as %2b."""
+    return re.compile("".join(rf"(?:\\*{re.escape(c)}|(?i:\\+u{ord(c):04x}|%{ord(c):02x}))" for c in key))
+
+
+def _complaints(body: Any) -> Iterator[tuple[str | None, str]]:
+    """What an error's body says against parameters: of which, where it names one apart, and the message.
+
+    Nothing else is read: an error may repeat the whole request, whose answers may speak of parameters.
+    """
+    if not isinstance(body, dict):
+        return
+    if isinstance(body.get("message"), str):
+        yield body["param"] if isinstance(body.get("param"), str) else None, body["message"]
+    for detail in body["detail"] if isinstance(body.get("detail"), list) else []:  # pydantic's
+        if isinstance(detail, dict) and isinstance(detail.get("loc"), list) and isinstance(detail.get("msg"), str):
+            yield str(detail["loc"][-1:]), detail["msg"]
+
+
+def _refused(limits: dict[str, Any], place: str | None, told: str) -> str | None:
+    """The parameter that a complaint is about; None where it is about something else."""
+    if not REFUSED_PARAMETER.search(told):
+        return None
+    return next((name for name in limits if re.search(rf"\b{name}\b", told if place is None else place)), None)
 
 
 def _tokens(usage: Any) -> tuple[int, int] | None:

@@ -5,30 +5,26 @@ import hashlib
 import json
 import logging
 import math
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from ...data import write_rows
-from ...errors import InputError, RunError
-from ...progress import Progress
+from ...errors import InputError
 from ..json_lines import listed
+from ..resumable_lines import check_folder, check_made_from
 from .answer_pairs import Answer, pair_answers
-from .endpoint import CallError, Endpoint, check_url
+from .asking import Job, ask_all
+from .endpoint import Endpoint, check_url
 from .judgements import judgement_line, read_judgements
 from .prompt import PROMPT_SHA256, parse_scores, prompt
-from .replies import Key, Reply, ReplyFile, check_made_from, partial_of, stored_replies
+from .replies import Key, Reply, held_replies, partial_of, stored_replies
 from .scoring import scores_of, scores_table
 
 log = logging.getLogger("diverseevol_fast")
 
 CHARACTERS_PER_TOKEN = 4  # of English text, for an estimate
-FEWEST_FAILURES = 3  # in a row, before the endpoint is given up
 
 Pair = tuple[Answer, Answer]  # the model's and the reference's
-Job = tuple[Key, str]  # a question and order, and what to ask
 
 
 def judge_answers(args: argparse.Namespace) -> str:
@@ -38,9 +34,8 @@ def judge_answers(args: argparse.Namespace) -> str:
     are there, the judgements are written at once, in the answers' order. A reply without scores is kept and counted.
 
     Raises:
-        InputError: an option, a file or the key does not fit, nothing was asked; or the endpoint turns every call down,
-            or gives no reply to the first.
-        RunError: calls failed on the way; replies that came are kept.
+        InputError: an option, a file or the key does not fit, nothing was asked; or as ask_all.
+        RunError: as ask_all.
     """
     _check_numbers(args)
     check_url(args.base_url)
@@ -57,23 +52,28 @@ def judge_answers(args: argparse.Namespace) -> str:
     else:
         endpoint = _endpoint(args) if left else None
         written = _complete(args, pairs, output, made_from, endpoint)
-    return f"{_told(output, pairs, written, complete)}\n\n{scores_table([scores_of(output)])}"
+    return f"{_told(output, pairs, written, complete)}\n\n{_scores(output)}"
 
 
 def _complete(
     args: argparse.Namespace, pairs: list[Pair], output: Path, made_from: dict[str, Any], endpoint: Endpoint | None
 ) -> dict[Key, Reply]:
     """Ask what is left and write the output; returns all replies."""
-    with ReplyFile(partial_of(output), made_from) as file:
+    with held_replies(partial_of(output), made_from) as file:
         # Read once more: another process may have finished it before this one held the file.
         written = _written(output, made_from)
         left = _left(pairs, written | file.replies)
         if left:
-            _ask_all(endpoint or _endpoint(args), args, left, file)
+            log.info(
+                "judge: %d calls to %s at %s, %d at a time; a call is given up after %d tries, a try after %g s "
+                "without a byte",
+                len(left), args.model, args.base_url, args.concurrency, args.retries + 1, args.timeout,
+            )  # fmt: skip
+            ask_all(endpoint or _endpoint(args), left, args.concurrency, file)
         replies = written | file.replies
-        names = _name(args.answers), _name(args.reference)
+        names = _names(args.answers, args.reference)
         write_rows(output, (judgement_line(*pair, names, replies, made_from) for pair in pairs))
-        file.path.unlink()
+        file.remove()
     return replies
 
 
@@ -95,6 +95,7 @@ def _output(args: argparse.Namespace) -> Path:
         raise InputError(f"--output: expected a name that ends in .jsonl, got {output}")
     if output.resolve() in (args.answers.resolve(), args.reference.resolve()):
         raise InputError(f"--output: {output} is one of the files to judge; name another")
+    check_folder(output.parent)
     return output
 
 
@@ -113,9 +114,13 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _name(path: Path) -> str:
-    """An assistant's name: <run>/rd_<r> of answers that generate wrote."""
-    return f"{path.resolve().parent.name}/{path.stem}"
+def _names(answers: Path, reference: Path) -> tuple[str, str]:
+    """The assistants' names: <run>/rd_<r> of answers that generate wrote, after the folders that tell them apart."""
+    one, other = (path.resolve().with_suffix("").parts for path in (answers, reference))
+    parts = 2
+    while one != other and one[-parts:] == other[-parts:]:
+        parts += 1
+    return str(Path(*one[-parts:])), str(Path(*other[-parts:]))
 
 
 def _written(output: Path, made_from: dict[str, Any]) -> dict[Key, Reply]:
@@ -152,72 +157,12 @@ def _estimate(left: list[Job], questions: int, max_tokens: int) -> str:
     )
 
 
-def _ask_all(endpoint: Endpoint, args: argparse.Namespace, left: list[Job], file: ReplyFile) -> None:
-    """Keep a reply for each; when calls fail, all that can come still comes, unless the endpoint is of no use."""
-    log.info(
-        "judge: %d calls to %s at %s, %d at a time; a call is given up after %d tries of at most %g s each",
-        len(left), args.model, endpoint.url, args.concurrency, args.retries + 1, args.timeout,
-    )  # fmt: skip
-    failed, in_a_row, tokens = 0, 0, 0
-    with Progress("judge", len(left), "call") as bar:
-        for (key, order), outcome in _outcomes(endpoint.ask, left, args.concurrency):
-            if isinstance(outcome, Reply):
-                file.add((key, order), outcome)
-                in_a_row = 0
-                tokens += sum(outcome.tokens or ())
-                bar.update(1, tokens=tokens)
-                continue
-            failed, in_a_row, answered = failed + 1, in_a_row + 1, bar.done > 0
-            useless = outcome.kind == "permanent" or (outcome.kind == "silent" and not answered)
-            if useless or in_a_row >= max(FEWEST_FAILURES, args.concurrency):
-                kind = RunError if answered and outcome.kind != "permanent" else InputError
-                raise kind(f"{outcome}; {_kept(file)}")
-            log.warning("judge: question %s, order %d: %s", key, order, outcome)
-    if failed:
-        raise RunError(f"{failed} of {len(left)} calls failed; {_kept(file)}")
-
-
-def _kept(file: ReplyFile) -> str:
-    return f"{len(file.replies)} replies are kept in {file.path}, the same command asks only for the others"
-
-
-def _outcomes(
-    ask: Callable[[str], Reply], jobs: list[Job], concurrency: int
-) -> Iterator[tuple[Key, Reply | CallError]]:
-    """Each job's key with its reply or failure, as they come.
-
-    The first is asked alone, so that a wrong key or URL costs one call, and what the judge does not take is found out
-    once. After that `concurrency` are under way; another one begins when the caller is done with an outcome.
-    The threads are daemons: a stopped command does not wait for replies that may take minutes.
-    """
-    todo: SimpleQueue[Job | None] = SimpleQueue()
-    results: SimpleQueue[tuple[Key, Reply | Exception]] = SimpleQueue()
-
-    def work() -> None:
-        while (job := todo.get()) is not None:
-            try:
-                results.put((job[0], ask(job[1])))
-            except Exception as error:  # noqa: BLE001 (raised by the main thread)
-                results.put((job[0], error))
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(concurrency, len(jobs)))]
-    for thread in threads:
-        thread.start()
+def _scores(output: Path) -> str:
+    """The table of scores, or why there are none: the judgements are written either way."""
     try:
-        begun = done = 0
-        while done < len(jobs):
-            allowed = 1 if done == 0 else done + concurrency
-            for job in jobs[begun:allowed]:
-                todo.put(job)
-            begun = max(begun, allowed)
-            key, outcome = results.get()
-            if isinstance(outcome, Exception) and not isinstance(outcome, CallError):
-                raise outcome
-            yield key, outcome
-            done += 1
-    finally:
-        for _ in threads:
-            todo.put(None)
+        return scores_table([scores_of(output)])
+    except InputError as error:
+        return str(error)
 
 
 def _told(output: Path, pairs: list[Pair], replies: dict[Key, Reply], complete_before: bool) -> str:

@@ -1,23 +1,22 @@
 """A judge's replies as they come: one synced JSON line each, in a file that a killed command goes on from."""
 
-import fcntl
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ...errors import InputError
-from ...files import sync_folder
-from ..json_lines import parse
+from ..resumable_lines import Lines, ResumableLines, read_lines
 
-MADE_FROM = {  # what a reply depends on, beside the question and the order: the key in files, and its name for people
-    "model": "the judge",
-    "prompt_sha256": "the prompt",
-    "answers_sha256": "the answers",
-    "reference_sha256": "the reference answers",
-    "questions": "the number of questions",
-}
+MADE_FROM = (  # what a reply depends on, beside the question and the order
+    "model",  # the judge
+    "prompt_sha256",
+    "answers_sha256",
+    "reference_sha256",
+    "questions",  # how many
+)
 
 Key = tuple[str, int]  # the question's, and the order: 0 shows the model's answer first, 1 the reference answer
 
@@ -31,6 +30,7 @@ class Reply:
     served_by: str | None  # the model that the endpoint says it was
     finish_reason: str | None  # "length": cut at --max-tokens
     tokens: tuple[int, int] | None  # of the prompt and of the reply, as the endpoint counts
+    temperature: float | None  # as it was sent; None: the judge takes none, and its own holds
 
 
 def reply_of(place: str, fields_of_it: Any) -> Reply:
@@ -53,95 +53,45 @@ def partial_of(output: Path) -> Path:
     return output.with_name(output.name + ".partial")
 
 
-def check_made_from(path: Path, before: Any, now: dict[str, Any]) -> None:
-    """A file's replies were made from what is judged now.
-
-    Raises:
-        InputError: they were not; says what differs.
-    """
-    if not isinstance(before, dict) or set(before) != set(MADE_FROM):
-        raise InputError(f"{path}: exists and was not written by this command; name another --output, or remove it")
-    differing = [
-        name if key.endswith("sha256") else f"{name} ({before[key]!r} there, {now[key]!r} now)"
-        for key, name in MADE_FROM.items()
-        if before[key] != now[key]
-    ]
-    if differing:
-        raise InputError(
-            f"{path}: holds judgements of something else, which differs in {', '.join(differing)}; "
-            "name another --output, or remove it"
-        )
-
-
 def stored_replies(path: Path, made_from: dict[str, Any]) -> dict[Key, Reply]:
     """The replies in a partial file; none where there is no file. A last line that is cut off does not count.
 
     Raises:
         InputError: they were made from something else; a line is damaged.
     """
-    return _read(path, path.read_bytes(), made_from) if path.exists() else {}
+    return _replies(path, read_lines(path, made_from))
+
+
+@contextmanager
+def held_replies(path: Path, made_from: dict[str, Any]) -> Iterator["ReplyFile"]:
+    """A partial file, made where there is none, that no other process writes to meanwhile.
+
+    Raises:
+        InputError: as stored_replies; another process holds it.
+    """
+    with ResumableLines(path, made_from) as lines:
+        yield ReplyFile(lines)
 
 
 class ReplyFile:
-    """A partial file, held by this process: `with ReplyFile(path, made_from) as file: file.add(key, reply)`.
+    """A partial file. `replies` are all that it holds, those of earlier commands too."""
 
-    A reply is on the disk when add returns. `replies` are all, those of earlier commands too.
-    """
-
-    def __init__(self, path: Path, made_from: dict[str, Any]):
-        self.path, self.made_from = path, made_from
-        self.replies: dict[Key, Reply] = {}
-        self._file: BinaryIO | None = None
-
-    def __enter__(self) -> "ReplyFile":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b")
-        try:
-            self._take_up()
-        except BaseException:
-            self._file.close()
-            raise
-        return self
-
-    def __exit__(self, *exc_info) -> None:
-        self._file.close()
+    def __init__(self, lines: ResumableLines):
+        self.path = lines.path
+        self.replies = _replies(lines.path, lines.lines)
+        self._lines = lines
 
     def add(self, key: Key, reply: Reply) -> None:
-        """Keep a reply."""
-        self._append({"question_id": key[0], "order": key[1], "reply": asdict(reply)})
+        """Keep a reply: it is on the disk when this returns."""
+        self._lines.append({"question_id": key[0], "order": key[1], "reply": asdict(reply)})
         self.replies[key] = reply
 
-    def _take_up(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{self.path}: another process is writing it") from error
-        self._file.seek(0)
-        content = self._file.read()
-        self.replies = _read(self.path, content, self.made_from)
-        whole = _whole_lines(content)
-        self._file.truncate(len(whole))
-        if not whole:
-            self._append({"made_from": self.made_from})
-            sync_folder(self.path.parent)
-
-    def _append(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def remove(self) -> None:
+        """Take the file away, once the judgements are written."""
+        self._lines.remove()
 
 
-def _whole_lines(content: bytes) -> bytes:
-    """What a crash in the middle of a line leaves of use."""
-    return content[: content.rfind(b"\n") + 1]
-
-
-def _read(path: Path, content: bytes, made_from: dict[str, Any]) -> dict[Key, Reply]:
-    whole = _whole_lines(content)
-    if not whole:
-        return {}
-    (_, header), *lines = parse(path, whole.decode(errors="replace"))
-    check_made_from(path, header.get("made_from"), made_from)
+def _replies(path: Path, lines: Lines) -> dict[Key, Reply]:
     replies = {}
     for number, line in lines:
         place = f"{path}, line {number}"

@@ -38,6 +38,7 @@ class Scores:
     position_effect: dict[str, float]  # mean score of the answer shown first minus that shown second
     unparsed: dict[str, Any]  # how many replies, and of which questions
     out_of_range: dict[str, Any]  # how many scores below 1 or above 10 (they count as they are), and of which questions
+    unfixed: dict[str, Any]  # how many replies are known to be made without temperature 0, and of which questions
     answer_length: dict[str, dict[str, float]] | None  # mean characters and words of the model and of the reference
 
 
@@ -96,7 +97,7 @@ def scores_of(
             f"{path}: the reference's scores sum to {sums[:, 1].sum():g}; a Relative Score needs more than 0"
         )
     low, high = _interval(sums, resamples, seed)
-    difference = sums[:, 0] - sums[:, 1]
+    difference = (sums[:, 0] - sums[:, 1]).round(6)  # 6.0 + 6.1 and 6.4 + 5.7 are one sum, but not as floats
     by_order = values[:, :, 0] - values[:, :, 1]  # model minus reference
     first_minus_second = by_order.mean(axis=0) * (1, -1)
     return Scores(
@@ -120,6 +121,7 @@ def scores_of(
         },
         unparsed=_counted([(each, sum(pair is None for pair in each.scores)) for each in judgements]),
         out_of_range=_counted([(each, _out_of_range(each)) for each in judgements]),
+        unfixed=_counted([(each, sum(map(_is_unfixed, each.calls))) for each in judgements]),
         answer_length=_answer_length(path, judgements, answers, reference),
     )
 
@@ -186,6 +188,11 @@ def _out_of_range(judgement: Judgement) -> int:
     return sum(not LOWEST <= score <= HIGHEST for pair in judgement.scores if pair for score in pair)
 
 
+def _is_unfixed(call: Any) -> bool:
+    """Whether a reply's record says that it was made without temperature 0; public files have no record."""
+    return isinstance(call, dict) and call.get("temperature", 0) != 0
+
+
 def _answer_length(
     path: Path, judgements: list[Judgement], answers: Path | None, reference: Path | None
 ) -> dict[str, dict[str, float]] | None:
@@ -246,5 +253,10 @@ def _details(scores: Scores) -> list[str]:
         lines.append(
             f"  out of 1 to 10: {scores.out_of_range['count']} scores, counted as they are: questions "
             + listed(scores.out_of_range["question_ids"])
+        )
+    if scores.unfixed["count"]:
+        lines.append(
+            f"  without temperature 0: {scores.unfixed['count']} replies, which may differ from one time to the next: "
+            f"questions {listed(scores.unfixed['question_ids'])}"
         )
     return lines
