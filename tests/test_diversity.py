@@ -14,9 +14,8 @@ from conftest import TINY, write_config
 
 from diverseevol_fast.cli import main
 from diverseevol_fast.data import data_of
-from diverseevol_fast.errors import InputError
 from diverseevol_fast.evaluate.diversity import measure_run
-from diverseevol_fast.evaluate.fixed import fixed_embeddings, fixed_texts
+from diverseevol_fast.evaluate.fixed import fixed_embeddings, fixed_space, fixed_texts, kept_record
 from diverseevol_fast.evaluate.measures import MEASURES, describe, measure_nested, partition
 from diverseevol_fast.models import load_encoder, load_tokenizer
 from diverseevol_fast.runs import read_run
@@ -165,17 +164,17 @@ def test_what_was_measured_is_not_measured_again(run, folder, other_model):
     assert kept == first
     before = saved.stat().st_mtime_ns, embeddings.stat().st_mtime_ns
     assert measure_run(read_run(folder), random=2) == first
+    by_another = measure_run(run, space=fixed_space(run, str(other_model)), random=2)
+    assert by_another["rounds"] != first["rounds"]
+    assert by_another["model"] == str(other_model)
+    assert measure_run(run, random=2) == first
+    assert len(list(folder.glob("diversity/embeddings-????????.npy"))) == 1
     assert saved.stat().st_mtime_ns == before[0]
     for changed in ({"random": 1}, {"random": 2, "seed": 1}):
         again = measure_run(run, **changed)
         assert again != first
         assert saved.stat().st_mtime_ns > before[0]
     assert embeddings.stat().st_mtime_ns == before[1]
-    by_another = measure_run(run, model=str(other_model), random=2)
-    assert by_another["rounds"] != first["rounds"]
-    assert by_another["model"] == str(other_model)
-    assert embeddings.stat().st_mtime_ns == before[1]
-    assert len(list(folder.glob("diversity/embeddings-????????.npy"))) == 1
     earlier = read_run(folder)
     shortened = measure_run(replace(earlier, rounds=2), random=2)
     assert [entry["size"] for entry in shortened["rounds"]] == [6, 11]
@@ -183,30 +182,92 @@ def test_what_was_measured_is_not_measured_again(run, folder, other_model):
     assert measure_run(run, random=2) == first
 
 
-def test_a_changed_model_is_noticed(run, folder, tiny_model, tmp_path):
+def test_a_model_is_known_by_its_files_and_not_by_its_name(run, folder, tiny_model, tmp_path):
+    first = measure_run(run, random=1)
+    saved = folder / "diversity/measures.json"
+    before = saved.stat().st_mtime_ns
+    twin = shutil.copytree(tiny_model, tmp_path / "twin")
+    assert measure_run(run, space=fixed_space(run, str(twin)), random=1) == first | {"model": str(twin)}
+    assert saved.stat().st_mtime_ns == before
+    assert not list(folder.glob("diversity/*-????????.*"))
+
+
+def test_finished_embeddings_are_opened_without_the_model(run, folder, tiny_model, tmp_path, monkeypatch):
+    spaces = [
+        None,
+        fixed_space(run, str(shutil.copytree(tiny_model, tmp_path / "m"))),
+        replace(fixed_space(run), max_length=32),
+    ]
+    values = [fixed_embeddings(run, space).clone() for space in spaces]
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[0], values[2])
+    assert len(list(folder.glob("diversity/embeddings*.npy"))) == 2
+    monkeypatch.setattr("diverseevol_fast.evaluate.fixed.load_encoder", None)
+    for space, before in zip(spaces, values, strict=True):
+        assert torch.equal(fixed_embeddings(read_run(folder), space), before)
+    (folder / "diversity/embeddings.npy").unlink()
+    with pytest.raises(TypeError):  # the file is gone, whatever its record says: the model is loaded
+        fixed_embeddings(run)
+
+
+def test_a_changed_model_is_noticed(run, tiny_model, tmp_path):
     own = shutil.copytree(tiny_model, tmp_path / "model")
-    measure_run(run, model=str(own), random=0)
+    first = measure_run(run, space=fixed_space(run, str(own)), random=0)
     model = load_encoder(own)
     with torch.no_grad():
         model.layers[0].mlp.down_proj.weight *= 2
     model.save_pretrained(own)
-    with pytest.raises(InputError, match="is not made from this data and model; remove it"):
-        measure_run(run, model=str(own), random=0)
-    for path in folder.glob("diversity/embeddings-*"):
-        path.unlink()
-    assert measure_run(run, model=str(own), random=0)["rounds"][0]["random"] == {}
+    changed = measure_run(run, space=fixed_space(run, str(own)), random=0)
+    assert changed["rounds"][0]["values"] != first["rounds"][0]["values"]
+    assert measure_run(run, random=0) == first | {"model": str(tiny_model)}
+
+
+@pytest.fixture(scope="module")
+def longer(made, tmp_path_factory):
+    """The same run, but that its rows are cut to 200 tokens instead of 128."""
+    out = tmp_path_factory.mktemp("longer") / "longer"
+    config = made.parent / "config.yml"
+    more = ["--output_dir", str(out), "--model_max_length", "200", "--n_round", "0"]
+    assert main(["run", str(config), *more, "--quiet"]) == 0
+    return out
+
+
+def test_one_model_embeds_all_runs_with_the_first_ones_settings(folder, longer, other_model, tmp_path, capsys):
+    second = shutil.copytree(longer, tmp_path / "longer")
+    whole = json.loads(diversity(capsys, folder, second, "--model", other_model, "--random", 0, "--json"))
+    assert whole[0]["rounds"][0]["values"] == pytest.approx(whole[1]["rounds"][0]["values"])
+    (ours,) = folder.glob("diversity/embeddings-*.npy")
+    (theirs,) = second.glob("diversity/embeddings-*.npy")
+    assert ours.name == theirs.name
+    np.testing.assert_array_equal(np.load(ours), np.load(theirs))
+
+
+def test_runs_in_spaces_of_their_own_are_told_not_to_compare(folder, longer, tmp_path, capsys):
+    def told(*runs):
+        assert main(["diversity", *map(str, runs), "--random", "0", "--quiet"]) == 0
+        return capsys.readouterr().err
+
+    second = shutil.copytree(longer, tmp_path / "longer")
+    assert "their figures do not compare; give --model" in told(folder, second)
+    assert told(folder, shutil.copytree(folder, tmp_path / "same")) == ""
 
 
 def test_half_a_record_is_made_again(run, folder, capsys):
     first = measure_run(run, random=1)
     saved = folder / "diversity/measures.json"
     whole = saved.read_bytes()
-    saved.write_bytes(whole[:100])
-    assert main(["diversity", str(folder), "--random", "1", "--json", "--quiet"]) == 0
-    printed = capsys.readouterr()
-    assert f"{saved}: not JSON, so measured again\n" in printed.err
-    assert json.loads(printed.out) == [{"run": str(folder)} | first]
-    assert saved.read_bytes() == whole
+    for broken in (whole[:100], b"[]"):
+        saved.write_bytes(broken)
+        assert main(["diversity", str(folder), "--random", "1", "--json", "--quiet"]) == 0
+        printed = capsys.readouterr()
+        assert f"{saved}: not a JSON object, so made again\n" in printed.err
+        assert json.loads(printed.out) == [{"run": str(folder)} | first]
+        assert saved.read_bytes() == whole
+
+
+def test_a_record_that_is_not_text_is_none(tmp_path):
+    (tmp_path / "x.json").write_bytes(b"\xff{")
+    assert kept_record(tmp_path / "x.json") == {}
 
 
 KILLED = """
@@ -254,7 +315,8 @@ def test_given_embeddings_of_every_row(run, folder, x):
     expected = measure_nested(candidates, pool, [6, 11, 16], partition(candidates, 0))
     assert [entry["values"] for entry in record["rounds"]] == expected
     assert (record["model"], record["dimension"], record["rows"]) == (str(x), 12, 80)
-    assert [path.name for path in (folder / "diversity").iterdir()] == ["measures.json"]
+    (saved,) = (folder / "diversity").iterdir()
+    assert saved.match("measures-????????.json")
     np.save(x, 2 * np.load(x))
     doubled = measure_run(run, embeddings=x, random=1)["rounds"][0]["values"]
     assert doubled["covering_radius"] == pytest.approx(2 * expected[0]["covering_radius"])
@@ -423,6 +485,9 @@ def test_arguments_that_do_not_go_together_are_refused(tmp_path, folder, data_fi
     refused(capsys, "expected folders of runs", folder, data_file, "--picks", subset, "--embeddings", x)
     refused(capsys, "expected folders of runs", data_file, data_file, "--picks", subset, "--embeddings", x)
     refused(capsys, "say with --picks which rows", tmp_path, "--embeddings", x)
+    refused(capsys, "--columns: names the columns of a data set", folder, "--columns", "{instruction: q}")
+    for sources in ([tmp_path / "typo"], [folder, tmp_path / "typo"]):
+        refused(capsys, "typo: no such file or folder; expected the folder of a run, or a data set", *sources)
     refused(capsys, "--model is missing", data_file, "--picks", subset)
     refused(capsys, "no such file", tmp_path / "no.json", "--picks", subset, "--embeddings", x)
     refused(capsys, "no such local folder", folder, "--model", tmp_path / "nowhere/at/all")

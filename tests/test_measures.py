@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diverseevol_fast.evaluate import measures
-from diverseevol_fast.evaluate.measures import COPY, MEASURES, cell_count, describe, entropy, measure_nested, partition
+from diverseevol_fast.evaluate.measures import MEASURES, TINY, cell_count, describe, entropy, measure_nested, partition
 from diverseevol_fast.selection import vendi_score as vendi_module
 from diverseevol_fast.selection.vendi_score import kernel_spectra, vendi_score
 
@@ -53,9 +53,8 @@ def brute_force(x, rows, cells):
 def novelsum(x, rows, others):
     expansion = {}
     for j in rows:
-        distances = sorted(1 - cosine(x[j], other) for other in x)
-        nearest = [distance for distance in distances if distance > COPY][:10]
-        expansion[j] = (1 / np.mean(nearest)) ** 0.5 if nearest else 1.0
+        nearest = sorted(1 - cosine(x[j], other) for other in x if (other != x[j]).any())[:10]
+        expansion[j] = (1 / (np.mean(nearest or [0.0]) + TINY)) ** 0.5
     novelties = []
     for i in rows:
         by_rank = sorted(others[i], key=lambda j: 1 - cosine(x[i], x[j]))
@@ -80,6 +79,7 @@ def with_copies():
 def with_zeros():
     x = gaussian(25, 6, offset=0.5)
     x[[2, 3, 10]] = 0
+    x[10] = -0.0  # equal to the others, in other bits
     return x
 
 
@@ -163,7 +163,7 @@ def test_known_answers_of_unlike_rows():
         "nearest_distance": math.sqrt(2), "chamfer": 0, "facility_location": 1, "log_determinant": 6 * math.log(2),
         "partition_entropy": math.log(6), "novelsum": 1,
     }  # fmt: skip
-    assert values == pytest.approx(expected, abs=1e-12)
+    assert values == pytest.approx(expected, abs=TINY)
 
 
 def test_known_answers_of_like_rows():
@@ -188,7 +188,15 @@ def test_novelsum_of_three_rows_by_hand():
     of_axis = (near * middle + far * outer / 2) / 1.5
     of_middle = near * outer
     (values,) = measure_nested(x, torch.arange(3), [3], np.zeros(3, int))
-    assert values["novelsum"] == pytest.approx((2 * of_axis + of_middle) / 3, rel=1e-12)
+    assert values["novelsum"] == pytest.approx((2 * of_axis + of_middle) / 3, rel=1e-8)  # but for TINY
+
+
+def test_rows_of_a_narrow_cone_are_neighbours_and_copies_are_not():
+    """Angles of 0 and 0.001, at a cosine distance of 5e-7: the density is that of this distance, whatever is copied."""
+    x = torch.tensor([[1.0, 0.0], [math.cos(1e-3), math.sin(1e-3)]], dtype=torch.float64)
+    for copies in (1, 15):
+        (values,) = measure_nested(x.repeat(copies, 1), torch.arange(2), [2], np.zeros(2 * copies, int))
+        assert values["novelsum"] == pytest.approx(5e-7 / (5e-7 + TINY) ** 0.5, rel=1e-6)
 
 
 def test_more_rows_never_cover_less():

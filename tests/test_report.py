@@ -9,11 +9,15 @@ import threading
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from conftest import write_config
 
 from diverseevol_fast.cli import main
+from diverseevol_fast.evaluate.report.reporting import look_at_runs
+from diverseevol_fast.runs import read_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = '<script>console.log(7)</script><img src="http://127.0.0.1:9/x">'
@@ -105,16 +109,65 @@ def larger_page(made):
     return output
 
 
-def test_the_page_says_what_the_runs_found(made, page):
-    text = " ".join(Page(page.read_text(encoding="utf-8")).texts)
+def parts(page):
+    """The page's sections by their headings' ids, as elements."""
+    text = page.read_text(encoding="utf-8")
+    main = ElementTree.fromstring(text[text.index("<main>") : text.index("</main>") + len("</main>")])
+    return {section.find("h2").get("id"): section for section in main.iter("section")}
+
+
+def cells(section, caption):
+    """Of the one table of a section whose caption begins so: by its rows' heads, the cells' texts."""
+    (found,) = (each for each in section.iter("table") if "".join(each.find("caption").itertext()).startswith(caption))
+    rows = [[" ".join(cell.itertext()) for cell in row] for row in found.find("tbody")]
+    return {head: rest for head, *rest in rows}
+
+
+def test_the_page_says_what_the_runs_are(made, page):
+    facts = cells(parts(page)["runs"], "Settings of the runs.")
+    assert facts["strategy"] == ["KCenterSampling", "RandomSampling"]
+    assert facts["rows"] == ["90; 80 candidates, 10 held out"]  # the same of both
+    assert facts["finished"] == ["3 of 3 rounds, counted from 0"]
+    assert facts["seed"] == ["0"]
+
+
+def test_the_page_says_how_good_the_models_are(made, page):
+    found = {
+        name: [json.loads((made / name / f"state/rd_{r}/metrics.json").read_text())["train"] for r in range(3)]
+        for name in ("kc", "rnd")
+    }
+    told = {
+        name: ["{:#.4g} ({:#.4g} to {:#.4g})".format(one["held_out_loss"], *one["held_out_interval"]) for one in rounds]
+        for name, rounds in found.items()
+    }
+    quality = parts(page)["quality"]
+    assert cells(quality, "Held-out loss, round by round.") == {
+        str(r): [str(6 + 5 * r), told["kc"][r], told["rnd"][r]] for r in range(3)
+    }
+    lines = quality.find(".//table/tbody")
+    for line, (name, rounds) in zip(lines, found.items(), strict=True):
+        best = min(range(3), key=lambda r: rounds[r]["held_out_loss"])
+        assert [" ".join(cell.itertext()) for cell in line] == [
+            "Held-out loss", name, str(best), told[name][best], "2", told[name][2],
+        ]  # fmt: skip
+
+
+def test_the_page_says_how_diverse_the_pools_are(made, page):
+    diversity = parts(page)["diversity"]
     for name in ("kc", "rnd"):
-        for r in range(3):
-            metrics = json.loads((made / name / f"state/rd_{r}/metrics.json").read_text())
-            assert f"{metrics['train']['held_out_loss']:.4g}" in text
-    for word in ("KCenterSampling", "RandomSampling", "Vendi Score", "overing radius", "random subsets", "seed"):
-        assert word in text
-    assert "best" in text
-    assert "chosen on the" in text  # the best round is chosen by what it is judged by
+        measured = json.loads((made / name / "diversity/measures.json").read_text())
+        table = cells(diversity, f"{name}: each pool")
+        assert len(table) == len(measured["measures"])
+        for key, entry in measured["measures"].items():
+            for r, cell in enumerate(table[entry["title"]]):
+                one = measured["rounds"][r]
+                random, value = one["random"][key], one["values"][key]
+                told = [float(number.replace(",", "")) for number in re.findall(r"-?[\d.,]+(?:e[+-]\d+)?", cell)]
+                wanted = [value, random["mean"], random["low"], random["high"]]
+                assert told == pytest.approx(wanted, rel=1e-3)
+                above, below = value > random["high"], value < random["low"]
+                more, less = (above, below) if entry["higher_is_more_diverse"] else (below, above)
+                assert ("▲" in cell, "▼" in cell) == (more, less)
 
 
 def test_seeds_are_one_line_and_data_sets_are_apart(made, larger_page):
@@ -162,6 +215,23 @@ def test_the_same_runs_make_the_same_numbers_again(made, page):
     assert [word for word in "".join(Page(again.read_text(encoding="utf-8")).texts).split() if "." in word] == before
 
 
+def test_a_report_of_what_is_measured_loads_no_model(made, page, monkeypatch):
+    monkeypatch.setattr("diverseevol_fast.evaluate.fixed.load_encoder", None)
+    assert main(["report", str(made / "kc"), "--output", str(made / "quick.html"), "--quiet"]) == 0
+
+
+def test_runs_on_one_data_set_are_embedded_with_the_first_ones_settings(made, tmp_path):
+    config = write_config(tmp_path, read_run(made / "kc").state.manifest(0)["config"])
+    more = {"output_dir": tmp_path / "cut", "model_max_length": 200, "n_round": 0, "dtype": "bfloat16"}
+    options = [word for key, value in more.items() for word in (f"--{key}", str(value))]
+    assert main(["run", str(config), *options, "--quiet"]) == 0
+    runs = [read_run(shutil.copytree(made / "kc", tmp_path / "kc")), read_run(tmp_path / "cut")]
+    look_at_runs(runs, ["kc", "cut"], {0: {}, 1: {}})
+    assert not (tmp_path / "cut/diversity/embeddings.npy").exists()
+    (theirs,) = (tmp_path / "cut/diversity").glob("embeddings-????????.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "kc/diversity/embeddings.npy"), np.load(theirs))
+
+
 def test_judgements_join_their_rounds(made, tmp_path, shared_data):
     judged = made / "judged" / "kc"
     judged.mkdir(parents=True, exist_ok=True)
@@ -177,9 +247,8 @@ def test_judgements_join_their_rounds(made, tmp_path, shared_data):
         str(output),
     ]
     assert main([*arguments, "--quiet"]) == 0
-    text = " ".join(Page(output.read_text(encoding="utf-8")).texts)
-    assert "79.69" in text
-    assert "Relative Score" in text
+    scores = cells(parts(output)["quality"], "Relative Score: judged against")
+    assert [found for _, found in scores.values()] == ["-", "79.69 (74.81 to 84.37)", "-"]
 
 
 def test_a_run_whose_figures_are_gone_still_has_its_picks_and_diversity(made, tmp_path):
@@ -190,7 +259,8 @@ def test_a_run_whose_figures_are_gone_still_has_its_picks_and_diversity(made, tm
     text = "".join(Page((folder / "report.html").read_text(encoding="utf-8")).texts)
     assert "Nothing says how good the models are" in text
     assert "no records of their time" in text
-    assert "Partition entropy" in text
+    assert len(cells(parts(folder / "report.html")["diversity"], "rnd: each pool")["Partition entropy"]) == 3
+    assert len(parts(folder / "report.html")["picked"].findall(".//details//table")) == 3
 
 
 def test_mistakes(made, tmp_path, capsys, monkeypatch):

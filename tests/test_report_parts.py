@@ -39,10 +39,13 @@ def test_the_mean_over_seeds_and_its_interval():
     assert over_seeds([None]) is None
 
 
-def record(name, seed=0, rounds=3, schedule="KCenterSampling", **made_from):
-    config = SimpleNamespace(
-        seed=seed, evol_schedule_name=schedule, whiten_n_components=False, model_name_or_path="m", n_round=2
-    )
+def record(name, seed=0, rounds=3, schedule="KCenterSampling", config=None, **made_from):
+    """A run by hand, with nothing found out about it. config: settings that are not these."""
+    settings = {
+        "seed": seed, "evol_schedule_name": schedule, "whiten_n_components": False, "model_name_or_path": "m",
+        "n_round": 2, "val_set_size": 10, "model_max_length": 512, "unseen": None,
+    }  # fmt: skip
+    config = SimpleNamespace(**settings | (config or {}))
     manifest = {"made_from": {"config.seed": seed, "config.evol_schedule_name": schedule, **made_from}}
     run = SimpleNamespace(config=config, rounds=rounds, state=SimpleNamespace(manifest=lambda r: manifest))
     return seeds.Record(run, name, name, [{} for _ in range(rounds)], [10, 20, 30][:rounds], {}, {}, None)
@@ -71,10 +74,29 @@ def test_names_are_told_apart_by_their_folders(tmp_path):
         unique_names([tmp_path / "y", tmp_path / "a" / ".." / "y"])
 
 
-def test_series_leave_rounds_without_the_figure_out():
-    assert series(X, [Point(1.0), None, Point(3.0)]) == ([100, 300], [1.0, 3.0], None, None)
+def test_series_keep_gaps_between_rounds_and_none_at_the_ends():
+    assert series(X, [Point(1.0), None, Point(3.0)]) == (X, [1.0, None, 3.0], None, None)
+    assert series(X, [None, None, Point(3.0)]) == ([300], [3.0], None, None)
+    assert series(X, [Point(3.0), None, None]) == ([100], [3.0], None, None)
+    assert series(X, [Point(1.0, 0.0, 2.0), None, Point(0.0)]) == (
+        X,
+        [1.0, None, 0.0],
+        [0.0, None, 0.0],
+        [2.0, None, 0.0],
+    )
     assert series(X[:2], [Point(1.0), Point(3.0, 2.0, 5.0)]) == ([100, 200], [1.0, 3.0], [1.0, 2.0], [1.0, 5.0])
     assert series(X, [None, None, None]) == ([], [], None, None)
+
+
+def test_a_point_without_a_neighbour_has_a_bar_and_no_line():
+    y, low, high = [1.0, 2.0, None, 3.0], [0.5, 1.5, None, 2.5], [1.5, 2.5, None, 3.5]
+    (axes,) = charts.lines({"a": ([1, 2, 3, 4], y, low, high)}, "x", "y", "t").axes
+    (line,) = axes.lines
+    assert np.isnan(line.get_ydata()).tolist() == [False, False, True, False]
+    band, bars = axes.collections
+    assert [segment.tolist() for segment in bars.get_segments()] == [[[4, 2.5], [4, 3.5]]]
+    drawn = np.concatenate([path.vertices for path in band.get_paths() if np.ptp(path.vertices[:, 0])])
+    assert (drawn.min(axis=0).tolist(), drawn.max(axis=0).tolist()) == ([1, 0.5], [2, 2.5])
 
 
 FIGURES = {
@@ -83,6 +105,7 @@ FIGURES = {
     "one point": lambda: charts.lines(
         {"a": ([9], [1.0], [0.5], [2.0])}, "x", "y", "t", yardstick=("r", ([9], [1.0], [0.9], [1.2]))
     ),
+    "gaps in bands": lambda: charts.lines({"a": (X, [1, None, 3], [0, None, 2], [2, None, 4])}, "x", "y", "t"),
     "nothing": lambda: charts.lines({}, "x", "y", "t"),
     "many rounds": lambda: charts.lines({"a": (list(range(40)), [1e6] * 40, None, None)}, "x", "y", "t"),
     "bars": lambda: charts.stacked_bars(["0", "1"], {"a": [1, 2], "b": [None, 3.0]}, "x", "y", "t", top=9),
@@ -96,10 +119,10 @@ FIGURES = {
 def test_charts_of_any_data_become_svg_and_png(name, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = charts.svg(FIGURES[name](), "what <it> shows", "c")
+        text = charts.svg(FIGURES[name](), "what <it>\x1b\ud800 shows", "c")
         charts.png(FIGURES[name](), tmp_path / "c.png")
     root = ElementTree.fromstring(text.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
-    assert root.get("aria-label") == "what <it> shows"
+    assert root.get("aria-label") == "what <it>\ufffd\ufffd shows"
     ids = [each.get("id") for each in root.iter() if each.get("id")]
     assert len(ids) == len(set(ids))
     used = set(re.findall(r'xlink:href="#([^"]*)"|url\(#([^)]*)\)', text))

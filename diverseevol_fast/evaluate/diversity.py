@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..data import load_data
+from ..data import QUICKSTART, load_data
 from ..errors import InputError
-from ..files import read_json, write_json
-from ..models import folder_sha256, resolve_model
+from ..files import write_json
+from ..models import resolve_model
 from ..oneshot import columns_of, load_embeddings, load_row_numbers
 from ..ops.screening import first_not_finite
 from ..progress import Progress
 from ..runs import MadeRun, read_run
 from ..selection.arguments import as_rows
 from ..state import RunState
-from .fixed import embed_rows, fixed_embeddings, model_folder, short_digest
+from .fixed import Space, embed_rows, fixed_embeddings, fixed_space, is_own, kept_record, short_digest
 from .measures import MEASURES, Values, describe, measure_nested, partition
 
 log = logging.getLogger("diverseevol_fast")
@@ -40,6 +40,9 @@ def measure_diversity(args: argparse.Namespace) -> str:
     if args.model is not None and args.embeddings is not None:
         raise InputError("diversity: expected --model or --embeddings, got both")
     _check_draws(args.random, args.seed)
+    for source in args.source:
+        if source != QUICKSTART and not Path(source).exists():
+            raise InputError(f"{source}: no such file or folder; expected the folder of a run, or a data set")
     are_runs = [RunState(Path(source)).identity_file.is_file() for source in args.source]
     records = _of_runs(args) if all(are_runs) else _of_data(args, any(are_runs))
     if args.json:
@@ -50,23 +53,22 @@ def measure_diversity(args: argparse.Namespace) -> str:
 def measure_run(
     run: MadeRun,
     *,
-    model: str | None = None,
+    space: Space | None = None,
     embeddings: Path | None = None,
     random: int = 5,
     seed: int = 0,
-    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """The diversity of each round's pool among the run's candidates, and of random subsets of the same size.
 
-    Kept in RUN/diversity/measures.json, and read from there when it was made from the same.
+    Kept in RUN/diversity, and read from there when it was made from the same: measures.json for the run's own space,
+    a name of its own for any other.
 
     Args:
         run: a run with models.
-        model: a local folder or a hub name, whose embeddings are measured; None: the model each round began with.
-        embeddings: instead of a model, a .npy file [N, D] of every row of the run's data set.
+        space: in which the candidates are embedded; None: the run's own (fixed_space).
+        embeddings: instead, a .npy file [N, D] of every row of the run's data set.
         random: how many random subsets of each size; within a draw a smaller one begins a larger one.
         seed: of the draws and of the k-means partition.
-        trust_remote_code: of `model`.
 
     Returns:
         {"model", "random", "seed", "dimension", "rows", "measures": {name: {"title", "higher_is_more_diverse",
@@ -79,21 +81,21 @@ def measure_run(
     _check_draws(random, seed)
     pools = [run.pool(r) for r in range(run.rounds)]
     if embeddings is None:
-        folder = model_folder(run, model, trust_remote_code)
-        name, source = model or run.config.model_name_or_path, folder_sha256(folder)
+        space = space or fixed_space(run)
+        name, source, own = space.name, space.made_from, is_own(run, space)
     else:
-        name, source = str(embeddings), _file_sha256(embeddings)
+        name, source, own = str(embeddings), {"embeddings_sha256": _file_sha256(embeddings)}, False
     made_from = {
-        "version": __version__, "data_sha256": run.state.manifest(0)["made_from"]["data_sha256"], "model": name,
-        "model_sha256": source, "pools_sha256": hashlib.sha256(json.dumps(pools).encode()).hexdigest(),
-        "random": random, "seed": seed,
+        "version": __version__, "data_sha256": run.state.manifest(0)["made_from"]["data_sha256"],
+        "pools_sha256": hashlib.sha256(json.dumps(pools).encode()).hexdigest(), "random": random, "seed": seed,
+        **source,
     }  # fmt: skip
-    path = run.state.folder / "diversity" / "measures.json"
-    kept = _kept(path)
+    path = run.state.folder / "diversity" / ("measures.json" if own else f"measures-{short_digest(source)}.json")
+    kept = kept_record(path)
     if kept.pop("made_from", None) == made_from:
-        return kept
+        return kept | {"model": name}  # the same model may be spelled in another way
     if embeddings is None:
-        x = fixed_embeddings(run, model, trust_remote_code)
+        x = fixed_embeddings(run, space)
     else:
         x = _candidates_of(_checked_embeddings(embeddings, len(run.data.rows), str(run.state.folder)), run.candidates)
     positions = torch.from_numpy(np.searchsorted(run.candidates, pools[-1]))
@@ -106,14 +108,29 @@ def measure_run(
 def _of_runs(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.picks is not None:
         raise InputError("--picks: says which rows of a data set are measured; a run's pools are its own, leave it out")
+    if args.columns is not None:
+        raise InputError("--columns: names the columns of a data set; a run's config has its own, leave it out")
     runs = [read_run(Path(source)) for source in args.source]
+    spaces = [None] * len(runs) if args.embeddings else _spaces(runs, args.model, args.trust_remote_code)
     return [
         {"run": source, **measure_run(
-            run, model=args.model, embeddings=args.embeddings, random=args.random, seed=args.seed,
-            trust_remote_code=args.trust_remote_code,
+            run, space=space, embeddings=args.embeddings, random=args.random, seed=args.seed,
         )}
-        for source, run in zip(args.source, runs, strict=True)
+        for source, run, space in zip(args.source, runs, spaces, strict=True)
     ]  # fmt: skip
+
+
+def _spaces(runs: list[MadeRun], model: str | None, trust_remote_code: bool) -> list[Space]:
+    """Of a model, one space for all runs, with the first one's settings; without, each run's own."""
+    if model is not None:
+        return [fixed_space(runs[0], model, trust_remote_code)] * len(runs)
+    spaces = [fixed_space(run) for run in runs]
+    if any(space.made_from != spaces[0].made_from for space in spaces):
+        log.warning(
+            "diversity: the runs have different base models, or embed with different settings (model_max_length, "
+            "dtype, attn_implementation, trust_remote_code), so their figures do not compare; give --model"
+        )
+    return spaces
 
 
 def _of_data(args: argparse.Namespace, has_run: bool) -> list[dict[str, Any]]:
@@ -132,8 +149,9 @@ def _of_data(args: argparse.Namespace, has_run: bool) -> list[dict[str, Any]]:
     subsets = [(_picks(path, n), path) for path in args.picks]
     if args.embeddings is None:
         folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code).resolve()
-        store = args.picks[0].parent / "diversity" / f"embeddings-{short_digest(folder, data.sha256())}.npy"
-        x = embed_rows(folder, data, np.arange(n), store, trust_remote_code=args.trust_remote_code)
+        space = Space(args.model, folder, trust_remote_code=args.trust_remote_code)
+        digest = short_digest(space.made_from | {"data_sha256": data.sha256()})
+        x = embed_rows(space, data, np.arange(n), args.picks[0].parent / "diversity" / f"embeddings-{digest}.npy")
     else:
         x = _checked_embeddings(args.embeddings, n, source)
     head, measured = _measure(x, [(rows, [len(rows)]) for rows, _ in subsets], args.random, args.seed)
@@ -231,17 +249,6 @@ def _file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: not readable: {error.strerror}") from error
-
-
-def _kept(path: Path) -> dict[str, Any]:
-    """An earlier record; empty when there is none, or none that can be read."""
-    if not path.exists():
-        return {}
-    try:
-        return read_json(path)
-    except ValueError:
-        log.warning("%s: not JSON, so measured again", path)
-        return {}
 
 
 def _table(record: dict[str, Any]) -> str:

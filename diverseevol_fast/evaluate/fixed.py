@@ -1,16 +1,29 @@
 """Embeddings by one fixed model: rounds and subsets can only be compared in the same space."""
 
 import hashlib
+import json
 import logging
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from .. import __version__
+from ..config import Config
 from ..data import Data
 from ..embedding import embed
-from ..models import is_sentence_folder, load_encoder, load_sentence_transformer, load_tokenizer, resolve_model
+from ..files import read_json, write_json
+from ..models import (
+    folder_sha256,
+    is_sentence_folder,
+    load_encoder,
+    load_sentence_transformer,
+    load_tokenizer,
+    resolve_model,
+)
 from ..runs import MadeRun
 from ..templates import check_template, render
 
@@ -19,78 +32,82 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("diverseevol_fast")
 
-MAX_LENGTH = 512  # tokens; of rows of a data set without a run
+
+@dataclass(frozen=True)
+class Space:
+    """A fixed model and what it embeds with: embeddings compare where all but the name and the folder is the same."""
+
+    name: str  # of the model, as it was given
+    folder: Path
+    max_length: int = 512  # tokens
+    dtype: str = "float32"  # of the weights
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+    @cached_property
+    def made_from(self) -> dict[str, Any]:
+        """What tells the space from others, wherever the model's folder is."""
+        settings = ("max_length", "dtype", "attn_implementation", "trust_remote_code")
+        return {"model_sha256": folder_sha256(self.folder)} | {name: getattr(self, name) for name in settings}
 
 
-def fixed_embeddings(run: MadeRun, model: str | None = None, trust_remote_code: bool = False) -> torch.Tensor:
-    """Every candidate of a run by one model: [len(run.candidates), D] float32, mapped from a file in RUN/diversity.
+def fixed_space(run: MadeRun, model: str | None = None, trust_remote_code: bool = False) -> Space:
+    """The space of a model with a run's settings.
 
-    Position i is row run.candidates[i]. The file survives a crash half-way, and is made once for each model.
+    Args:
+        model: a local folder or a hub name; None: the model that every round of the run began with.
+        trust_remote_code: of `model`; the run's own setting holds for its own.
+
+    Raises:
+        InputError: the model is not to be had.
+    """
+    own = run.config.model_name_or_path
+    if model in (None, own):
+        return Space(own, run.base_model().resolve(), **_settings(run.config))
+    folder = resolve_model(model, run.config.cache_dir, trust_remote_code).resolve()
+    return Space(model, folder, **_settings(run.config) | {"trust_remote_code": trust_remote_code})
+
+
+def is_own(run: MadeRun, space: Space) -> bool:
+    """Whether it is that of the run's settings and of the model that every round of it began with."""
+    base = run.state.manifest(0)["made_from"]["base_model_sha256"]
+    return space.made_from == {"model_sha256": base} | _settings(run.config)
+
+
+def fixed_embeddings(run: MadeRun, space: Space | None = None) -> torch.Tensor:
+    """Every candidate of a run in one space: [len(run.candidates), D] float32, mapped from a file in RUN/diversity.
+
+    Position i is row run.candidates[i]. The file survives a crash half-way, and is made once for each space.
 
     Args:
         run: a run with models.
-        model: a local folder or a hub name; None: the model that every round of the run began with.
-        trust_remote_code: of `model`; the run's own setting holds for its own.
+        space: None: the run's own (fixed_space).
 
     Raises:
         InputError: no such model, the run's data is no longer there, or a file that was made from something else.
         RunError: an embedding that is not finite.
     """
-    folder = model_folder(run, model, trust_remote_code)
-    own = is_own(run, model)
-    name = "embeddings.npy" if own else f"embeddings-{short_digest(folder)}.npy"
-    return embed_rows(
-        folder, run.data, run.candidates, run.state.folder / "diversity" / name,
-        max_length=run.config.model_max_length, dtype=run.config.dtype,
-        attn_implementation=run.config.attn_implementation,
-        trust_remote_code=run.config.trust_remote_code if own else trust_remote_code,
-    )  # fmt: skip
+    space = space or fixed_space(run)
+    name = "embeddings.npy" if is_own(run, space) else f"embeddings-{short_digest(space.made_from)}.npy"
+    return embed_rows(space, run.data, run.candidates, run.state.folder / "diversity" / name)
 
 
-def model_folder(run: MadeRun, model: str | None = None, trust_remote_code: bool = False) -> Path:
-    """The folder of the fixed model.
+def embed_rows(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.Tensor:
+    """These rows' texts (fixed_texts) in the space: [len(rows), D] float32, mapped from the file `store`.
 
-    Raises:
-        InputError: it is not to be had.
-    """
-    if is_own(run, model):
-        return run.base_model().resolve()
-    return resolve_model(model, run.config.cache_dir, trust_remote_code).resolve()
-
-
-def is_own(run: MadeRun, model: str | None) -> bool:
-    """Whether it is the model that every round of the run began with."""
-    return model in (None, run.config.model_name_or_path)
-
-
-def embed_rows(
-    folder: Path,
-    data: Data,
-    rows: np.ndarray,
-    store: Path,
-    *,
-    max_length: int = MAX_LENGTH,
-    dtype: str = "float32",
-    attn_implementation: str | None = None,
-    trust_remote_code: bool = False,
-) -> torch.Tensor:
-    """These rows' texts (fixed_texts) by the model in `folder`: [len(rows), D] float32, mapped from the file `store`.
-
-    max_length: tokens; dtype: of the weights.
+    A finished file that was made from the same is opened without loading the model.
 
     Raises:
         InputError, RunError: as fixed_embeddings.
     """
-    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    load = load_sentence_transformer if is_sentence_folder(folder) else load_encoder
-    model = load(folder, dtype=dtype, trust_remote_code=trust_remote_code, **options)
-    if is_sentence_folder(folder):
-        tokenizer, max_length = model.tokenizer, min(max_length, model.max_seq_length or max_length)
-    else:
-        tokenizer = load_tokenizer(folder, trust_remote_code)
-    check_template(data, tokenizer)
-    log.info("%s: embedding %d rows by %s", store, len(rows), folder)
-    return embed(model, tokenizer, fixed_texts(data, rows, tokenizer), store=store, max_length=max_length).values
+    record = store.with_name(f"{store.name}.source.json")
+    rows_sha256 = hashlib.sha256(rows.tobytes()).hexdigest()
+    made_from = {"version": __version__, "data_sha256": data.sha256(), "rows_sha256": rows_sha256} | space.made_from
+    if store.exists() and kept_record(record) == made_from:
+        return torch.from_numpy(np.load(store, mmap_mode="c"))
+    values = _embedded(space, data, rows, store)
+    write_json(record, made_from)
+    return values
 
 
 def fixed_texts(data: Data, rows: np.ndarray, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -104,6 +121,41 @@ def fixed_texts(data: Data, rows: np.ndarray, tokenizer: "PreTrainedTokenizerBas
     return [" " + text.rstrip().removesuffix(end).strip() for text in texts]
 
 
-def short_digest(*names: str | Path) -> str:
-    """Eight characters that stand for the names in a file's name."""
-    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()[:8]
+def short_digest(made_from: dict[str, Any]) -> str:
+    """Eight characters that stand for what a file was made from, in its name."""
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def kept_record(path: Path) -> dict[str, Any]:
+    """What write_json kept; empty when there is none, or none that can be read."""
+    if not path.exists():
+        return {}
+    try:
+        record = read_json(path)
+    except ValueError:
+        record = None
+    if isinstance(record, dict):
+        return record
+    log.warning("%s: not a JSON object, so made again", path)
+    return {}
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    return {
+        "max_length": config.model_max_length, "dtype": config.dtype,
+        "attn_implementation": config.attn_implementation, "trust_remote_code": config.trust_remote_code,
+    }  # fmt: skip
+
+
+def _embedded(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.Tensor:
+    folder, max_length = space.folder, space.max_length
+    options = {"attn_implementation": space.attn_implementation} if space.attn_implementation else {}
+    load = load_sentence_transformer if is_sentence_folder(folder) else load_encoder
+    model = load(folder, dtype=space.dtype, trust_remote_code=space.trust_remote_code, **options)
+    if is_sentence_folder(folder):
+        tokenizer, max_length = model.tokenizer, min(max_length, model.max_seq_length or max_length)
+    else:
+        tokenizer = load_tokenizer(folder, space.trust_remote_code)
+    check_template(data, tokenizer)
+    log.info("%s: embedding %d rows by %s", store, len(rows), folder)
+    return embed(model, tokenizer, fixed_texts(data, rows, tokenizer), store=store, max_length=max_length).values

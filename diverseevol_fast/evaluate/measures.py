@@ -5,6 +5,7 @@ Arithmetic is in float64. Distances are Euclidean and not squared; those that ar
 difference, so that a row and its copy are at 0.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ ROWS_PER_CELL = 10  # at least, on average
 NEIGHBOURS = 10  # NovelSum's K, alpha and beta, as in its paper
 ALPHA = 1.0
 BETA = 0.5
-COPY = 1e-6  # a cosine distance up to which two rows are copies of each other: none of them is a neighbour in a density
+TINY = 1e-9  # keeps a density finite where all neighbours have the same direction
 
 Values = dict[str, float | None]  # by the measures' names; None: the measure needs two rows
 
@@ -61,7 +62,7 @@ MEASURES = {
         "entropy in nats of the subset's shares of {cells} k-means cells of the data; at most {most:.3f}"),
     "novelsum": Measure("NovelSum", "novelsum", True,
         "mean over the subset's rows of the mean cosine distance to its other rows, weighted by 1 / rank; each "
-        f"distance times (that other row's mean distance to its {NEIGHBOURS} nearest of the data)^-{BETA}"),
+        f"distance times (that other row's mean distance to its {NEIGHBOURS} nearest rows, copies left out)^-{BETA}"),
 }  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def measure_nested(
         update: told of every row of x and of the subset when it is through: N + n in all.
     """
     subset = x[rows]
-    rounds, density = _coverage(x, subset, sizes, update)
+    rounds, density = _coverage(x, rows, sizes, update)
     for part in (_spectral(subset, sizes), _cosines(subset, sizes), _within(subset, sizes, density, update)):
         rounds = [values | more for values, more in zip(rounds, part, strict=True)]
     for values, size in zip(rounds, sizes, strict=True):
@@ -153,15 +154,16 @@ def _cosines(subset: torch.Tensor, sizes: list[int]) -> list[Values]:
 
 
 def _coverage(
-    x: torch.Tensor, subset: torch.Tensor, sizes: list[int], update: Callable[[int], None]
+    x: torch.Tensor, rows: torch.Tensor, sizes: list[int], update: Callable[[int], None]
 ) -> tuple[list[Values], torch.Tensor]:
     """What needs all rows of x beside those of the subset, in one pass over x; and each subset row's density [n].
 
     The nearest row of an enlarged subset is the nearest so far or one of those that joined.
     """
+    subset, contents = x[rows], _contents(x)
     radius, distances, similarities = (torch.zeros(len(sizes), dtype=torch.float64) for _ in range(3))
     nearest = torch.full((len(subset), NEIGHBOURS), torch.inf, dtype=torch.float64)
-    for tile in x.split(TILE):
+    for tile, theirs in zip(x.split(TILE), contents.split(TILE), strict=True):
         tile = tile.to(torch.float64)
         distance, bound = (torch.full((len(tile),), torch.inf, dtype=torch.float64) for _ in range(2))
         similarity = torch.full((len(tile),), -1.0, dtype=torch.float64)
@@ -176,7 +178,8 @@ def _coverage(
                 exact = (tile[closer] - chunk[index[closer]]).norm(dim=1)
                 distance[closer] = torch.minimum(distance[closer], exact)
                 similarity = torch.maximum(similarity, cosine.amax(dim=1))
-                nearest[part] = _nearest_of(nearest[part], 1 - cosine)
+                copies = theirs[:, None] == contents[rows[part]]
+                nearest[part] = _nearest_of(nearest[part], (1 - cosine).masked_fill_(copies, torch.inf))
             radius[number] = torch.maximum(radius[number], distance.max())
             distances[number] += distance.sum()
             similarities[number] += similarity.sum()
@@ -233,15 +236,24 @@ def _compare(rows: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, to
     return squared, cosine
 
 
-def _nearest_of(nearest: torch.Tensor, angular: torch.Tensor) -> torch.Tensor:
-    """The smallest distances of the subset's rows to others: before, [n, K], and new ones, [R, n], copies left out."""
-    others = angular.masked_fill(angular <= COPY, torch.inf).T
-    return torch.cat([nearest, others], dim=1).topk(NEIGHBOURS, largest=False, sorted=False).values
+def _contents(x: torch.Tensor) -> torch.Tensor:
+    """For each row of x a number that its copies have too, and no other row: int64 [N]."""
+    known: dict[bytes, int] = {}
+    numbers = []
+    for tile in x.split(TILE):
+        for row in (tile + 0).numpy():  # -0.0 becomes 0.0: equal numbers are equal bytes
+            digest = hashlib.blake2b(row, digest_size=16).digest()
+            numbers.append(known.setdefault(digest, len(known)))
+    return torch.tensor(numbers)
+
+
+def _nearest_of(nearest: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """The smallest distances of the subset's rows to others: before, [n, K], and new ones, [R, n]."""
+    return torch.cat([nearest, others.T], dim=1).topk(NEIGHBOURS, largest=False, sorted=False).values
 
 
 def _density(nearest: torch.Tensor) -> torch.Tensor:
-    """1 over the mean of the finite ones of each row's distances [n, K] -> [n]; 1 for a row without any."""
+    """1 over the mean of the finite ones of each row's distances [n, K], 0 for a row without any -> [n]."""
     known = nearest.isfinite()
-    count = known.sum(dim=1)
     total = torch.where(known, nearest, 0).sum(dim=1)
-    return torch.where(count > 0, count / total, 1)
+    return 1 / (total / known.sum(dim=1).clamp(min=1) + TINY)

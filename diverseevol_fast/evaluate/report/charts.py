@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 import matplotlib
@@ -16,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ...files import atomic_path
+from .page import html
 
 Numbers = Sequence[float | None]
 Series = tuple[Sequence[float], Numbers, Numbers | None, Numbers | None]  # x, y, and the interval's low and high ends
@@ -49,7 +49,7 @@ in_style = matplotlib.rc_context(STYLE)  # as a decorator
 def lines(
     series: dict[str, Series], xlabel: str, ylabel: str, title: str, *, yardstick: tuple[str, Series] | None = None
 ) -> Figure:
-    """A line for each name, its interval as a band (as a bar where the line is one point).
+    """A line for each name, its interval as a band (as a bar at a point without a neighbour).
 
     None among the numbers leaves a gap; None for low and high means no interval. The yardstick, a name and its series,
     is drawn in grey behind the others.
@@ -146,7 +146,7 @@ def svg(figure: Figure, alt: str, name: str) -> str:
     text = text[text.index("<svg") :]
     head, rest = text.split(">", 1)
     view = re.search(r'viewBox="[^"]*"', head).group()
-    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view} role="img" aria-label="{escape(alt)}"'
+    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view} role="img" aria-label="{html(alt)}"'
     rest = re.sub(r"<style.*?</style>", "", rest, flags=re.DOTALL)  # it would hold for the whole page
     rest = re.sub(r'<g id="[^"]*"', "<g", rest)  # the same in every chart, and nothing refers to them
     rest = re.sub(r" font-family: [^;]*;", "", rest)  # the page's own
@@ -177,10 +177,11 @@ def _canvas(xlabel: str, ylabel: str, title: str, height: float = INCHES[1]) -> 
 def _line(axes: Axes, one: Series, color: str, marker: str, dash, behind: bool = False) -> Line2D:
     x, y, low, high = (None if part is None else np.array(part, dtype=float) for part in one)  # None becomes NaN
     order = 1 if behind else 2
-    if low is not None and len(x) > 1:
+    if low is not None:
+        known = np.pad(~np.isnan(y), 1)
+        alone = known[1:-1] & ~known[:-2] & ~known[2:]  # a band has no width there
         axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0, zorder=order)
-    elif low is not None:
-        axes.vlines(x, low, high, color=color, linewidth=1.2, alpha=0.7, zorder=order)
+        axes.vlines(x[alone], low[alone], high[alone], color=color, linewidth=1.2, alpha=0.7, zorder=order)
     (drawn,) = axes.plot(x, y, color=color, marker=marker, linestyle=dash, zorder=order + 0.5)
     return drawn
 

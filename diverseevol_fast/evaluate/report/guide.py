@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from .charts import number
 from .page import Html, element, join, table
-from .readings import Block, measure, metrics_of, spread
+from .readings import HELD_OUT_LOSS, UNSEEN_LOSS, Block, measure, metrics_of, spread
 from .sections import between, meaning
 from .seeds import Line, Record, strategy
 
@@ -14,10 +14,10 @@ INTRODUCTION = (
     "the base model on the larger pool."
 )
 GUIDE = {
-    "Held-out loss": "Mean cross-entropy of a response token, in nats, over rows that were never in the pool; lower is "
+    HELD_OUT_LOSS: "Mean cross-entropy of a response token, in nats, over rows that were never in the pool; lower is "
     "better. Those rows are drawn from the same data set: the loss says how well the pool stands for that data set, "
     "not how well the model answers other questions. Models with different tokenizers do not compare.",
-    "Loss on unseen kinds": "The same over rows of kinds that the run's settings keep out of every pool.",
+    UNSEEN_LOSS: "The same over rows of kinds that the run's settings keep out of every pool.",
     "Relative Score": "100 x the sum of the model's scores / the sum of the reference's, over all questions and both "
     "orders of showing the answers, as a judge model rates them; above 100 is better than the reference answers. The "
     "sums are pooled, which is not the mean of the questions' ratios. A judge has preferences of its own, for length "
@@ -29,9 +29,9 @@ GUIDE = {
     "Best and last round": "Among many rounds one is the best by chance alone. Who wants to use the best round chooses "
     "it on one set of rows or questions, and reports it on another.",
     "Random subsets": "As many rows, drawn from the same candidates. ▲ marks a pool that is more diverse than each of "
-    "them, ▼ one that is less. The measures change with the pool's size, so a round is compared with random subsets of "
-    "its size, not with the round before. Diverse is not the same as good: whether it helps is what the loss and the "
-    "Relative Score say.",
+    "them, ▼ one that is less; of several seeds, where that holds for the pool of every one. The measures change with "
+    "the pool's size, so a round is compared with random subsets of its size, not with the round before. Diverse is "
+    "not the same as good: whether it helps is what the loss and the Relative Score say.",
     "The plane of the picks": "Two directions out of hundreds: rows that lie side by side in it may be far apart. How "
     "much of the variance each shows stands at its axis.",
     "Distances of the picks": "Euclidean, not squared. “By the run” is what the strategy saw when it picked the row, "

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .charts import Series
+from .charts import Series, drawable
 from .seeds import Line, Point, Record, line_of
 
 Read = Callable[[Record, int], Point | None]
+
+HELD_OUT_LOSS, UNSEEN_LOSS = "Held-out loss", "Loss on unseen kinds"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Metric:
     unit: str
     read: Read
     higher_is_better: bool
+    label: str  # the name, or what stands for it in charts, whose font lacks some of its characters
 
 
 def stage_figure(stage: str, key: str) -> Read:
@@ -73,12 +76,13 @@ def metrics_of(block: Block) -> list[Metric]:
     tests = sorted({test for line in block.lines for record in line.records for test in record.scores})
     unit = "nats per response token"
     known = [
-        Metric("Held-out loss", unit, loss_on("held_out"), False),
-        Metric("Loss on unseen kinds", unit, loss_on("unseen"), False),
+        Metric(name, unit, loss_on(rows), False, name)
+        for name, rows in ((HELD_OUT_LOSS, "held_out"), (UNSEEN_LOSS, "unseen"))
     ]
-    known += [
-        Metric(f"Relative Score: {test}", "100: as good as the reference", relative_score(test), True) for test in tests
-    ]
+    for place, test in enumerate(tests, 1):
+        name = f"Relative Score: {test}"
+        label = name if drawable(test) else f"Relative Score, test {place}"
+        known.append(Metric(name, "100: as good as the reference", relative_score(test), True, label))
     return [metric for metric in known if lines_with(block, metric.read)]
 
 
@@ -107,10 +111,17 @@ def spread(line: Line, r: int, name: str) -> Point | None:
 
 
 def series(sizes: Sequence[int], points: Sequence[Point | None]) -> Series:
-    """What a chart takes, without the rounds that lack the figure; a point without an interval has one of no width."""
-    known = [(size, point) for size, point in zip(sizes, points, strict=True) if point]
-    x, y = [size for size, _ in known], [point.value for _, point in known]
-    if all(point.low is None for _, point in known):
+    """What a chart takes: None at rounds that lack the figure, which are left out before the first and after the last.
+
+    A point without an interval has one of no width where others have one.
+    """
+    known = [place for place, point in enumerate(points) if point]
+    if not known:
+        return [], [], None, None
+    kept = slice(known[0], known[-1] + 1)
+    x, y = list(sizes[kept]), [point and point.value for point in points[kept]]
+    if all(points[place].low is None for place in known):
         return x, y, None, None
-    ends = [(point.value, point.value) if point.low is None else (point.low, point.high) for _, point in known]
-    return x, y, [low for low, _ in ends], [high for _, high in ends]
+    lows = [point and (point.value if point.low is None else point.low) for point in points[kept]]
+    highs = [point and (point.value if point.high is None else point.high) for point in points[kept]]
+    return x, y, lows, highs

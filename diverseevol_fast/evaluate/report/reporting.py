@@ -16,6 +16,7 @@ from ..judge.scoring import Scores, scores_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ..fixed import Space
     from .readings import Block
     from .sections import Draw
     from .seeds import Record
@@ -97,25 +98,23 @@ def match_judgements(files: Sequence[Path], runs: Sequence[MadeRun]) -> Judged:
 
 
 def look_at_runs(runs: Sequence[MadeRun], names: Sequence[str], judged: Judged) -> "list[Record]":
-    """Measures the runs. Those on one data set are embedded by one model, the base model of the first of them."""
+    """Measures the runs. Those on one data set are embedded in one space, the first one's own."""
     from ..diversity import measure_run
-    from ..fixed import fixed_embeddings
+    from ..fixed import fixed_embeddings, fixed_space
     from .charts import drawable
     from .picked import look_at
     from .seeds import Record
 
-    first_of: dict[str, MadeRun] = {}
+    spaces: dict[str, Space] = {}  # by data set
     records = []
     for place, (run, name) in enumerate(zip(runs, names, strict=True)):
-        first = first_of.setdefault(_made_from(run, "data_sha256"), run)
-        same = _made_from(run, "base_model_sha256") == _made_from(first, "base_model_sha256")
-        model = None if same else str(first.base_model())
-        trusted = first.config.trust_remote_code
+        data = _made_from(run, "data_sha256")
+        space = spaces[data] = spaces.get(data) or fixed_space(run)
         log.info("report: %s", name)
         metrics = [run.state.metrics(r) for r in range(run.rounds)]
         sizes = [len(run.pool(r)) for r in range(run.rounds)]
-        diversity = measure_run(run, model=model, trust_remote_code=trusted)
-        picked = look_at(run, fixed_embeddings(run, model, trusted))
+        diversity = measure_run(run, space=space)
+        picked = look_at(run, fixed_embeddings(run, space))
         label = name if drawable(name) else f"run {place + 1}"
         records.append(Record(run, name, label, metrics, sizes, judged[place], diversity, picked))
     return records

@@ -1,5 +1,6 @@
 """The figures of a report as HTML: how good, how diverse, and at what cost, for the runs on one data set."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 
@@ -8,8 +9,21 @@ from matplotlib.figure import Figure
 from .charts import Series, number, stacked_bars
 from .charts import lines as line_chart
 from .page import NOTHING, Html, details, element, join, number_or_nothing, table
-from .readings import Block, Metric, Read, lines_with, measure, metrics_of, series, spread, stage_figure, values
-from .seeds import Line, Point
+from .readings import (
+    HELD_OUT_LOSS,
+    UNSEEN_LOSS,
+    Block,
+    Metric,
+    Read,
+    lines_with,
+    measure,
+    metrics_of,
+    series,
+    spread,
+    stage_figure,
+    values,
+)
+from .seeds import Line, Point, Record, line_of
 
 Draw = Callable[[str, Figure, str, object], Html]  # name of the chart, the chart, the same in words, caption
 
@@ -22,6 +36,7 @@ STAGES = {  # what a round's time goes into
     "selection": stage_figure("select", "seconds"),
 }
 CHARTED = {"vendi": "effective number of rows", "covering_radius": "distance"}  # and units; all are in the tables
+LONGEST_SLUG = 80  # characters; with what is put before and after it a file's name has at most 255 bytes
 
 
 def quality_section(block: Block, draw: Draw) -> Html:
@@ -33,7 +48,7 @@ def quality_section(block: Block, draw: Draw) -> Html:
             "given (--judgements).",
         )  # fmt: skip
     charts = [
-        draw(_slug(metric.name), *_lines(lines, metric.read, metric.name, metric.unit), _bands(metric, lines))
+        draw(_slug(metric.name), *_lines(lines, metric.read, metric.label, metric.unit), _about(metric, lines))
         for metric, lines in shown
     ]
     best_and_last = table(
@@ -42,8 +57,9 @@ def quality_section(block: Block, draw: Draw) -> Html:
         ["figure", "runs", "best round", "its figure", "last round", "its figure"],
         [_best_and_last(metric, line) for metric, lines in shown for line in lines],
     )
-    left_out = [note for metric, lines in shown for note in _left_out(metric, lines)]
-    notes = [element("p", note, class_="note") for note in (*left_out, *_unfinished(block), *_caveats(block))]
+    left_out = [note for metric, lines in shown for note in _left_out(metric.name, metric.read, lines)]
+    caveats = _caveats(block, [metric.name for metric, _ in shown])
+    notes = [element("p", note, class_="note") for note in (*left_out, *_unfinished(block), *caveats)]
     tables = [_side_by_side(metric, lines) for metric, lines in shown]
     return join([element("div", *charts, class_="charts"), best_and_last, *tables, *notes])
 
@@ -59,13 +75,15 @@ def diversity_section(block: Block, draw: Draw) -> Html:
     for name, unit in CHARTED.items():
         entry = found["measures"][name]
         shown = _lines(block.lines, measure(name), entry["title"], unit, _yardstick(block, name))
-        charts.append(draw(_slug(entry["title"]), *shown, meaning(entry)))
+        charts.append(draw(_slug(entry["title"]), *shown, f"{meaning(entry)}{_bands_of_measures(block)}"))
     own = stage_figure("select", "radius")
-    measured = lines_with(block, own)
+    alone = [line_of(record) for line in block.lines for record in line.records]
+    measured = [line for line in alone if any(line.points(own))]
     if measured:
         caption = (
-            "Distance of a round's last pick to its nearest row of the pool, by the model that chose it. Where every "
-            "round has its own model, it has its own scale: neither rounds nor runs compare."
+            "Distance of a round's last pick to its nearest row of the pool, by the model that chose it; a line for "
+            "each run, of several seeds too. Where every round has its own model, it has its own scale: neither rounds "
+            "nor runs compare."
         )
         charts.append(
             draw("own-radius", *_lines(measured, own, "Radius, by the run's own models", "distance"), caption)
@@ -79,17 +97,18 @@ def diversity_section(block: Block, draw: Draw) -> Html:
 
 def cost_section(block: Block, draw: Draw) -> Html:
     """Where the time went."""
-    stages = {name: read for name, read in STAGES.items() if lines_with(block, read)}
-    if not stages:
+    lines = lines_with(block, total_seconds)
+    if not lines:
         return element("p", "The runs have no records of their time (state/rd_<r>/metrics.json).")
-    seconds = [{name: values(line, read) for name, read in stages.items()} for line in block.lines]
-    totals = [[sum(value or 0.0 for value in one) for one in zip(*parts.values(), strict=True)] for parts in seconds]
-    top = max(max(total) for total in totals)
+    stages = {name: read for name, read in STAGES.items() if any(any(line.points(read)) for line in lines)}
+    seconds = [{name: values(line, read) for name, read in stages.items()} for line in lines]
+    totals = [values(line, total_seconds) for line in lines]
+    top = max(value for total in totals for value in total if value is not None)
     charts, tables = [], []
-    for place, (line, parts, total) in enumerate(zip(block.lines, seconds, totals, strict=True)):
-        title = "Seconds per round" if len(block.lines) == 1 else f"Seconds per round: {line.label}"
+    for place, (line, parts, total) in enumerate(zip(lines, seconds, totals, strict=True)):
+        title = "Seconds per round" if len(lines) == 1 else f"Seconds per round: {line.label}"
         chart = stacked_bars([str(r) for r in range(line.rounds)], parts, "round", "seconds", title, top=top)
-        words = "; ".join(f"round {r}: {number(value)} s" for r, value in enumerate(total))
+        words = "; ".join(f"round {r}: {number(value)} s" for r, value in enumerate(total) if value is not None)
         mean = f" Mean of {len(line.records)} runs." if len(line.records) > 1 else ""
         charts.append(
             draw(f"seconds-{place + 1}", chart, f"{title}. {words}.", f"By stage, one above the other.{mean}")
@@ -107,9 +126,19 @@ def cost_section(block: Block, draw: Draw) -> Html:
         tables.append(table(f"{line.name}.{mean}", ["round", POOL, *columns], rows))
     note = (
         "tokens/s: while candidates were embedded. A stage that was interrupted and continued shows its last part. "
-        f"“{NOTHING}”: the round had no such stage."
+        f"“{NOTHING}”: the round had no such stage, or one of several runs has no record of it; “all” is the mean of "
+        "the runs' own sums."
     )
-    return join([element("div", *charts, class_="charts"), *tables, element("p", note, class_="note")])
+    figures = {"all stages": total_seconds} | stages
+    left_out = [one for name, read in figures.items() for one in _left_out(f"Seconds, {name}", read, lines)]
+    notes = [element("p", one, class_="note") for one in (note, *left_out)]
+    return join([element("div", *charts, class_="charts"), *tables, *notes])
+
+
+def total_seconds(record: Record, r: int) -> Point | None:
+    """All of a round's stages; None where none is known."""
+    found = [point.value for read in STAGES.values() if (point := read(record, r))]
+    return Point(sum(found)) if found else None
 
 
 def between(point: Point) -> str:
@@ -130,7 +159,7 @@ def _lines(
     all_series = {line.label: series(line.sizes, line.points(read)) for line in lines}
     shown = {label: one for label, one in all_series.items() if one[0]}
     words = [
-        f"{label}: " + ", ".join(f"{number(y)} at {x:,}" for x, y in zip(one[0], one[1], strict=True))
+        f"{label}: " + ", ".join(f"{number(y)} at {x:,}" for x, y in zip(*one[:2], strict=True) if y is not None)
         for label, one in [*shown.items(), *([yardstick] if yardstick else [])]
     ]
     return line_chart(shown, POOL, unit, title, yardstick=yardstick), f"{title} by {POOL}. {'; '.join(words)}."
@@ -143,6 +172,11 @@ def _yardstick(block: Block, name: str) -> tuple[str, Series] | None:
     return ("random subsets, mean and range", found) if found[0] else None
 
 
+def _about(metric: Metric, lines: Sequence[Line]) -> str:
+    """What the chart shows, beyond its title."""
+    return _bands(metric, lines) if metric.label == metric.name else f"{metric.name}. {_bands(metric, lines)}"
+
+
 def _bands(metric: Metric, lines: Sequence[Line]) -> str:
     """What the chart's bands are."""
     points = [(line, point) for line in lines for point in line.points(metric.read) if point]
@@ -152,7 +186,14 @@ def _bands(metric: Metric, lines: Sequence[Line]) -> str:
     if any(len(line.records) == 1 and point.low is not None for line, point in points):
         kinds.append(f"of one run, 95% by resampling its {'questions' if metric.higher_is_better else 'rows'}")
     better = "Higher is better." if metric.higher_is_better else "Lower is better."
-    return f"{better} Bands: {'; '.join(kinds)}." if kinds else f"{better} One run: no interval."
+    return f"{better} Bands: {'; '.join(kinds)}." if kinds else f"{better} No intervals."
+
+
+def _bands_of_measures(block: Block) -> str:
+    """What the bands of a chart of a measure are: a sentence for each kind."""
+    of_random = " The grey band: from the lowest to the highest of the random subsets."
+    of_seeds = " The others: of several seeds, the 95% t interval of their mean."
+    return of_random + (of_seeds if any(len(line.records) > 1 for line in block.lines) else "")
 
 
 def _best_and_last(metric: Metric, line: Line) -> list[object]:
@@ -170,19 +211,23 @@ def _side_by_side(metric: Metric, lines: Sequence[Line]) -> Html:
         sizes = sorted({line.sizes[r] for line in lines if r < line.rounds})
         cells = [_cell(points[r]) if r < len(points) else NOTHING for points in columns]
         rows.append([r, " / ".join(f"{size:,}" for size in sizes), *cells])
-    names = [line.name if line.label == line.name else f"{line.name} (in charts: {line.label})" for line in lines]
-    return table(f"{metric.name}, round by round.", ["round", POOL, *names], rows)
+    names = [_with_label(line.name, line.label) for line in lines]
+    return table(f"{_with_label(metric.name, metric.label)}, round by round.", ["round", POOL, *names], rows)
 
 
-def _left_out(metric: Metric, lines: Sequence[Line]) -> list[str]:
+def _with_label(name: str, label: str) -> str:
+    return name if label == name else f"{name} (in charts: {label})"
+
+
+def _left_out(name: str, read: Read, lines: Sequence[Line]) -> list[str]:
     """Rounds of which some seeds have the figure and others do not."""
     notes = []
     for line in lines:
         for r in range(line.rounds):
-            known = sum(metric.read(record, r) is not None for record in line.records)
+            known = sum(read(record, r) is not None for record in line.records)
             if 0 < known < len(line.records):
                 notes.append(
-                    f"{metric.name}, {line.name}: round {r} is left out, {known} of {len(line.records)} runs have it."
+                    f"{name}, {line.name}: round {r} is left out, {known} of {len(line.records)} runs have it."
                 )
     return notes
 
@@ -196,41 +241,67 @@ def _unfinished(block: Block) -> list[str]:
     ]
 
 
-def _caveats(block: Block) -> list[str]:
-    """What keeps losses on one data set from being compared."""
+def _caveats(block: Block, shown: Sequence[str]) -> list[str]:
+    """What keeps losses on one data set from being compared. shown: the metrics' names."""
     configs = [record.run.config for line in block.lines for record in line.records]
     found = []
+    if {HELD_OUT_LOSS, UNSEEN_LOSS}.isdisjoint(shown):
+        return found
     if len({config.model_name_or_path for config in configs}) > 1:
         found.append("The runs have different base models: losses of other tokens do not compare.")
+    if len({config.model_max_length for config in configs}) > 1:
+        found.append(
+            "The runs cut rows at different lengths (model_max_length): losses of other tokens do not compare."
+        )
+    if len({json.dumps(config.unseen, sort_keys=True) for config in configs}) > 1:
+        found.append("The runs keep different kinds from their pools (unseen): losses of other rows do not compare.")
+    if HELD_OUT_LOSS not in shown:
+        return found
     if len({config.val_set_size for config in configs}) > 1:
         found.append("The runs hold different numbers of rows out: losses of other rows do not compare.")
-    if len({config.seed for config in configs}) > 1:
+    if len({config.seed for config in configs if config.val_set_size > 0}) > 1:
         found.append("The seed draws the held-out rows: runs of different seeds are tested on different rows.")
     return found
 
 
 def _measures_table(line: Line) -> Html:
-    found = line.records[0].diversity
+    found, several = line.records[0].diversity, len(line.records) > 1
     rows = []
     for name, entry in found["measures"].items():
-        cells = [_measured(point, spread(line, r, name), entry) for r, point in enumerate(line.points(measure(name)))]
+        cells = [
+            _measured(point, spread(line, r, name), _mark([_side(record, r, name) for record in line.records]))
+            for r, point in enumerate(line.points(measure(name)))
+        ]
         rows.append([entry["title"], *cells])
-    caption = (
-        f"{line.name}: each pool, and below it random subsets of its size, mean (lowest to highest). "
-        "▲ more diverse than all of them, ▼ less."
+    pools = f"the mean of {len(line.records)} pools" if several else "each pool"
+    marks = "▲ every pool is more diverse than all random subsets of its own run, ▼ every pool is less."
+    caption = f"{line.name}: {pools}, and below it random subsets of that size, mean (lowest to highest). " + (
+        marks if several else "▲ more diverse than all of them, ▼ less."
     )
     return table(caption, ["", *(f"round {r}: {size:,} rows" for r, size in enumerate(line.sizes))], rows)
 
 
-def _measured(point: Point | None, random: Point | None, entry: dict) -> object:
+def _side(record: Record, r: int, name: str) -> int:
+    """1 for a pool that is more diverse than all random subsets of its run, -1 for one that is less, else 0."""
+    entry = record.diversity["rounds"][r]
+    value, random = entry["values"][name], entry["random"].get(name)
+    if value is None or not random:
+        return 0
+    side = (value > random["high"]) - (value < random["low"])
+    return side if record.diversity["measures"][name]["higher_is_more_diverse"] else -side
+
+
+def _mark(sides: Sequence[int]) -> str:
+    """Of a line's pools: a mean over seeds says nothing beside the extremes of single draws, so all have to agree."""
+    return {1: " ▲", -1: " ▼", 0: ""}[sides[0]] if len(set(sides)) == 1 else ""
+
+
+def _measured(point: Point | None, random: Point | None, mark: str) -> object:
     if not point:
         return NOTHING
     if not random:
         return number(point.value)
     mean, low, high, own = _apart(random.value, random.low, random.high, point.value)
-    above, below = point.value > random.high, point.value < random.low
-    more, less = (above, below) if entry["higher_is_more_diverse"] else (below, above)
-    mark = " ▲" if more else " ▼" if less else ""
     return element("td", own, mark, element("small", f"{mean} ({low} to {high})"))
 
 
@@ -250,4 +321,4 @@ def _cell(point: Point | None) -> object:
 
 
 def _slug(name: str) -> str:
-    return "-".join(re.findall("[a-z0-9]+", name.lower()))
+    return "-".join(re.findall("[a-z0-9]+", name.lower()))[:LONGEST_SLUG]

@@ -1,0 +1,262 @@
+"""The report's sections, of runs by hand: marks, best and last rounds, notes, caveats, costs, and what bands are."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import pytest
+from test_report_parts import record
+
+from diverseevol_fast.evaluate.report import charts, sections
+from diverseevol_fast.evaluate.report.page import element, html
+from diverseevol_fast.evaluate.report.readings import HELD_OUT_LOSS, UNSEEN_LOSS, Block, metrics_of, stage_figure
+from diverseevol_fast.evaluate.report.seeds import Line, line_of, lines_of
+
+MEASURES = {
+    "vendi": {"title": "Vendi Score", "higher_is_more_diverse": True, "what": "how many"},
+    "covering_radius": {"title": "Covering radius", "higher_is_more_diverse": False, "what": "how far"},
+}
+
+
+def drawn_at(mean, low, high):
+    return {name: {"mean": mean, "low": low, "high": high} for name in MEASURES}
+
+
+def measured(one, *values):
+    """By round, both measures' value; random subsets are always at 4, from 2 to 6."""
+    random = drawn_at(4.0, 2.0, 6.0)
+    rounds = [{"values": dict.fromkeys(MEASURES, value), "random": random} for value in values]
+    return replace(one, diversity={"model": "m", "random": 5, "measures": MEASURES, "rounds": rounds})
+
+
+def trained(one, *rounds):
+    """By round, figures of the training."""
+    return replace(one, metrics=[{"train": figures} for figures in rounds])
+
+
+def judged(one, test, *values):
+    """By round, the Relative Score."""
+    found = {
+        r: SimpleNamespace(relative_score=value, low=value - 1, high=value + 1)
+        for r, value in enumerate(values)
+        if value
+    }
+    return replace(one, scores={test: found})
+
+
+def losses(one, *values):
+    return trained(one, *({} if value is None else {"held_out_loss": value} for value in values))
+
+
+class Drawn(dict):
+    """Charts by name: figure, words, caption."""
+
+    def __call__(self, name, *shown):
+        self[name] = shown
+        return element("figure", shown[-1])
+
+
+def cells(shown, caption):
+    """Of the one table whose caption begins so: by its rows' heads, the cells' texts."""
+    (found,) = [
+        each
+        for each in ElementTree.fromstring(f"<p>{shown}</p>").iter("table")
+        if "".join(each.find("caption").itertext()).startswith(caption)
+    ]
+    rows = [["".join(cell.itertext()) for cell in row] for row in found.find("tbody")]
+    return {head: rest for head, *rest in rows}
+
+
+@pytest.mark.parametrize(
+    ("pools", "vendi", "radius"),
+    [
+        ([[7.0]], " ▲", " ▼"),
+        ([[1.0]], " ▼", " ▲"),
+        ([[6.0]], "", ""),  # as far as the highest of them, not farther
+        ([[2.0]], "", ""),
+        ([[7.0], [8.0]], " ▲", " ▼"),
+        ([[1.0], [0.5]], " ▼", " ▲"),
+        ([[20.0], [5.0]], "", ""),  # the mean is outside, one of the pools is not
+        ([[7.0], [1.0]], "", ""),
+    ],
+)
+def test_a_mark_says_that_every_pool_is_outside_its_random_subsets(pools, vendi, radius):
+    records = [measured(record(str(seed), seed, rounds=1), *values) for seed, values in enumerate(pools)]
+    shown = sections._measures_table(Line("a", records, "a"))
+    mean = sum(values[0] for values in pools) / len(pools)
+    assert cells(shown, "a: ") == {
+        "Vendi Score": [f"{mean:#.4g}{vendi}4.000 (2.000 to 6.000)"],
+        "Covering radius": [f"{mean:#.4g}{radius}4.000 (2.000 to 6.000)"],
+    }
+    assert (f"the mean of {len(pools)} pools" in shown) == (len(pools) > 1)
+
+
+def test_each_seed_is_compared_with_its_own_random_subsets():
+    low, high = (measured(record(str(seed), seed, rounds=1), 7.0) for seed in (0, 1))
+    high.diversity["rounds"][0]["random"] = drawn_at(7.0, 6.5, 8.0)
+    assert "▲" not in cells(sections._measures_table(Line("a", [low, high], "a")), "a: ")["Vendi Score"][0]
+    assert "▲" in cells(sections._measures_table(line_of(low)), "0: ")["Vendi Score"][0]
+
+
+def test_a_measure_that_is_not_to_be_had_has_no_mark():
+    one = measured(record("a", rounds=2), None, 7.0)
+    one.diversity["rounds"][0]["random"] = drawn_at(None, None, None)
+    one.diversity["rounds"][1]["random"] = {}
+    assert cells(sections._measures_table(line_of(one)), "a: ")["Vendi Score"] == ["-", "7.000"]
+
+
+def test_the_best_round_has_the_lowest_loss_or_the_highest_score():
+    one = judged(losses(record("a"), 3.0, 1.0, 2.0), "t against r", 70.0, 60.0, None)
+    held_out, score = metrics_of(Block("d", [line_of(one)]))
+    assert sections._best_and_last(held_out, line_of(one)) == [
+        HELD_OUT_LOSS, "a", 1, "<td>1.000</td>", 2, "<td>2.000</td>",
+    ]  # fmt: skip
+    name, _, best, best_cell, last, last_cell = sections._best_and_last(score, line_of(one))
+    assert (name, best, last) == ("Relative Score: t against r", 0, 1)  # the last round that has the figure
+    assert best_cell == "<td>70.00<small>(69.00 to 71.00)</small></td>"
+    assert last_cell == "<td>60.00<small>(59.00 to 61.00)</small></td>"
+
+
+def test_rounds_that_not_all_seeds_have_are_said():
+    seeds = [losses(record("a"), 3.0, 2.0, None), losses(record("b", 1), 3.0, None, None)]
+    block = Block("d", lines_of(seeds))
+    drawn = Drawn()
+    shown = sections.quality_section(block, drawn)
+    assert shown.count("is left out") == 1
+    note = "Held-out loss, KCenterSampling, 2 seeds: round 1 is left out, 1 of 2 runs have it."
+    assert element("p", note, class_="note") in shown
+    assert [row[1:] for row in cells(shown, "Held-out loss, round by round.").values()] == [
+        ["3.000(3.000 to 3.000)"], ["-"], ["-"],
+    ]  # fmt: skip
+
+
+def test_unfinished_runs_are_said():
+    block = Block("d", [line_of(record("a", rounds=2)), line_of(record("b", rounds=3))])
+    assert sections._unfinished(block) == ["a: 2 of 3 rounds are finished."]
+
+
+SEED = "The seed draws the held-out rows"
+NUMBERS = "different numbers of rows out"
+KINDS = "The runs keep different kinds from their pools"
+LENGTHS = "The runs cut rows at different lengths"
+MODELS = "The runs have different base models"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shown", "words"),
+    [
+        ({}, {}, [HELD_OUT_LOSS, UNSEEN_LOSS], []),
+        ({}, {"seed": 1}, [HELD_OUT_LOSS], [SEED]),
+        ({}, {"seed": 1}, [UNSEEN_LOSS], []),
+        ({}, {"seed": 1, "val_set_size": 0}, [HELD_OUT_LOSS], [NUMBERS]),  # one of them holds no rows out
+        ({}, {"val_set_size": 5}, [HELD_OUT_LOSS, "Relative Score: t"], [NUMBERS]),
+        ({}, {"val_set_size": 5}, [UNSEEN_LOSS], []),
+        ({"unseen": {"k": ["a"]}}, {"unseen": {"k": ["b"]}}, [UNSEEN_LOSS], [KINDS]),
+        ({}, {"unseen": {"k": ["b"]}}, [HELD_OUT_LOSS], [KINDS]),
+        ({"unseen": {"a": [1], "b": [2]}}, {"unseen": {"b": [2], "a": [1]}}, [UNSEEN_LOSS], []),
+        ({}, {"model_max_length": 99}, [HELD_OUT_LOSS], [LENGTHS]),
+        ({}, {"model_name_or_path": "n"}, [UNSEEN_LOSS], [MODELS]),
+        ({}, {"model_name_or_path": "n", "seed": 1, "val_set_size": 5, "model_max_length": 9}, ["Relative Score"], []),
+    ],
+)
+def test_caveats_are_those_of_the_losses_that_are_shown(first, second, shown, words):
+    block = Block("d", [line_of(record("a", config=first)), line_of(record("b", config=second))])
+    found = sections._caveats(block, shown)
+    assert len(found) == len(words)
+    assert all(begin in said for begin, said in zip(words, found, strict=True))
+
+
+def test_what_bands_are():
+    one = losses(record("a"), 1.0, 2.0, 3.0)
+    with_interval = trained(record("b"), *[{"held_out_loss": 1.0, "held_out_interval": [0.5, 2.0]}] * 3)
+    seeds = Line("2 seeds", [one, losses(record("c", 1), 1.0, 2.0, 3.0)], "2 seeds")
+    scored = line_of(judged(record("d"), "t", 70.0))
+    (held_out,) = metrics_of(Block("d", [seeds]))
+    (score,) = metrics_of(Block("d", [scored]))
+    rows, t = "of one run, 95% by resampling its rows", "of several seeds, the 95% t interval of their mean"
+    assert sections._bands(held_out, [line_of(one)]) == "Lower is better. No intervals."
+    assert sections._bands(held_out, [line_of(one), line_of(one)]) == "Lower is better. No intervals."
+    assert sections._bands(held_out, [line_of(with_interval)]) == f"Lower is better. Bands: {rows}."
+    assert sections._bands(held_out, [seeds, line_of(with_interval)]) == f"Lower is better. Bands: {t}; {rows}."
+    assert sections._bands(score, [scored]) == ("Higher is better. Bands: of one run, 95% by resampling its questions.")
+
+
+def test_charts_of_diversity_say_which_band_is_which():
+    for seeds, words in ((1, False), (2, True)):
+        block = Block("d", lines_of([measured(record(str(s), s), 3.0, 3.5, 4.0) for s in range(seeds)]))
+        drawn = Drawn()
+        sections.diversity_section(block, drawn)
+        for name in ("vendi-score", "covering-radius"):
+            caption = drawn[name][-1]
+            assert "The grey band: from the lowest to the highest of the random subsets." in caption
+            assert ("of several seeds, the 95% t interval" in caption) == words
+
+
+def test_radii_by_the_runs_own_models_are_never_averaged():
+    radii = {"a": [None, 10.0, 20.0], "b": [None, 1.0, 2.0]}
+    seeds = [
+        replace(
+            measured(record(name, seed), 3.0, 3.5, 4.0), metrics=[{"select": {"radius": r} if r else {}} for r in own]
+        )
+        for seed, (name, own) in enumerate(radii.items())
+    ]
+    drawn = Drawn()
+    sections.diversity_section(Block("d", lines_of(seeds)), drawn)
+    _, words, caption = drawn["own-radius"]
+    assert "a: 10.00 at 20, 20.00 at 30; b: 1.000 at 20, 2.000 at 30." in words
+    assert "a line for each run" in caption
+
+
+def test_costs_are_the_means_of_what_each_run_took():
+    """A round of which nothing is known has no cost, which is not 0; a stage that one run lacks counts in the other's.
+
+    Columns: rows, train loss, training, embedding, all, tokens/s.
+    """
+    embedded = {"embed": {"seconds": 8.0}}
+    metrics = (
+        [{"train": {"seconds": 1.0}} | embedded, {"train": {"seconds": 2.0}} | embedded, {}],
+        [{"train": {"seconds": 3.0}} | embedded, {"train": {"seconds": 4.0}}, {}],
+    )
+    seeds = [replace(record(str(seed), seed), metrics=one) for seed, one in enumerate(metrics)]
+    drawn = Drawn()
+    shown = sections.cost_section(Block("d", lines_of(seeds)), drawn)
+    assert cells(shown, "KCenterSampling, 2 seeds.") == {
+        "0": ["10", "-", "2.00", "8.00", "10.00", "-"],
+        "1": ["20", "-", "3.00", "-", "7.00", "-"],
+        "2": ["30", "-", "-", "-", "-", "-"],
+    }
+    assert drawn["seconds-1"][1] == "Seconds per round. round 0: 10.00 s; round 1: 7.000 s."
+    assert shown.count("is left out") == 1
+    assert "Seconds, embedding, KCenterSampling, 2 seeds: round 1 is left out, 1 of 2 runs have it." in shown
+
+
+def test_costs_that_one_seed_alone_has_are_its_own():
+    seeds = [replace(record("a"), metrics=[{"train": {"seconds": 1.5}}, {}, {}]), record("b", 1)]
+    shown = sections.cost_section(Block("d", lines_of(seeds)), Drawn())
+    assert cells(shown, "a.")["0"] == ["10", "-", "1.50", "1.50", "-"]
+    assert "no records of their time" in sections.cost_section(Block("d", [line_of(record("b"))]), Drawn())
+
+
+@pytest.mark.parametrize("test", ["漢字 against x", "a\x1b\ud800 against \ud800", "x" * 300 + " against y"])
+def test_a_test_may_be_called_anything(test, tmp_path):
+    one = judged(record("a"), test, 70.0, None, 80.0)
+    drawn = Drawn()
+    shown = sections.quality_section(Block("d", [line_of(one)]), drawn)
+    ((name, (figure, words, caption)),) = drawn.items()
+    charts.png(figure, tmp_path / f"{name}.png")
+    assert len(name) < 200
+    text = charts.svg(figure, words, name)
+    text.encode()
+    assert not {"\x1b", "漢"} & set(text)
+    if "x" * 300 in test:
+        assert words.startswith(f"Relative Score: {test}")
+    else:
+        assert words.startswith("Relative Score, test 1 by ")
+        assert caption.startswith(f"Relative Score: {test}. ")
+        assert html(f"Relative Score: {test} (in charts: Relative Score, test 1), round by round.") in shown
+
+
+def test_a_gap_between_rounds_is_not_in_the_words():
+    one = losses(record("a"), 1.0, None, 3.0)
+    _, words = sections._lines([line_of(one)], stage_figure("train", "held_out_loss"), "t", "u")
+    assert words == "t by rows in the pool. a: 1.000 at 10, 3.000 at 30."
