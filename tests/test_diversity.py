@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from conftest import TINY, write_config
 
 from diverseevol_fast.cli import main
 from diverseevol_fast.data import data_of
-from diverseevol_fast.evaluate.diversity import measure_run
+from diverseevol_fast.evaluate.diversity import YARDSTICK, _draw, measure_run
 from diverseevol_fast.evaluate.fixed import fixed_embeddings, fixed_space, fixed_texts, kept_record
 from diverseevol_fast.evaluate.measures import MEASURES, describe, measure_nested, partition
 from diverseevol_fast.models import load_encoder, load_tokenizer
+from diverseevol_fast.preparation import split
 from diverseevol_fast.runs import read_run
 
 
@@ -140,7 +142,7 @@ def test_a_runs_record(run, tiny_model):
     cells = partition(values, 4)
     sizes = [6, 11, 16]
     pool = torch.from_numpy(np.searchsorted(run.candidates, run.pool(2)))
-    drawn = [np.random.default_rng([4, draw]).permutation(80)[:16] for draw in range(3)]
+    drawn = [np.random.default_rng([4, YARDSTICK, draw]).permutation(80)[:16] for draw in range(3)]
     expected, *yardstick = (
         measure_nested(values, torch.as_tensor(rows), sizes, cells) for rows in (pool.numpy(), *drawn)
     )
@@ -356,7 +358,9 @@ def test_subsets_of_a_data_set(tmp_path, data_file, x, capsys):
     cells = partition(values, 0)
     assert (record["data"], record["model"], record["rows"]) == (str(data_file), str(x), 90)
     drawn = [
-        measure_nested(values, torch.from_numpy(np.random.default_rng([0, draw]).permutation(90)[:20]), [5, 20], cells)
+        measure_nested(
+            values, torch.from_numpy(np.random.default_rng([0, YARDSTICK, draw]).permutation(90)[:20]), [5, 20], cells
+        )
         for draw in range(3)
     ]
     for entry, path, rows, place in zip(record["subsets"], files, (first, second), (1, 0), strict=True):
@@ -495,3 +499,12 @@ def test_arguments_that_do_not_go_together_are_refused(tmp_path, folder, data_fi
     refused(capsys, "--seed: expected", folder, "--seed", -1)
     refused(capsys, "--seed: expected", folder, "--seed", 1 << 32)
     assert not list(folder.glob("diversity/*"))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_the_yardstick_is_not_a_runs_own_initial_pool(seed):
+    """numpy takes [seed, 0] for [seed]."""
+    config = SimpleNamespace(seed=seed, init_label_num=20, n_round=1, n_query=5, val_set_size=0, full_data_path="x")
+    pool = split(90, [], config)[2]
+    for draw in range(3):
+        assert len(set(_draw(90, 20, seed, draw).tolist()) & set(pool)) < 15

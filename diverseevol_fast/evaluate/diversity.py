@@ -26,6 +26,7 @@ from .measures import MEASURES, Values, describe, measure_nested, partition
 
 log = logging.getLogger("diverseevol_fast")
 
+YARDSTICK = 1 << 20  # a stream of its own: [seed, 0] is that of [seed], from which a run draws its initial pool
 HIGHEST_SEED = (1 << 32) - 1  # scikit-learn's
 
 Nested = tuple[torch.Tensor, list[int]]  # rows, and the sizes of the leading blocks to be measured, ascending
@@ -185,7 +186,7 @@ def _by_size(
 
 def _draw(n: int, size: int, seed: int, number: int) -> torch.Tensor:
     """A random subset, int64 [size]: its leading blocks are the smaller ones of the same draw."""
-    return torch.from_numpy(np.random.default_rng([seed, number]).permutation(n)[:size])
+    return torch.from_numpy(np.random.default_rng([seed, YARDSTICK, number]).permutation(n)[:size])
 
 
 def _spread(drawn: list[Values]) -> dict[str, dict[str, float | None]]:
