@@ -149,7 +149,7 @@ def compare(target: str, n: int) -> dict:
 
 def first_difference(target: str, n: int, own: list[int], fast: list[int]) -> dict:
     """Where the sequences part, how much farther our pick is (squared distance), and what float32 may round off it."""
-    x = torch.from_numpy(rows(n)).double()
+    x = torch.tensor(rows(n), dtype=torch.float64)
     if target == "anomalib":
         from diverseevol_fast.compat.anomalib import projection
 
