@@ -69,6 +69,25 @@ class TestPick:
         with pytest.raises(ValueError, match="row 4500 is all zeros and has no direction"):
             pick(x, 3, [0], metric="cosine")
 
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+    def test_views_of_any_strides(self, dtype, metric):
+        x = rows(200, 8, dtype=dtype)
+        wanted = pick(x, 20, [0], metric=metric)
+        read_only = x.copy()
+        read_only.flags.writeable = False
+        for view in (x[:, ::-1], x.repeat(2, 1)[:, ::2], np.asfortranarray(x), x[::-1].copy()[::-1], read_only):
+            assert pick(view, 20, [0], metric=metric) == wanted
+
+    @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+    def test_what_is_no_matrix_of_numbers(self, metric):
+        for wrong in (rows(5, 2)[:, 0], rows(5, 2)[:0], torch.zeros(2, 3, 4)):
+            with pytest.raises(ValueError, match=r"x: expected shape \[N, D\]"):
+                pick(wrong, 1, [0], metric=metric)
+        for wrong in (rows(5, 2).astype(object), rows(5, 2) + 0j, torch.zeros(5, 2) + 0j, "rows", None):
+            with pytest.raises(TypeError, match="x: expected "):
+                pick(wrong, 1, [0], metric=metric)
+
     @pytest.mark.parametrize("metric", ["manhattan", None, len])
     def test_another_metric_is_refused_by_name(self, metric):
         with pytest.raises(ValueError, match="expected 'euclidean', 'l2' or 'cosine', got"):
@@ -135,6 +154,19 @@ class TestGoogle:
         sampler = google.kCenterGreedy(x, None, 0)
         first = sampler.select_batch_(None, [0], 7)
         assert first + sampler.select_batch_(None, [], 7) == restated.Google(x).select_batch(None, [0], 14)
+
+    @pytest.mark.parametrize(
+        "make", [set, tuple, iter, np.array, torch.tensor, lambda rows: np.array(rows, dtype=np.uint8)]
+    )
+    def test_already_selected_may_be_any_iterable_of_row_numbers(self, make):
+        x = rows(100, 8)
+        wanted = google.kCenterGreedy(x, None, 0).select_batch_(None, [3, 40, 7], 9)
+        assert google.kCenterGreedy(x, None, 0).select_batch_(None, make([3, 40, 7]), 9) == wanted
+
+    @pytest.mark.parametrize("wrong", [np.arange(100) < 4, [True], [1.5], np.array([1.0]), None, ["1"]])
+    def test_already_selected_holds_row_numbers(self, wrong):
+        with pytest.raises(TypeError, match="already_selected: expected row numbers: "):
+            google.kCenterGreedy(rows(100, 8), None, 0).select_batch_(None, wrong, 1)
 
     def test_more_than_there_are(self):
         with pytest.raises(ValueError, match="k: expected 0 to 3, the rows that are not centers, got 4"):
@@ -205,6 +237,11 @@ def test_deepal_query_under_its_own_class():
 def test_deepal_without_labels():
     with pytest.raises(ValueError, match=r"no row is labelled yet; call dataset\.initialize_labels"):
         deepal.KCenterGreedy(Dataset(rows(5, 2), np.zeros(5, dtype=bool)), Net()).query(1)
+
+
+def test_deepal_with_labels_of_other_rows():
+    with pytest.raises(ValueError, match=r"labelled: expected a mask of shape \(5,\), got \(4,\)"):
+        deepal.KCenterGreedy(Dataset(rows(5, 2), np.ones(4, dtype=bool)), Net()).query(1)
 
 
 @pytest.mark.parametrize(("n", "d", "m", "k"), SIZES)
@@ -300,10 +337,14 @@ class TestAnomalibAlone:
         first = int(torch.randint(len(x), (1,)))
         assert picks == [first, *restated.anomalib(features, len(picks) - 1, first)]
 
-    @pytest.mark.parametrize("ratio", [0, 0.0001, -1, 1.5])
+    @pytest.mark.parametrize("ratio", [0, 0.0001, -1, 1.5, float("nan"), "0.5", None])
     def test_a_share_of_no_rows_or_more_than_all(self, ratio):
-        with pytest.raises(ValueError, match=f"sampling_ratio: expected a share of 100 rows .* got {ratio}"):
+        with pytest.raises(ValueError, match=f"sampling_ratio: expected a share of 100 rows .* got {ratio!r}"):
             anomalib.KCenterGreedy(torch.zeros(100, 2), ratio)
+
+    def test_an_embedding_is_a_tensor(self):
+        with pytest.raises(TypeError, match="embedding: expected a tensor, got ndarray"):
+            anomalib.KCenterGreedy(rows(10, 2), 0.5)
 
     def test_equal_rows_are_picked_once_each(self):
         picks = anomalib.KCenterGreedy(torch.ones(20, 2, 2), 0.5).select_coreset_idxs()

@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -45,13 +46,17 @@ class KCenterGreedy:
             sampling_ratio: the coreset's share of the rows, rounded down.
 
         Raises:
+            TypeError: an embedding that is not a tensor.
             ValueError: a share that holds no row, or more than all.
         """
-        size = int(len(embedding) * sampling_ratio)
-        if not 1 <= size <= len(embedding):
+        if not isinstance(embedding, torch.Tensor):
+            raise TypeError(f"embedding: expected a tensor, got {type(embedding).__name__}")
+        is_share = isinstance(sampling_ratio, Real) and 0 < sampling_ratio <= 1
+        size = int(len(embedding) * sampling_ratio) if is_share else 0
+        if size == 0:
             raise ValueError(
                 f"sampling_ratio: expected a share of {len(embedding)} rows that holds 1 to {len(embedding)}, "
-                f"got {sampling_ratio!r}, which holds {size}"
+                f"got {sampling_ratio!r}"
             )
         self.embedding, self.coreset_size = embedding, size
 

@@ -17,13 +17,13 @@ class KCenterGreedy:
         """The rows to label: [n] int64, ascending, the same set as the target's; the labelled rows are not changed.
 
         Raises:
-            TypeError, ValueError: as kcenter does; no row is labelled yet.
+            TypeError, ValueError: as kcenter does; no row is labelled yet; not as many embeddings as rows.
         """
         labelled, data = self.dataset.get_train_data()
-        centers = np.flatnonzero(labelled)
-        if len(centers) == 0:
+        labelled = np.asarray(labelled, dtype=bool)
+        if not labelled.any():
             raise ValueError("KCenterGreedy: no row is labelled yet; call dataset.initialize_labels first")
-        return np.sort(np.array(pick(self.get_embeddings(data), n, centers), dtype=np.int64))
+        return np.sort(np.array(pick(self.get_embeddings(data), n, labelled, name="labelled"), dtype=np.int64))
 
     def get_embeddings(self, data: Any) -> Any:
         """[N, D], of every row."""

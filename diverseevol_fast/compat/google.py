@@ -1,6 +1,7 @@
 """google/active-learning's `kCenterGreedy`."""
 
 import logging
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,10 +46,11 @@ class kCenterGreedy:  # noqa: N801 (the target's name)
         rows of model.transform(X) where that works; elsewhere between rows of X, and then earlier picks stay centres.
 
         Raises:
-            TypeError, ValueError: as kcenter does, so when fewer than N rows are left.
+            TypeError, ValueError: as kcenter does, so when fewer than N rows are left; already_selected holds no row
+                numbers (a boolean mask holds none: give np.flatnonzero of it).
         """
         transformed = self._transformed(model)
-        known = [*(() if transformed is not None else self._centers), *map(int, already_selected)]
+        known = [*(() if transformed is not None else self._centers), *_row_numbers(already_selected)]
         self.features = self.flat_X if transformed is None else transformed
         first = None if known or N == 0 else int(np.random.choice(self.n_obs))
         picks = pick(self.features, N, known, metric=self.metric, first=first, name="already_selected")
@@ -72,3 +74,13 @@ class kCenterGreedy:  # noqa: N801 (the target's name)
         except Exception as error:  # noqa: BLE001 (whatever the model raises: the target goes on with X)
             log.warning("kCenterGreedy: model.transform failed, X itself is used: %s: %s", type(error).__name__, error)
             return None
+
+
+def _row_numbers(already_selected: Any) -> list[int]:
+    try:
+        numbers = list(already_selected)
+        if any(isinstance(number, bool | np.bool_) for number in numbers):
+            raise TypeError("a boolean is none")
+        return [operator.index(number) for number in numbers]
+    except TypeError as error:
+        raise TypeError(f"already_selected: expected row numbers: {error}") from error

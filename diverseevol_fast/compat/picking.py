@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..selection.arguments import as_row_numbers
+from ..selection.arguments import DTYPES, as_row_numbers, as_rows
 from ..selection.traversal import kcenter
 
 METRICS = {"euclidean": False, "l2": False, "cosine": True}  # whether the rows are brought to length 1
@@ -39,7 +39,9 @@ def pick(
         TypeError, ValueError: as kcenter does; another metric; for "cosine", a row of zeros.
     """
     check_metric(metric)
-    rows = _unit_rows(_as_kept(x)) if METRICS[metric] else _as_kept(x)
+    rows = as_rows(_as_kept(x))
+    if METRICS[metric]:
+        rows = _unit_rows(rows)
     given = np.asarray(centers)
     known = as_row_numbers(given if given.dtype == np.bool_ else np.unique(given), len(rows), name)
     started = [] if known or n == 0 else [first]
@@ -47,17 +49,17 @@ def pick(
 
 
 def _as_kept(x: Any) -> Any:
-    """x in a dtype that kcenter takes; not copied when it has one."""
+    """x in a dtype that kcenter takes; copied when it has another, or when it is a reversed view."""
     if isinstance(x, torch.Tensor):
-        return x if x.dtype in (torch.float32, torch.bfloat16, torch.float16) else x.to(torch.float32)
+        return x if x.dtype in DTYPES or x.is_complex() else x.to(torch.float32)
     if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
-        return x if x.dtype in (np.float32, np.float16) else x.astype(np.float32)
+        kept = x if x.dtype in (np.float32, np.float16) else x.astype(np.float32)
+        return kept.copy() if any(stride < 0 for stride in kept.strides) else kept
     return x
 
 
-def _unit_rows(x: Any) -> torch.Tensor:
+def _unit_rows(x: torch.Tensor) -> torch.Tensor:
     """[N, D] float32, each row of x divided by its length in float64."""
-    x = torch.as_tensor(x)
     unit = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     for start in range(0, len(x), 4096):  # so that x is never held whole in float64
         part = x[start : start + 4096].to(torch.float64)
