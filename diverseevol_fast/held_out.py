@@ -8,6 +8,7 @@ import torch
 
 from . import distributed
 from .batches import pad, token_budget_batches
+from .bootstrap import ratio_interval
 from .errors import RunError
 from .progress import Progress
 from .templates import Tokens
@@ -37,9 +38,10 @@ def evaluate_held_out(
     loss = sums.sum() / counts.sum()
     if not np.isfinite(loss):
         raise RunError(f"the {label} loss is {loss}: training diverged; lower train_args.learning_rate")
+    scored = counts > 0
     return {
         f"{name}_loss": float(loss),
-        f"{name}_interval": bootstrap_of_ratio(sums, counts),
+        f"{name}_interval": list(ratio_interval(sums[scored], counts[scored], RESAMPLES, seed=0)),
         f"{name}_seconds": time.perf_counter() - began,
     }
 
@@ -68,13 +70,3 @@ def response_losses(
             bar.update(len(batch))
     sums, counts = distributed.total(found).numpy()
     return sums, counts
-
-
-def bootstrap_of_ratio(sums: np.ndarray, counts: np.ndarray) -> list[float]:
-    """The 2.5th and 97.5th percentiles of sum(sums) / sum(counts) over seeded resamples of the rows that have any."""
-    sums, counts = sums[counts > 0], counts[counts > 0]
-    generator, ratios = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        drawn = generator.integers(len(sums), size=len(sums))
-        ratios.append(sums[drawn].sum() / counts[drawn].sum())
-    return np.percentile(ratios, [2.5, 97.5]).tolist()

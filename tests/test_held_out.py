@@ -8,9 +8,10 @@ import pytest
 import torch
 from conftest import write_config
 
+from diverseevol_fast.bootstrap import ratio_interval
 from diverseevol_fast.cli import main
 from diverseevol_fast.data import load_data
-from diverseevol_fast.held_out import bootstrap_of_ratio, evaluate_held_out
+from diverseevol_fast.held_out import RESAMPLES, evaluate_held_out
 from diverseevol_fast.models import load_causal_lm, load_tokenizer
 from diverseevol_fast.runs import read_run
 from diverseevol_fast.templates import tokenize
@@ -29,22 +30,18 @@ def test_the_loss_is_that_of_one_row_at_a_time(tiny_model, data_file):
             losses.append(torch.nn.functional.cross_entropy(logits, ids[1:].long(), reduction="none")[is_response[1:]])
     assert found["unseen_loss"] == pytest.approx(float(torch.cat(losses).mean()), rel=1e-6)
     sums, counts = np.array([float(row.sum()) for row in losses]), np.array([len(row) for row in losses])
-    assert found["unseen_interval"] == pytest.approx(bootstrap_of_ratio(sums, counts), rel=1e-6)
+    expected = ratio_interval(sums[counts > 0], counts[counts > 0], RESAMPLES, 0)
+    assert found["unseen_interval"] == pytest.approx(list(expected), rel=1e-6)
     assert found["unseen_seconds"] > 0
     assert evaluate_held_out(model, tokens, rows[:0], "unseen") == {}
 
 
-def test_the_interval_is_that_of_a_mean():
-    """Of rows of one token each: mean plus or minus 1.96 standard errors, as near as resampling comes."""
-    values = np.random.default_rng(1).standard_normal(400) + 5
-    low, high = bootstrap_of_ratio(values, np.ones(400))
-    error = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - error, abs=0.2 * error)
-    assert high == pytest.approx(values.mean() + error, abs=0.2 * error)
-    assert bootstrap_of_ratio(np.array([6.0]), np.array([2.0])) == [3.0, 3.0]
-    with_none = np.zeros((2, 1000))  # rows without a response token say nothing
-    with_none[:, ::10] = [[6.0], [2.0]]
-    assert bootstrap_of_ratio(*with_none) == [3.0, 3.0]
+def test_rows_without_a_response_token_say_nothing(monkeypatch):
+    found = np.zeros((2, 1000))
+    found[:, ::10] = [[6.0], [2.0]]
+    monkeypatch.setattr("diverseevol_fast.held_out.response_losses", lambda *given: found)
+    kept = evaluate_held_out(None, None, np.arange(1000), "held_out")
+    assert (kept["held_out_loss"], kept["held_out_interval"]) == (3.0, [3.0, 3.0])
 
 
 def test_unseen_kinds_stay_out_of_every_pool(tmp_path, settings, rows, capsys):

@@ -123,16 +123,6 @@ def test_the_interval_is_the_bootstrap_over_questions(tmp_path):
     assert scores_of(path, resamples=4000, seed=1) != scores
 
 
-def test_a_bootstrap_in_parts_covers_all_resamples(tmp_path, monkeypatch):
-    rows = [line(i, [i % 7 + 1, 8], [5, 9]) for i in range(30)]
-    path = write(tmp_path, rows)
-    whole = scores_of(path, resamples=500)
-    monkeypatch.setattr("diverseevol_fast.evaluate.judge.scoring.DRAWN_AT_ONCE", 70)  # 2 resamples at a time
-    parts = scores_of(path, resamples=500)
-    assert abs(parts.low - whole.low) < 1.5
-    assert abs(parts.high - whole.high) < 1.5
-
-
 def test_no_interval_where_there_is_none(tmp_path):
     one = scores_of(write(tmp_path, [line(1, [8, 10], [8, 10])]))
     assert (one.relative_score, one.low, one.high) == (80.0, None, None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...bootstrap import ratio_interval
 from ...errors import InputError
 from ..json_lines import listed
 from .answer_pairs import Answer, check_same_questions, read_answers
@@ -15,7 +16,6 @@ from .judgements import Judgement, read_judgements
 
 FORMULA = "100 x (sum of the model's scores) / (sum of the reference's scores), over all questions and both orders"
 LOWEST, HIGHEST = 1.0, 10.0  # what the prompt asks for
-DRAWN_AT_ONCE = 4_000_000  # numbers of a bootstrap in memory
 
 
 @dataclass(frozen=True)
@@ -161,20 +161,9 @@ def _check_complete(path: Path, judgements: list[Judgement], expected: int | Non
 
 
 def _interval(sums: np.ndarray, resamples: int, seed: int) -> tuple[float | None, float | None]:
-    """Percentile bootstrap over questions. sums: [questions, (model, reference)] float64."""
-    questions = len(sums)
-    generator = np.random.default_rng(seed)
-    ratios = np.empty(resamples)
-    step = max(1, DRAWN_AT_ONCE // questions)
-    for begin in range(0, resamples, step):
-        end = min(begin + step, resamples)
-        drawn = generator.integers(questions, size=(end - begin, questions))
-        model, reference = (sums[:, side][drawn].sum(axis=1) for side in (0, 1))
-        if questions == 1 or not (reference > 0).all():
-            return None, None
-        ratios[begin:end] = 100 * model / reference
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(low), float(high)
+    """Of the Relative Score. sums: [questions, (model, reference)] float64."""
+    found = ratio_interval(sums[:, 0], sums[:, 1], resamples, seed) if len(sums) > 1 else None
+    return (None, None) if found is None else (100 * found[0], 100 * found[1])
 
 
 def _counted(counts: list[tuple[Judgement, int]]) -> dict[str, Any]:
