@@ -1,7 +1,5 @@
 """Builds the C++ extension with CMake and lists the packages; all else is in pyproject.toml."""
 
-import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -9,7 +7,6 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
@@ -93,26 +90,6 @@ def first_error(output):
     return None
 
 
-class BuildWithRecord(build_py):
-    """Puts the GPU measurements of these very sources into a wheel, which holds no sources to compare them with."""
-
-    def run(self):
-        super().run()
-        if not self.editable_mode:  # which reads the checkout's own
-            package = Path(self.build_lib) / "diverseevol_fast"
-            measured = self._measured()
-            text = "".join(json.dumps(line) + "\n" for line in measured.current_lines(ROOT))
-            (package / measured.INSTALLED_RECORD).write_text(text, encoding="utf-8")
-
-    def _measured(self):
-        path = ROOT / "diverseevol_fast" / "ops" / "measured.py"
-        spec = importlib.util.spec_from_file_location("measured", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["measured"] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        return module
-
-
 setup(
     packages=[
         "diverseevol_fast",
@@ -126,6 +103,7 @@ setup(
     ],
     # kernels/ itself must not become a package: it would shadow the `kernels` library that transformers imports.
     package_dir={"diverseevol_fast.triton_ops": "kernels/triton_ops"},
+    package_data={"diverseevol_fast.ops": ["preference.json"]},
     ext_modules=[Extension("diverseevol_fast._native", sources=[], optional=True)],
-    cmdclass={"build_ext": CMakeBuild, "build_py": BuildWithRecord},
+    cmdclass={"build_ext": CMakeBuild},
 )

@@ -1,248 +1,277 @@
-"""What a GPU does with the ops: python bench/device.py measure [--output FOLDER] [--unproven] | small
+"""What a GPU does with the kernels: python bench/device.py check | measure [--brief] | sanitize TOOL [--output FOLDER]
 
-measure: ceilings of the card, every op on every backend beside what others take, whole selections; checked first, then
-timed, within about 200 seconds. Appends JSON lines to FOLDER/<gpu>.jsonl, which decide what a GPU's tensors take
-(diverseevol_fast/ops/measured.py), and writes the table and picture of this run beside it. --unproven: tests failed, so
-that no line of ours is to decide anything.
-small: every Triton and CUDA kernel once on small shapes, for compute-sanitizer; Triton's without a GPU too, with
-TRITON_INTERPRET=1.
+check: every kernel's large problems against float64, all rows, in processes of their own, several at a time.
+measure: ceilings of the card, every op on every kernel beside what others take, whole selections, other projects'
+kernels; each in a process of its own, one at a time, checked before it is timed. --brief: one shape for each kernel.
+sanitize: compute-sanitizer's memcheck or racecheck over our kernels alone, on small problems.
+
+Lines are appended to FOLDER/<gpu>.jsonl as they come: what crashes, hangs or gives a wrong result is a failing line and
+costs nothing else. bench/device_table.py makes the table and the picture, bench/preference.py the order of preference.
+Without a GPU `check` and `measure` end with one sentence; --tiny tries them all the same, on small problems.
 """
 
 import argparse
 import json
-import re
-import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import device_peers
-import device_table
+import device_selections
 import torch
-import triton
-from device_cases import CASES, OURS, SMALL, Case, ours
-from device_timing import DEVICE, ceilings, once, roofline, times
+from device_cases import CASES, TINY, Case, is_ours, kernel_backends
+from device_lines import ROOT, Lines, about_kernel
+from device_timing import DEVICE, ceilings, roofline, synchronize, times
 
-import diverseevol_fast
-from diverseevol_fast import kcenter
-from diverseevol_fast.ops import backends, measured
+from diverseevol_fast.ops import backends, kernels, self_check
+from diverseevol_fast.ops.isolated import Failure, run_isolated, serve
+from diverseevol_fast.ops.kernels import Kernel, kernel_named
 
-ROOT = Path(__file__).resolve().parents[1]
-DIM, POOL, PICKS = 4096, 1000, 100  # of the scale table
-SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
-FOLLOWED = 100_000  # rows up to which the CPU makes the same selection
-PEERS_SIZE = 52_002  # where the reference formula's matrix still fits
-HOST_SIZE = 1_000_000
-SECONDS = {"ops": 85, "selections": 65, "other projects": 25}
-ONE_PROJECT = 20  # seconds, compiling included
-Unit = Callable[[], Iterator[dict]]  # yields lines
+WORKERS = 6
+UNIT_SECONDS = 40.0  # without a word for so long, a unit hangs; Triton and torch.compile compile within it
+SEPARATOR = " | "  # between the parts of a unit's name
+OTHERS = ("eager", "chunked product", "torch.compile")
+VARIANTS = ("triton, bfloat16", "triton, float16", "triton, float32")
 
 
-def named(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def kernels_here() -> list[Kernel]:
+    """Those that can run here; without a GPU, Triton's, in its interpreter."""
+    capability = torch.cuda.get_device_capability() if DEVICE == "cuda" else (8, 0)
+    launchers = [name for name in kernels.LAUNCHERS if backends.unusable(name, DEVICE) is None]
+    return [kernel for kernel in kernels.all_kernels(capability) if kernel.launcher in launchers]
 
 
-def op_units(rates: dict[str, float]) -> Iterator[tuple[str, Unit]]:
-    """Every op on every shape, the first shapes of all ops first: time may run out."""
-    places = [(place, op) for op, (_, given) in CASES.items() for place in range(len(given))]
-    for place, op in sorted(places, key=lambda item: item[0]):
-        case, given = CASES[op]
-        dtype, *shape = given[place]
-        base = {"op": op, "shape": shape, "dtype": named(dtype)}
-        yield f"{op} {shape} {named(dtype)}", partial(contended, case, given[place], base, rates)
+def child(work: str, tiny: bool, units: Sequence[str]) -> list[str]:
+    """The command of a child that does these units."""
+    return [sys.executable, str(Path(__file__).resolve()), "child", work, *(["--tiny"] if tiny else []), *units]
 
 
-def contended(make: Callable[..., Case], given: tuple, base: dict, rates: dict[str, float]) -> Iterator[dict]:
-    """The reference and all contenders on one shape."""
-    case = make(*given)
-    base = base | case.work | {"roofline": roofline(case.work, rates), "reference_seconds": None}
-    if case.covers_all:
-        base["reference_seconds"] = once(case.reference)[0]
-        yield base | {"backend": "reference", "passed": True, "p50": base["reference_seconds"]}
-    for name, run in case.runs.items():
-        line = base | {"backend": name} | attempt(partial(checked, name, run, case.right))
-        yield line | ({"of_roofline": line["roofline"] / line["p50"]} if "p50" in line else {})
+def check(lines: Lines, wanted: Sequence[Kernel], command: Callable[[Sequence[str]], list[str]]) -> bool:
+    """A line for every kernel; whether all passed. Kernels of one op and launcher share a process."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for kernel in wanted:
+        groups.setdefault((kernel.launcher, kernel.op), []).append(str(kernel))
+
+    def run(group: list[str]) -> list[bool]:
+        began, found = time.perf_counter(), []
+        for name, result in run_isolated(group, command, unit_seconds=UNIT_SECONDS):
+            verdict = self_check.as_verdict(result)
+            line = {"what": "check"} | about_kernel(kernel_named(name)) | asdict(verdict)
+            lines.add(line | {"seconds": time.perf_counter() - began})
+            print(f"{name:44} {verdict_of(verdict.passed)} {verdict.reason}".rstrip(), flush=True)
+            found.append(verdict.passed is True)
+            began = time.perf_counter()
+        return found
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return all(all(found) for found in pool.map(run, groups.values()))
 
 
-def checked(name: str, run: Callable, right: Callable) -> dict:
-    """A contender's verdict and times; one that is not right is not timed."""
-    passed = right(name, run())
-    return {"passed": passed} | (times(run) if passed else {})
+def verdict_of(passed: bool | None) -> str:
+    return {True: "passed", False: "FAILED", None: "not compared"}[passed]
 
 
-def attempt(measurement: Callable[[], dict]) -> dict:
-    """What a measurement gives, or why it failed."""
-    try:
-        found = measurement()
-    except torch.OutOfMemoryError as error:  # says nothing about what ran out
-        found = {"passed": None, "skipped": f"{error}".splitlines()[0][:200]}
-    except (RuntimeError, ValueError, triton.TritonError) as error:
-        found = {"passed": False, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
-    torch.cuda.synchronize()  # raises after an illegal access: what came next would be blamed for it
-    return found
+def units_of_ops(brief: bool, tiny: bool) -> Iterator[str]:
+    """Every op, shape and contender; the first shapes of all ops come first."""
+    cases = TINY if tiny else CASES
+    places = sorted((place, op) for op, (_, shapes) in cases.items() for place in range(1 if brief else len(shapes)))
+    for place, op in places:
+        dtype = cases[op][1][place][0]
+        mine = list(kernel_backends(op, dtype))
+        if op == "min_sqdist":
+            hopper = Kernel("cuda", "min_sqdist_hopper", str(dtype).removeprefix("torch."))
+            mine += [str(hopper)] * (hopper in kernels_here()) + [*VARIANTS] * (dtype == torch.float32)
+        if op == "pool_min_sqdist":
+            mine += [f"{name}, two calls" for name in mine]
+        for contender in mine if brief else [*mine, *OTHERS]:
+            yield SEPARATOR.join(("op", op, str(place), contender))
 
 
-def normal_rows(n: int, dtype: torch.dtype) -> torch.Tensor:
-    x = torch.empty(n, DIM, dtype=dtype, device=DEVICE)
-    for part in x.split(100_000):
-        part.normal_()
-    return x
+def units_of_selections(tiny: bool) -> Iterator[str]:
+    cases = device_selections.TINY if tiny else device_selections.CASES
+    for name, case in cases.items():
+        for contender in case[-1]:
+            if contender in device_selections.LOOPS or backends.unusable(contender, DEVICE) is None:
+                yield SEPARATOR.join(("kcenter", name, contender))
 
 
-def selection_units(rates: dict[str, float]) -> Iterator[tuple[str, Unit]]:
-    """Whole selections: the peers' size in float32, then the scale table in bfloat16."""
-    free = torch.cuda.mem_get_info()[0]
-    yield f"kcenter {PEERS_SIZE} float32", partial(selections, PEERS_SIZE, 100, torch.float32, rates)
-    for n in SIZES:
-        if 2 * n * DIM * 1.3 < free:
-            yield f"kcenter {n} bfloat16", partial(selections, n, POOL, torch.bfloat16, rates)
-        else:
-            print(f"kcenter {n} bfloat16: skipped, {free / 2**30:.0f} GiB are free")
-
-
-def selections(n: int, pool: int, dtype: torch.dtype, rates: dict[str, float]) -> Iterator[dict]:
-    """One selection on each of our backends, from host memory too at one size, and by the loops of others."""
-    x, centers = normal_rows(n, dtype), list(range(pool))
-    work = {"bytes": x.nbytes, "flops": 2 * n * DIM * pool}
-    base = {"shape": [n, DIM, pool, PICKS], "dtype": named(dtype), "roofline": roofline(work, rates)} | work
-    wanted = kcenter(x.cpu(), PICKS, centers).indices.tolist() if n <= FOLLOWED else None
-    for backend in ours(str):
-        line = attempt(partial(selected, x, centers, wanted, backend=backend))
-        picks = line.pop("picks", None)
-        wanted = wanted or picks  # where the CPU is too slow, the backends are held against one another
-        yield base | {"op": "kcenter", "backend": backend} | line
-    if n == HOST_SIZE:
-        host = x.cpu()
-        for backend in ours(str):
-            given = {"backend": backend, "device": DEVICE, "max_gpu_memory": "2GB"}
-            line = attempt(partial(selected, host, centers, wanted, **given))
-            line.pop("picks", None)
-            yield base | {"op": "kcenter, host rows", "backend": backend} | line
-    loops = {"matrix-vector loop": device_peers.matrix_vector_loop} if n <= HOST_SIZE else {}
-    if n == PEERS_SIZE:
-        loops["reference formula (N x N)"] = device_peers.reference_formula
-    for name, loop in loops.items():
-        yield base | {"op": "kcenter", "backend": name} | attempt(partial(looped, loop, x, centers, wanted))
-
-
-def selected(x: torch.Tensor, centers: list[int], wanted: list[int] | None, **given) -> dict:
-    """Our selection: its picks, whether they are those wanted, seconds, passes, and the memory it takes beyond x."""
-    picks = kcenter(x, PICKS, centers, **given).indices.tolist()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    results = [kcenter(x, PICKS, centers, **given) for _ in range(3)]
-    return {
-        "picks": picks, "passed": None if wanted is None else picks == wanted,
-        "p50": statistics.median(result.seconds for result in results), "passes": results[0].passes,
-        "extra_bytes": torch.cuda.max_memory_allocated() - before,
-    }  # fmt: skip
-
-
-def looped(loop: Callable, x: torch.Tensor, centers: list[int], wanted: list[int] | None) -> dict:
-    """Another project's selection, once."""
-    seconds, picks = once(lambda: loop(x, centers, PICKS))
-    return {"passed": None if wanted is None else picks == wanted, "p50": seconds}
-
-
-def foreign_units(rates: dict[str, float]) -> Iterator[tuple[str, Unit]]:
-    """Other projects' kernels, where they are installed."""
-
-    def unit(name: str) -> Iterator[dict]:
-        line = device_peers.foreign(name, ONE_PROJECT)
-        yield line | {"roofline": roofline(line, rates)}
-
-    for name in device_peers.FOREIGN:
-        yield name, partial(unit, name)
-
-
-def run_in_time(section: str, units: Iterator[tuple[str, Unit]]) -> Iterator[dict]:
-    """The lines of a section's units until its time is over; what is left out is printed."""
-    until = time.perf_counter() + SECONDS[section]
-    for label, unit in units:
+def measure(lines: Lines, units: Sequence[str], command: Callable, rates: dict[str, float], seconds: float) -> bool:
+    """A line for every unit that there is time for; whether none of ours failed."""
+    until, good, left = time.perf_counter() + seconds, True, set(units)
+    for unit, result in run_isolated(units, command, unit_seconds=UNIT_SECONDS):
+        left.discard(unit)
+        if result is not None:  # None: there is no such contender on this shape
+            line = described(unit) | finished(unit, result, rates)
+            lines.add(line | rates)
+            print(shown(line), flush=True)
+            good &= line["passed"] is not False or not is_ours(line["backend"])
         if time.perf_counter() > until:
-            print(f"{label}: skipped, the {SECONDS[section]} s of '{section}' are over", flush=True)
-            continue
-        try:
-            yield from unit()
-        except torch.cuda.OutOfMemoryError as error:
-            print(f"{label}: skipped, {str(error).splitlines()[0]}", flush=True)
-        torch.cuda.empty_cache()
+            break
+    for unit in units:
+        if unit in left:
+            print(f"{unit}: left out, the {seconds:.0f} s are over", flush=True)
+    return good
 
 
-def run_small() -> bool:
-    """Every Triton and CUDA kernel once; whether all results are right."""
-    passed = True
-    for op, (make, shapes) in SMALL.items():
-        for given in shapes:
-            case = make(*given)
-            for name in ours(str):
-                right = case.right(name, case.runs[name]())
-                passed &= right
-                if not right:
-                    print(f"{op} {given} {name}: FAILED")
-    return passed
+def described(unit: str) -> dict:
+    """What a line says of a unit, whatever comes of it."""
+    kind, name, *rest = unit.split(SEPARATOR)
+    contender = rest[-1] if rest else name
+    about = {"what": kind, "op": name if kind == "op" else kind, "backend": contender, "case": unit}
+    if kind == "op" and contender.split(" ")[0] in kernels.LAUNCHERS and "," not in contender:
+        about |= about_kernel(kernel_named(contender))
+    return about
 
 
-def machine() -> dict:
-    """What the lines were measured on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False)
-    return {
-        "device": torch.cuda.get_device_name(), "capability": torch.cuda.get_device_capability(),
-        "torch": torch.__version__, "triton": triton.__version__, "cuda": torch.version.cuda,
-        "diverseevol_fast": diverseevol_fast.__version__, "commit": commit.stdout.strip(),
-        "date": time.strftime("%Y-%m-%d"), "run": time.strftime("%Y-%m-%dT%H:%M:%S"),
-    }  # fmt: skip
+def finished(unit: str, result: Any, rates: dict[str, float]) -> dict:
+    """A unit's figures, or why there are none."""
+    if isinstance(result, Failure):
+        return {"passed": False if result.started else None, "reason": result.reason}
+    if "p50" not in result or "bytes" not in result:
+        return result
+    limit = roofline(result, rates)
+    return result | {"roofline": limit, "of_roofline": limit / result["p50"]}
 
 
 def shown(line: dict) -> str:
     """A line for people."""
-    seconds = f"{line['p50'] * 1e3:10.3f} ms {line['p50'] / line['roofline']:7.2f} x roofline" if "p50" in line else ""
-    reason = line.get("skipped") or line.get("error") or ""
-    shape = " ".join(str(size) for size in line["shape"])
-    what = f"{line['op']:18} {shape:24} {line['dtype']:8} {line['backend']:20}"
-    return f"{what} {seconds:32} {device_table.verdict(line)} {reason}".rstrip()
+    seconds = f"{line['p50'] * 1e3:10.3f} ms" if "p50" in line else ""
+    of = f"{line['of_roofline']:6.1%} of the roofline" if "of_roofline" in line else ""
+    return f"{line['case']:64} {seconds:14} {of:22} {verdict_of(line['passed'])} {line.get('reason', '')}".rstrip()
 
 
-def measure(folder: Path, proven: bool) -> bool:
-    """Append a line for everything that is measured; whether all that is ours was right."""
-    for name in OURS:
-        if backends.unusable(name, DEVICE) is not None:
-            print(f"{name}: skipped, {backends.unusable(name, DEVICE)}")
-    rates, about = ceilings(), machine()
-    print(json.dumps(about | {name: f"{rate:.4g}" for name, rate in rates.items()}), flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{re.sub(r'[^a-z0-9]+', '-', about['device'].lower()).strip('-')}.jsonl"
-    digests = {name: {"digest": measured.digest(name)} for name in OURS}
-    sections = {"ops": op_units, "selections": selection_units, "other projects": foreign_units}
-    passed = True
-    with open(path, "a", encoding="utf-8") as file:
-        for section, units in sections.items():
-            for line in run_in_time(section, units(rates)):
-                if not proven and line["backend"] in OURS and line["passed"]:
-                    line["passed"] = None
-                print(shown(line), flush=True)
-                file.write(json.dumps(line | digests.get(line["backend"], {}) | rates | about) + "\n")
-                file.flush()
-                passed &= line["passed"] is not False or line["backend"] not in OURS
-    print(device_table.render(path))
-    return passed
+# In the child.
+
+
+@cache
+def op_case(op: str, place: int, tiny: bool) -> Case:
+    """A case, kept for the contenders that come one after the other."""
+    make, shapes = (TINY if tiny else CASES)[op]
+    return make(*shapes[place])
+
+
+@cache
+def selection_case(name: str, tiny: bool) -> device_selections.Selection:
+    return device_selections.Selection(*(device_selections.TINY if tiny else device_selections.CASES)[name])
+
+
+def do_unit(unit: str, tiny: bool) -> Iterator[dict | None]:
+    """Measure a unit: its line's figures; None where a contender has no part in it."""
+    kind, name, *rest = unit.split(SEPARATOR)
+    try:
+        if kind == "peer":
+            yield device_peers.measure(name)
+        elif kind == "kcenter":
+            yield kept_alone(selection_case, name, tiny).measure(rest[0])
+        else:
+            yield timed(kept_alone(op_case, name, int(rest[0]), tiny), name, int(rest[0]), rest[1], tiny)
+    except torch.OutOfMemoryError as error:  # says nothing about what ran out
+        yield {"passed": None, "reason": str(error).splitlines()[0][:200]}
+    synchronize()  # an error of what was queued belongs to this unit, not to the next one
+
+
+def kept_alone(make: Callable, *given: Any) -> Any:
+    """make(*given), cached; the memory of an earlier case is let go of first."""
+    if make.cache_info().currsize and given not in kept_alone.given:
+        op_case.cache_clear()
+        selection_case.cache_clear()
+        if DEVICE == "cuda":
+            torch.cuda.empty_cache()
+    kept_alone.given = {given}
+    return make(*given)
+
+
+kept_alone.given = set()
+
+
+def timed(case: Case, op: str, place: int, contender: str, tiny: bool) -> dict | None:
+    """Check a contender, then time it."""
+    if contender not in case.runs:
+        return None
+    dtype, *shape = (TINY if tiny else CASES)[op][1][place]
+    run = case.runs[contender]
+    about = {"shape": shape, "dtype": str(dtype).removeprefix("torch."), **case.work}
+    passed = case.right(contender, run())
+    return about | {"passed": passed} | (times(run) if passed else {"reason": "its result differs from the reference"})
+
+
+def do_check(unit: str, tiny: bool) -> list[dict]:
+    return [asdict(self_check.checked(unit, torch.device(DEVICE), "small" if tiny else "large"))]
+
+
+# compute-sanitizer.
+
+
+def sanitize(lines: Lines, tool: str, wanted: Sequence[Kernel], seconds: float) -> bool:
+    """A line for every kernel's small problems under a tool of compute-sanitizer; whether all were clean.
+
+    Our kernels alone are looked at: torch's, which compute what is expected, would take most of the time.
+    """
+    until, good = time.perf_counter() + seconds, True
+    for kernel in wanted:
+        left = until - time.perf_counter()
+        if left < 5:
+            print(f"{tool}: {kernel}: left out, the {seconds:.0f} s are over", flush=True)
+            continue
+        ours = "diverseevol" if kernel.launcher == "cuda" else f"_{kernel.op}_kernel"
+        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--kernel-regex", f"kns={ours}",
+                   *(["--racecheck-detect-level", "error"] if tool == "racecheck" else []),
+                   *child("check", True, [str(kernel)])]  # fmt: skip
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=left, check=False)
+            said = f"{done.stdout}\n{done.stderr}".strip().splitlines()
+            passed, reason = done.returncode == 0, "" if done.returncode == 0 else " / ".join(said[-3:])[:300]
+        except (OSError, subprocess.TimeoutExpired) as error:
+            passed, reason = None, str(error)[:200]
+        lines.add({"what": tool, **about_kernel(kernel), "passed": passed, "reason": reason})
+        print(f"{tool}: {kernel!s:44} {verdict_of(passed)} {reason}".rstrip(), flush=True)
+        good &= passed is not False
+    return good
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("measure", "small"))
-    parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results")
-    parser.add_argument("--unproven", action="store_true")
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--output", type=Path, default=ROOT / "bench" / "results")
+    common.add_argument("--tiny", action="store_true", help="small problems, without a GPU too")
+    common.add_argument("--seconds", type=float, default=120.0, help="when no further unit is begun")
+    commands.add_parser("check", parents=[common])
+    commands.add_parser("measure", parents=[common]).add_argument("--brief", action="store_true")
+    commands.add_parser("sanitize", parents=[common]).add_argument("tool", choices=("memcheck", "racecheck"))
+    of_child = commands.add_parser("child", parents=[common])
+    of_child.add_argument("work", choices=("check", "measure"))
+    of_child.add_argument("units", nargs="+")
     args = parser.parse_args()
-    if args.what == "small":
-        return 0 if run_small() else 1
-    if DEVICE == "cpu":
-        parser.exit(2, "no GPU: this measures one\n")
-    return 0 if measure(args.output, not args.unproven) else 1
+    if args.command == "child":
+        work = do_check if args.work == "check" else do_unit
+        serve(args.units, partial(work, tiny=args.tiny))
+        return 0
+    if DEVICE == "cpu" and not args.tiny:
+        parser.exit(2, "no GPU answers here: this measures one\n")
+    lines = Lines(args.output)
+    print(json.dumps(lines.about), flush=True)
+    for name in kernels.LAUNCHERS:
+        if backends.unusable(name, DEVICE) is not None:
+            print(f"{name}: left out, {backends.unusable(name, DEVICE)}", flush=True)
+    if args.command == "check":
+        return 0 if check(lines, kernels_here(), partial(child, "check", args.tiny)) else 1
+    if args.command == "sanitize":
+        return 0 if sanitize(lines, args.tool, kernels_here(), args.seconds) else 1
+    rates = ceilings(256, 1 << 16) if args.tiny else ceilings()
+    print({name: f"{rate:.4g}" for name, rate in rates.items()}, flush=True)
+    units = [*units_of_ops(args.brief, args.tiny)]
+    if not args.brief:
+        units += [*units_of_selections(args.tiny)]
+        units += [SEPARATOR.join(("peer", name)) for name in device_peers.FOREIGN if not args.tiny]
+    return 0 if measure(lines, units, partial(child, "measure", args.tiny), rates, args.seconds) else 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

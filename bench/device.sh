@@ -1,59 +1,95 @@
 #!/usr/bin/env bash
-# What needs a GPU, in two commands of at most 9 minutes: tests, races, timings, rooflines, the scale table; and, with
-# "embedding" as the second word, a 7B model's embeddings and a whole round.
-# Appends to bench/results/<gpu>.jsonl, and writes the table and the picture of the run beside it. Runs with what is
-# installed (nvcc among it) and the wheels in $DIVERSEEVOL_WHEELS:
-#   bash bench/device.sh [RESULTS_FOLDER [embedding]]
+# What needs a GPU, in pieces of at most 5 minutes and a half, each useful alone:
+#   bash bench/device.sh check | measure | embedding | experiment [RESULTS_FOLDER]
+# check: builds, holds every kernel against float64 on large problems, times one shape of each, runs the tests on the GPU.
+# measure: races and bad accesses, then all timings, whole selections, other projects' kernels, hardware counters.
+# embedding: a 7B model's embeddings, and one whole round. experiment: K-Center and random pools on the GPU, side by side.
+# Lines go to RESULTS_FOLDER/<gpu>.jsonl (bench/results) as they come, what is printed to RESULTS_FOLDER/<piece>.log: a
+# machine that is taken away costs the step that it was at. Runs with what is installed: python3 with torch, triton,
+# pybind11, cmake, ninja, setuptools; nvcc, compute-sanitizer, ncu and pytest-xdist where they are there. git is not
+# needed: DEF_COMMIT names the commit. embedding takes its rows from bench/cache/instruct_15k.jsonl.gz where that is there,
+# experiment its model from bench/cache/model; else both are generated.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-results=${1:-bench/results}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+piece=${1:-}
+case $piece in
+  check | measure | embedding | experiment) ;;
+  *) echo "usage: bash bench/device.sh check | measure | embedding | experiment [RESULTS_FOLDER]" >&2; exit 2 ;;
+esac
+results=$(mkdir -p "${2:-bench/results}" && cd "${2:-bench/results}" && pwd) || exit 2
+if ! command -v nvidia-smi >/dev/null || ! nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; then
+  echo "no NVIDIA GPU answers here: bench/device.sh $piece needs one" >&2
+  exit 2
+fi
+exec > >(tee -a "$results/$piece.log") 2>&1
 failed=0
+declare -A limits=([check]=285 [measure]=330 [embedding]=300 [experiment]=300)
+limit_of_all=${limits[$piece]}  # seconds
 
-step() {  # step NAME SECONDS COMMAND...
-  local name=$1 limit=$2 began=$SECONDS
+step() {  # step NAME SECONDS COMMAND...: a step that fails or takes too long is said, and the next one begins
+  local name=$1 limit=$2 began=$SECONDS left=$((limit_of_all - SECONDS))
   shift 2
+  if [ "$left" -lt 10 ]; then
+    echo "== $name: left out, the $limit_of_all s are over"
+    failed=1
+    return 1
+  fi
+  [ "$limit" -le "$left" ] || limit=$left
   echo "== $name"
-  timeout "$limit" "$@" 2>&1 | tail -40
-  local status=${PIPESTATUS[0]}
+  timeout -k 5 "$limit" "$@"
+  local status=$?
   echo "== $name: exit $status after $((SECONDS - began)) s"
   [ "$status" -eq 0 ] || failed=1
+  return "$status"
 }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader ||
-  { echo "no NVIDIA GPU answers here: this needs one" >&2; exit 2; }
 # An environment of its own that sees the packages of python3's, which may itself be a virtual environment.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 packages=$(python3 -c 'import site; print("\n".join(site.getsitepackages()))')
 python3 -m venv --without-pip "$work/venv"
-export PATH="$work/venv/bin:$PATH"
+export PATH="$work/venv/bin:$PATH" PYTHONUNBUFFERED=1
 echo "$packages" >"$(python -c 'import site; print(site.getsitepackages()[0])')/parent.pth"
-if [ -n "${DIVERSEEVOL_WHEELS:-}" ]; then
-  step "wheels" 20 python -m pip install --quiet --no-index --no-deps "$DIVERSEEVOL_WHEELS"/*.whl
-fi
-# Without nvcc there is still Triton to measure: the failed step is said, and the build goes on without.
-command -v nvcc >/dev/null || { echo "no nvcc on PATH: the CUDA C++ kernels are left out" >&2; failed=1; }
-architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
-step "build" 70 env DEF_CUDA_ARCHS="${architecture/%90/90a}" DEF_CUDA="$(command -v nvcc >/dev/null && echo on || echo off)" \
-  python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
-if [ "${2:-}" = embedding ]; then
-  step "embedding" 440 python bench/device_embedding.py --output "$results"
-  exit $failed
-fi
-step "env" 10 python -m diverseevol_fast env
-tests=()
-for name in gpu triton cuda cuda_build pooling stream traversal logits host_rows; do
-  [ -f "tests/test_$name.py" ] && tests+=("tests/test_$name.py")
-done
-# Triton compiles a kernel anew for most shapes: several processes, where pytest-xdist is there.
-workers=$(python -c 'import xdist' 2>/dev/null && echo "-n 6" || true)
-before=$failed
-failed=0
-# What is compiled ahead of time for other GPUs needs none: make test does it. Unquoted: two words, or none.
-step "tests" 140 python -m pytest -q -p no:cacheprovider $workers -k "not compiles_for_gpus" "${tests[@]}"
-for tool in memcheck racecheck; do
-  step "$tool" 30 compute-sanitizer --tool "$tool" --error-exitcode 9 python bench/device.py small
-done
-unproven=$([ $failed -eq 0 ] || echo "--unproven")
-step "measure" 210 python bench/device.py measure --output "$results" $unproven
-exit $((failed | before))
+
+build() {  # build CUDA(on, off) SECONDS
+  local architecture
+  architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
+  step "build, CUDA $1" "$2" env DEF_CUDA="$1" DEF_CUDA_ARCHS="${architecture/%90/90a}" \
+    python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+}
+
+# Where CUDA's kernels do not compile, Triton's are measured all the same.
+if ! command -v nvcc >/dev/null || ! build on 100; then build off 40; fi
+case $piece in
+  check)
+    step "versions" 20 python -m diverseevol_fast env --help
+    step "check" 75 python bench/device.py check --output "$results"
+    step "first timings" 45 python bench/device.py measure --brief --seconds 35 --output "$results"
+    # Triton compiles a kernel anew for most shapes: several processes, where pytest-xdist is there. What is compiled
+    # ahead of time for other GPUs needs none. Unquoted: two words, or none.
+    workers=$(python -c 'import xdist' 2>/dev/null && echo "-n 12" || true)
+    step "tests" 90 python -m pytest -v -p no:cacheprovider $workers --timeout 60 -k "not compiles_for_gpus" \
+      tests/test_gpu.py tests/test_triton.py tests/test_cuda.py tests/test_self_check.py tests/test_audit.py \
+      tests/test_pooling.py tests/test_logits.py tests/test_stream.py tests/test_host_rows.py tests/test_traversal.py
+    ;;
+  measure)
+    if command -v compute-sanitizer >/dev/null; then
+      step "memcheck" 40 python bench/device.py sanitize memcheck --seconds 35 --output "$results"
+      step "racecheck" 40 python bench/device.py sanitize racecheck --seconds 35 --output "$results"
+    fi
+    step "measure" 150 python bench/device.py measure --seconds 135 --output "$results"
+    if command -v ncu >/dev/null; then
+      # One launch of each of the kernels that matter, on shapes of bench/device_cases.py.
+      for unit in "masked_mean_pool | 0 | cuda masked_mean_pool bfloat16" "min_sqdist | 0 | cuda min_sqdist bfloat16" \
+        "min_sqdist | 1 | cuda min_sqdist_hopper bfloat16" "pick_block | 0 | cuda pick_block float32"; do
+        kernel=$(echo "${unit##*| }" | cut -d' ' -f2)
+        step "counters of $kernel" 25 ncu --clock-control none --set detailed --kernel-name-base function \
+          --kernel-name "regex:^${kernel}_kernel$" --launch-count 1 \
+          python bench/device.py child measure "op | $unit"
+      done
+    fi
+    ;;
+  embedding) step "embedding" 230 python bench/device_embedding.py --output "$results" ;;
+  experiment) step "experiment" 230 python bench/device_experiment.py --seconds 215 --output "$results" ;;
+esac
+exit $failed

@@ -3,12 +3,11 @@
 A Llama of 7B's shape with random weights in bfloat16 and real instruction rows: tokens/s and share of the measured
 matrix rate, one row at a time, in padded batches, by sentence-transformers and by embed, also with 24 GB of GPU memory;
 then one whole round (LoRA on 100 rows, embed all, select 100), its seconds by stage. Appends JSON lines to
-FOLDER/embedding-<gpu>.jsonl. --tiny: the same with a small model and few rows, without a GPU too.
+FOLDER/<gpu>.jsonl as they come. --tiny: the same with a small model and few rows, without a GPU too.
 """
 
 import argparse
 import json
-import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from device_lines import ROOT, Lines
 from embedding import default_data
-from selection import ROOT, machine
 
 from diverseevol_fast import embed, hardware
 from diverseevol_fast.config import make_config
@@ -118,11 +117,11 @@ def ways(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, int
     return found | {"ours": (counts[2], ours)}
 
 
-def measure(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, int]) -> list[dict]:
+def measure(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, int], out: Lines) -> None:
     """A line for every way, ours once more under the cap."""
     rate, flops = hardware.matrix_rate(device(), torch.bfloat16), hardware.flops_per_token(encoder_of(model).body)
     lengths = tokenize(data, tokenizer, MAX_LENGTH).lengths()
-    lines, exact = [], None
+    exact = None
 
     def add(name: str, count: int, work: Callable[[], torch.Tensor]) -> torch.Tensor:
         hardware.reset_peak_memory(device())
@@ -130,12 +129,14 @@ def measure(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, 
         number = int(lengths[:count].sum())
         error = 0.0 if exact is None else float(((values[: len(exact)].cpu() - exact).norm(dim=1)
                                                  / exact.norm(dim=1)).max())  # fmt: skip
-        lines.append({
-            "case": name, "rows": count, "tokens": number, "seconds": seconds, "tokens_per_second": number / seconds,
-            "of_matrix_rate": number * flops / seconds / rate, "matrix_rate": rate, "relative_error": error,
-            "peak_memory": hardware.peak_memory(device()), "passed": error <= TOLERANCE,
-        })  # fmt: skip
-        print(json.dumps(lines[-1]), flush=True)
+        line = {
+            "what": "embedding", "case": name, "rows": count, "tokens": number, "seconds": seconds,
+            "tokens_per_second": number / seconds, "of_matrix_rate": number * flops / seconds / rate,
+            "matrix_rate": rate, "relative_error": error, "peak_memory": hardware.peak_memory(device()),
+            "passed": error <= TOLERANCE,
+        }  # fmt: skip
+        out.add(line)
+        print(json.dumps(line), flush=True)
         return values
 
     contenders = ways(model, tokenizer, folder, data, counts)
@@ -150,11 +151,10 @@ def measure(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, 
         torch.cuda.set_per_process_memory_fraction(CAP / total)
         add("ours, 24 GB of GPU memory", *contenders["ours"])
         torch.cuda.set_per_process_memory_fraction(1.0)
-    return lines
 
 
-def whole_round(path: str, folder: Path, output: Path) -> dict:
-    """The seconds of a round's stages."""
+def whole_round(path: str, folder: Path, output: Path, out: Lines) -> None:
+    """A line with the seconds of a round's stages."""
     values = {
         "full_data_path": path, "model_name_or_path": str(folder), "output_dir": str(output), "n_round": 1,
         "init_label_num": 100, "n_query": 100, "dtype": "bfloat16", "peft": {"r": 16, "target_modules": "all-linear"},
@@ -164,11 +164,11 @@ def whole_round(path: str, folder: Path, output: Path) -> dict:
     state = run(make_config(values))
     metrics = {r: state.metrics(r) for r in (0, 1)}
     line = {
-        "case": "one round", "train_seconds": metrics[0]["train"]["seconds"],
+        "what": "embedding", "case": "one round", "train_seconds": metrics[0]["train"]["seconds"],
         "select_seconds": metrics[1]["select"]["seconds"], "embed": metrics[1]["embed"],
     }  # fmt: skip
+    out.add(line)
     print(json.dumps(line), flush=True)
-    return line
 
 
 def main() -> None:
@@ -181,22 +181,17 @@ def main() -> None:
     data = load_data(args.data)[0]
     chosen = np.random.default_rng(0).permutation(len(data.rows))
     some = replace(data, rows=[data.rows[row] for row in chosen[: max(counts)]])
-    told = machine() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
+    out = Lines(args.output)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         build(data, folder, shape)
         model = load_encoder(folder, dtype="bfloat16")
-        lines = measure(model, load_tokenizer(folder), folder, some, counts)
+        measure(model, load_tokenizer(folder), folder, some, counts, out)
         del model
         rows = Path(temporary) / "rows.jsonl"
         kept = (data.rows[row] for row in chosen[:of_round])
         rows.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        lines.append(whole_round(str(rows), folder, Path(temporary) / "out"))
-    name = re.sub(r"\W+", "-", told["gpu"] or "cpu").strip("-").lower()
-    args.output.mkdir(parents=True, exist_ok=True)
-    with open(args.output / f"embedding-{name}{'-tiny' if args.tiny else ''}.jsonl", "a", encoding="utf-8") as file:
-        for line in lines:
-            file.write(json.dumps(line | told) + "\n")
+        whole_round(str(rows), folder, Path(temporary) / "out", out)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ import time
 
 import torch
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # the latter for `device.py small`, in Triton's interpreter
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # the latter to try the benchmark itself, not to measure
 
 
 def times(run, seconds: float = 0.25) -> dict[str, float]:
     """20th, 50th and 80th percentile of the seconds that one call takes, on the device's clock."""
+    if DEVICE == "cpu":
+        return dict.fromkeys(("p20", "p50", "p80"), once(run)[0])
     for _ in range(3):
         run()
     torch.cuda.synchronize()
@@ -27,24 +29,32 @@ def times(run, seconds: float = 0.25) -> dict[str, float]:
 
 def once(run) -> tuple[float, object]:
     """Seconds of one call, and what it returns."""
-    torch.cuda.synchronize()
+    synchronize()
     began = time.perf_counter()
     result = run()
-    torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - began, result
 
 
-def ceilings() -> dict[str, float]:
-    """The card's measured rates: copy and read in bytes/s, large products in FLOP/s."""
-    big = torch.empty(1 << 30, dtype=torch.bfloat16, device=DEVICE).normal_()
+def synchronize() -> None:
+    """Wait for the GPU; an error of what was queued before is raised here."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def ceilings(side: int = 8192, elements: int = 1 << 30) -> dict[str, float]:
+    """The card's measured rates: copy and read in bytes/s, products in FLOP/s; random data, as zeros run faster."""
+    big = torch.empty(elements, dtype=torch.bfloat16, device=DEVICE).normal_()
     other = torch.empty_like(big)
-    a = torch.randn(8192, 8192, device=DEVICE)
+    a = torch.randn(side, side, device=DEVICE)
     b = a.bfloat16()
     torch.backends.cuda.matmul.allow_tf32 = True
-    flops = 2 * 8192**3
+    flops = 2 * side**3
+    copy = 2 * big.nbytes / times(lambda: other.copy_(big))["p50"]
     rates = {
-        "copy_bytes_per_second": 2 * big.nbytes / times(lambda: other.copy_(big))["p50"],
-        "read_bytes_per_second": big.nbytes / times(lambda: big.sum())["p50"],
+        "copy_bytes_per_second": copy,
+        # A copy reads half of what it moves while it writes; a reduction may be bound by its own arithmetic.
+        "read_bytes_per_second": max(copy, big.nbytes / times(lambda: big.sum())["p50"]),
         "bfloat16_flops": flops / times(lambda: b @ b)["p50"],
         "tf32_flops": flops / times(lambda: a @ a)["p50"],
     }

@@ -50,10 +50,10 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}  # relative error
 
 
 def default_data() -> str:
-    """The rows that the tests use where they are there, else generated ones."""
-    folder = Path(os.environ.get("DIVERSEEVOL_DATA", ROOT.parent / "shared" / "data"))
-    path = folder / "instruct_15k.jsonl.gz"
-    return str(path) if path.exists() else QUICKSTART
+    """Real rows in bench/cache, else those that the tests use where they are there, else generated ones."""
+    folders = CACHE, Path(os.environ.get("DIVERSEEVOL_DATA", ROOT.parent / "shared" / "data"))
+    paths = [folder / "instruct_15k.jsonl.gz" for folder in folders]
+    return next((str(path) for path in paths if path.exists()), QUICKSTART)
 
 
 def ours(task: Task, dtype: str = "float32", centres: int = 0, into_file: bool = False, **options) -> Run:

@@ -57,9 +57,9 @@ def main(argv: list[str] | None = None) -> int:
 def _command(args: argparse.Namespace, rest: list[str]) -> str:
     """What to tell the user."""
     if args.command == "env":
-        from .environment import describe
+        from .environment import check_kernels, describe
 
-        return describe()
+        return check_kernels() if args.check else describe()
     if args.command not in ("run", "embed", "select"):  # those that torchrun may start
         return _function(args.command)(args)
     from . import distributed

@@ -29,7 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_judge(commands, common)
     _add_score(commands, common)
     _add_report(commands, common)
-    commands.add_parser("env", parents=[common], help="versions, CPU, GPU, and which backends can be used")
+    env = commands.add_parser("env", parents=[common], help="versions, CPU, GPU, and which backends can be used")
+    env.add_argument("--check", action="store_true", help="check every GPU kernel on every GPU here, and remember it")
     return parser
 
 

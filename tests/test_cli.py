@@ -88,7 +88,7 @@ def test_select_with_an_encoder(tmp_path, data_file, tiny_model):
 def test_env_names_every_backend(capsys):
     assert main(["env"]) == 0
     printed = capsys.readouterr().out
-    for word in ("torch ", "CPU: ", "GPU", "CUDA C++ kernels: ", "Device record: ", "masked_mean_pool on cpu: ",
+    for word in ("torch ", "CPU: ", "GPU", "CUDA C++ kernels: ", "masked_mean_pool on cpu: ",
                  "triton: ", "pick_block on cpu: ", "logit_stats on cpu: torch ("):  # fmt: skip
         assert word in printed
 

@@ -1,34 +1,42 @@
 """Which backend runs an op: the tensor's device and what is installed decide, `backend=` or the environment forces.
 
-`reference` always works; `native` is the C++ extension on the CPU, `cuda` its CUDA kernels; `triton` needs a CUDA
-tensor, or the interpreter (TRITON_INTERPRET=1); `torch` is torch in float32, for what has no C++ on the CPU.
-On a GPU the automatic choice follows the record of measurements (measured.py): without a passing line for its present
-sources an op of a backend is not chosen, and a CUDA tensor takes `reference`, which runs on its device.
+`reference` always works; `native` is the C++ extension on the CPU, `cuda` its CUDA kernels, `cuda_general` those of
+them that serve every GPU alike; `triton` needs a CUDA tensor, or the interpreter (TRITON_INTERPRET=1); `torch` is torch
+in float32, for what has no C++ on the CPU. On a GPU the automatic choice is the first in the order of preference
+(kernels.py) whose kernels have passed their self-check on that GPU (self_check.py).
 """
 
 import contextlib
 import importlib
 import os
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import measured
+from . import kernels, self_check
 
-NAMES = ("native", "cuda", "triton", "torch", "reference")
+NAMES = ("native", "cuda", "cuda_general", "triton", "torch", "reference")
 COMPILED = ("native", "cuda", "triton", "reference")
 OPS = {
     "masked_mean_pool": COMPILED,
-    "min_sqdist": COMPILED,
+    "min_sqdist": ("native", "cuda", "cuda_general", "triton", "reference"),
     "pool_min_sqdist": COMPILED,
     "pick_block": COMPILED,
     "update_argmax": COMPILED,
     "logit_stats": ("cuda", "triton", "torch", "reference"),
 }
-MODULES = {"cuda": "native", "torch": "torch_tiles"}  # others are named as the backend
-DTYPES = dict.fromkeys(OPS, ("float32", "bfloat16", "float16")) | {"pick_block": ("float32",)}
+MODULES = {"cuda": "native", "cuda_general": "native", "torch": "torch_tiles"}  # others are named as the backend
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend, and why it is that one."""
+
+    backend: str
+    reason: str
 
 
 @cache
@@ -70,7 +78,7 @@ def unusable(name: str, device_type: str) -> str | None:
     """Why backend `name` cannot serve a tensor on `device_type`, or None when it can."""
     if name == "native":
         return native_unavailable() or (None if device_type == "cpu" else f"runs on the CPU, not on {device_type}")
-    if name == "cuda":
+    if name in ("cuda", "cuda_general"):
         return cuda_unavailable() or (None if device_type == "cuda" else f"runs on a GPU, not on {device_type}")
     if name == "triton":
         on_device = device_type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
@@ -84,7 +92,7 @@ def choose(
     """The backend of `op` for a tensor on `device`; `backend` other than "auto" wins over DIVERSEEVOL_BACKEND.
 
     The automatic choice is one op's. What calls several ops hands "auto" on to each of them, never the name that one op
-    was given: on a GPU another op of that backend may have no passing line. Results do not depend on it.
+    was given: on a GPU another op of that backend may have failed its self-check. Results do not depend on it.
 
     Args:
         device: the tensor's device, or its type; "cuda" is the current one.
@@ -93,13 +101,12 @@ def choose(
         dtype: the tensor's; None: the choice must hold for every dtype that the op takes.
 
     Raises:
-        ValueError: an unknown name, or one that cannot serve; the message gives every backend's reason. Or, on a GPU,
-            a record of measurements that cannot be read.
+        ValueError: an unknown name, or one that cannot serve; the message gives every backend's reason.
     """
     return explain(device, backend, op, dtype).backend
 
 
-def explain(device: str | torch.device, backend: str, op: str, dtype: torch.dtype | None = None) -> measured.Choice:
+def explain(device: str | torch.device, backend: str, op: str, dtype: torch.dtype | None = None) -> Choice:
     """What `choose` chooses, and why. Arguments and errors are those of choose."""
     device = torch.device(device)
     source = "backend"
@@ -114,30 +121,63 @@ def explain(device: str | torch.device, backend: str, op: str, dtype: torch.dtyp
     if unusable(backend, device.type) is not None:
         reasons = "; ".join(f"{name}: {unusable(name, device.type) or 'usable'}" for name in OPS[op])
         raise ValueError(f"{source}={backend!r} cannot serve a tensor on {device.type}. {reasons}")
-    return measured.Choice(backend, f"{source} says so")
+    return Choice(backend, f"{source} says so")
 
 
-def _automatic(device: torch.device, op: str, dtype: torch.dtype | None) -> measured.Choice:
+def _automatic(device: torch.device, op: str, dtype: torch.dtype | None) -> Choice:
     if device.type == "cuda":
-        dtypes = DTYPES[op] if dtype is None else (str(dtype).removeprefix("torch."),)
-        return _measured_best(torch.cuda.current_device() if device.index is None else device.index, op, dtypes)
+        dtypes = kernels.OP_DTYPES[op] if dtype is None else (str(dtype).removeprefix("torch."),)
+        return _first_that_passed(torch.cuda.current_device() if device.index is None else device.index, op, dtypes)
     if device.type == "cpu" and "native" in OPS[op] and native_unavailable() is None:
-        return measured.Choice("native", "C++ on the CPU")
+        return Choice("native", "C++ on the CPU")
     if device.type == "cpu" and "torch" in OPS[op]:
-        return measured.Choice("torch", "float32 on the CPU")
-    return measured.Choice("reference", "torch in float64; the C++ extension has no kernel for it here")
+        return Choice("torch", "float32 on the CPU")
+    return Choice("reference", "torch in float64; the C++ extension has no kernel for it here")
+
+
+def launchers() -> tuple[str, ...]:
+    """The backends whose GPU kernels can run on this machine."""
+    return tuple(name for name in kernels.LAUNCHERS if unusable(name, "cuda") is None)
 
 
 @cache
-def _measured_best(gpu: int, op: str, dtypes: tuple[str, ...]) -> measured.Choice:
-    usable = [name for name in OPS[op] if name in measured.SOURCES and unusable(name, "cuda") is None]
-    name, capability = torch.cuda.get_device_name(gpu), torch.cuda.get_device_capability(gpu)
-    return measured.best(measured.record(), op, dtypes, name, capability, usable)
+def _first_that_passed(gpu: int, op: str, dtypes: tuple[str, ...]) -> Choice:
+    capability = torch.cuda.get_device_capability(gpu)
+    if capability < kernels.OLDEST_CAPABILITY:
+        here, oldest = (".".join(map(str, each)) for each in (capability, kernels.OLDEST_CAPABILITY))
+        return Choice("reference", f"this GPU has compute capability {here}; the kernels need {oldest} or later")
+    found = self_check.verdicts(gpu, launchers())
+    passed_over = []
+    for backend in kernels.preference(op, dtypes[0], capability):
+        if backend not in OPS[op]:
+            continue
+        reason = unusable(backend, "cuda") or _failure(found, backend, op, dtypes, capability)
+        if reason is None:
+            return Choice(backend, "; ".join(["passed its self-check on this GPU", *passed_over]))
+        passed_over.append(f"{backend}: {reason}")
+    return Choice("reference", "; ".join(passed_over))
+
+
+def _failure(
+    found: dict[kernels.Kernel, self_check.Verdict],
+    backend: str,
+    op: str,
+    dtypes: tuple[str, ...],
+    capability: tuple[int, int],
+) -> str | None:
+    """Why the first of a backend's kernels that did not pass did not, or None when all passed."""
+    for dtype in dtypes:
+        for kernel in kernels.kernels_of(backend, op, dtype, capability):
+            if not found[kernel].passed:
+                return f"{kernel.name} {dtype}: {found[kernel].reason}"
+    return None
 
 
 def run(name: str, op: str, device: torch.device, *arguments: Any) -> Any:
     """Call `op` of backend `name`, imported on first use; the GPU is the current one, on which Triton launches."""
     home = f"triton_ops.{op}" if name == "triton" else f"ops.{MODULES.get(name, name)}"
     function = getattr(importlib.import_module(f"diverseevol_fast.{home}"), op)
+    if name == "cuda_general":
+        function = partial(function, general=True)
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         return function(*arguments)

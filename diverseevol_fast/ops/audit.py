@@ -1,0 +1,49 @@
+"""The audit of a screen: bounds held against float64 distances, by products, without waiting for a GPU.
+
+A bound below its row's distance would lose picks without a word; every selection checks some, and the self-check of a
+kernel checks all rows of its problems.
+"""
+
+import torch
+
+from .reference import CHUNK_ELEMENTS
+
+UNIT_ROUNDOFF = 2.0**-53
+
+
+def sqdist_from_below(x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """At most the squared distance of each row to its nearest center, and less by float64's rounding alone.
+
+    |x - c|^2 = |x - o|^2 + |c - o|^2 - 2 (x - o).(c - o), less what the sums' rounding can amount to (Higham, Accuracy
+    and Stability of Numerical Algorithms, section 3.1): (D + 8) units of (|x - o| + |c - o|)^2.
+
+    Args:
+        x: [N, D] float32, bfloat16 or float16.
+        centers: [M, D] float32, M at least 1.
+        offset: [D] float32, near the rows' mean.
+
+    Returns:
+        [N] float64; NaN for rows that are not finite.
+    """
+    origin = offset.to(torch.float64)
+    points = centers.to(torch.float64) - origin  # [M, D]
+    own = points.square().sum(dim=1)  # [M]
+    reach = own.max().sqrt()
+    rows = max(1, CHUNK_ELEMENTS // max(centers.shape))
+    parts = []
+    for part in x.split(rows):
+        values = part.to(torch.float64) - origin  # [rows, D]
+        norms = values.square().sum(dim=1)
+        nearest = norms + torch.addmm(own, values, points.T, alpha=-2.0).amin(dim=1)
+        error = 2.0 * (x.shape[1] + 8) * UNIT_ROUNDOFF * (norms.sqrt() + reach).square()
+        parts.append(nearest - error)
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64, device=x.device)
+
+
+def first_violation(bound: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+    """The first place where a bound [N] is below a squared distance [N], as int64 [1] on their device; -1 for none.
+
+    -infinity, the bound of a row that is a center, is no violation.
+    """
+    wrong = (bound.to(torch.float64) < below) & (bound != -float("inf"))
+    return torch.where(wrong.any(), wrong.to(torch.uint8).argmax(), -1)[None]
