@@ -41,6 +41,10 @@ std::vector<std::string> usable_isas() {
 
 bool bind_isa_usable(const std::string& name) { return isa_usable(isa_named(name)); }
 
+struct BoundViolation : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 void raise_unless_ok(const char* op, Status status) {
   switch (status) {
     case Status::kOk:
@@ -49,6 +53,9 @@ void raise_unless_ok(const char* op, Status status) {
       throw std::invalid_argument(std::string(op) + ": dtype not one of float32, bfloat16, float16");
     case Status::kUnusableIsa:
       throw std::invalid_argument(std::string(op) + ": this CPU or this build lacks the ISA");
+    case Status::kBoundViolation:
+      throw BoundViolation(std::string(op) +
+                           ": the bound of a row is below its squared distance to the nearest center");
   }
   throw std::runtime_error(std::string(op) + ": unknown status");
 }
@@ -221,6 +228,7 @@ void bind_logit_stats(const Where& where, uintptr_t hidden, uintptr_t weight, ui
 PYBIND11_MODULE(_native, module) {
   using py::arg;
   module.doc() = "C++ kernels of diverseevol_fast; call them through diverseevol_fast.ops";
+  py::register_exception<BoundViolation>(module, "BoundViolationError", PyExc_RuntimeError);
   module.def("usable_isas", &usable_isas, "ISAs that this CPU can run and this build has, slowest first");
   module.def("isa_usable", &bind_isa_usable, arg("name"));
   py::class_<Where>(module, "Where", py::module_local());

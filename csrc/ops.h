@@ -15,6 +15,7 @@ enum class Status : int {
   kOk = 0,
   kUnknownDType = 1,
   kUnusableIsa = 2,
+  kBoundViolation = 3,  // of pick_block on the CPU: a bound is below its row's distance, so that picks would be wrong
 };
 
 // Where a call runs.

@@ -101,8 +101,9 @@ def waits(queued, monkeypatch):
         mode.kept.append(sent)
         return sent
 
-    for module in (traversal, stream):
+    for module in (bounds, traversal, stream):
         monkeypatch.setattr(module, "queue_to", queue_to)
+    for module in (traversal, stream):
         monkeypatch.setattr(module, "read", mode.read)
     as_tensor = torch.as_tensor
     monkeypatch.setattr(torch, "as_tensor", lambda values: mode.settle(as_tensor(values)))

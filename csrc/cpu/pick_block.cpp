@@ -1,5 +1,6 @@
 // pick_block: greedy K-Center among the rows of a block, on intervals, with float64 where intervals overlap.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -47,8 +48,9 @@ class Block {
         low_(size()),
         high_(size()) {}
 
-  void run() {
+  Status run() {
     approximate();
+    if (violated_) return Status::kBoundViolation;
     for (int64_t i = 0; i < call_.num_rows; ++i) race_.push_back(i);
     drop_the_beaten();
     for (; num_picks_ < call_.max_picks; ++num_picks_) {
@@ -74,6 +76,7 @@ class Block {
     }
     *call_.num_picks = num_picks_;
     *call_.next = num_picks_ < call_.num_rows ? next_ : -1.0;
+    return Status::kOk;
   }
 
  private:
@@ -167,6 +170,7 @@ class Block {
     const double nearest = static_cast<double>(nearest_[at(i)].distance);
     low_[at(i)] = known ? std::max(0.0, nearest - error) : 0.0;
     high_[at(i)] = static_cast<double>(call_.bound[i]);
+    if (high_[at(i)] >= 0.0 && low_[at(i)] > high_[at(i)]) violated_ = true;
     if (known) high_[at(i)] = std::min(high_[at(i)], nearest + error);
   }
 
@@ -267,14 +271,14 @@ class Block {
   std::vector<Nearest> nearest_;
   std::vector<double> low_;  // the exact distance is in [low, high]; negative: picked
   std::vector<double> high_;
+  std::atomic<bool> violated_ = false;  // whether a bound is below what the distance is at least
 };
 
 }  // namespace
 
 Status pick_block(const PickBlock& call) {
   if (!isa_usable(call.on.isa)) return Status::kUnusableIsa;
-  Block(call).run();
-  return Status::kOk;
+  return Block(call).run();
 }
 
 }  // namespace diverseevol

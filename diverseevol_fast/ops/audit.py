@@ -1,7 +1,7 @@
 """The audit of a screen: bounds held against float64 distances, by products, without waiting for a GPU.
 
-A bound below its row's distance would lose picks without a word; every selection checks some, and the self-check of a
-kernel checks all rows of its problems.
+A bound below its row's distance would lose picks without a word. A selection audits some of its rows, the self-check of
+a kernel all rows of its problems.
 """
 
 import torch
@@ -9,6 +9,10 @@ import torch
 from .reference import CHUNK_ELEMENTS
 
 UNIT_ROUNDOFF = 2.0**-53
+
+
+class BoundViolationError(RuntimeError):
+    """A kernel gave a row a bound below its distance: the picks would not be those of float64 greedy."""
 
 
 def sqdist_from_below(x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
@@ -26,16 +30,16 @@ def sqdist_from_below(x: torch.Tensor, centers: torch.Tensor, offset: torch.Tens
         [N] float64; NaN for rows that are not finite.
     """
     origin = offset.to(torch.float64)
-    points = centers.to(torch.float64) - origin  # [M, D]
-    own = points.square().sum(dim=1)  # [M]
-    reach = own.max().sqrt()
+    points = centers.to(torch.float64).sub_(origin)  # [M, D]
+    lengths = torch.linalg.vector_norm(points, dim=1)  # [M]
+    own, reach = lengths.square(), lengths.max()
     rows = max(1, CHUNK_ELEMENTS // max(centers.shape))
     parts = []
     for part in x.split(rows):
-        values = part.to(torch.float64) - origin  # [rows, D]
-        norms = values.square().sum(dim=1)
-        nearest = norms + torch.addmm(own, values, points.T, alpha=-2.0).amin(dim=1)
-        error = 2.0 * (x.shape[1] + 8) * UNIT_ROUNDOFF * (norms.sqrt() + reach).square()
+        values = part.to(torch.float64).sub_(origin)  # [rows, D]
+        norms = torch.linalg.vector_norm(values, dim=1)
+        nearest = norms.square() + torch.addmm(own, values, points.T, alpha=-2.0).amin(dim=1)
+        error = 2.0 * (x.shape[1] + 8) * UNIT_ROUNDOFF * (norms + reach).square()
         parts.append(nearest - error)
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64, device=x.device)
 

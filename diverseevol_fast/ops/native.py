@@ -9,6 +9,7 @@ import os
 import torch
 
 from .. import _native  # ImportError when it was not built; ops.backends turns that into a reason
+from .audit import BoundViolationError
 
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 # The automatic choice, widest first. Not amxbf16: checked on an emulation of its instructions alone (test_amx.py).
@@ -150,26 +151,32 @@ def pick_block(
     """As reference.pick_block; threshold float64 [1], offset [D] float32 as in min_sqdist. All contiguous float32.
 
     Returns float64 [2 + 2 max_picks]: how many picks, the distance that follows, and the picks and their distances.
+
+    Raises:
+        BoundViolationError: on the CPU, a bound is below its row's distance.
     """
     found = torch.empty(2 + 2 * max_picks, dtype=torch.float64, device=rows.device)
     numbers = torch.empty(1 + max_picks, dtype=torch.int64, device=rows.device)
-    _native.pick_block(
-        where(rows.device),
-        rows=rows.data_ptr(),
-        num_rows=len(rows),
-        centers=centers.data_ptr(),
-        num_centers=len(centers),
-        dim=rows.shape[1],
-        offset=offset.data_ptr(),
-        bound=bound.data_ptr(),
-        threshold=threshold.data_ptr(),
-        stop_sqdist=stop,
-        max_picks=max_picks,
-        picks=numbers[1:].data_ptr(),
-        sqdist=found[2 + max_picks :].data_ptr(),
-        num_picks=numbers.data_ptr(),
-        next=found[1:].data_ptr(),
-    )
+    try:
+        _native.pick_block(
+            where(rows.device),
+            rows=rows.data_ptr(),
+            num_rows=len(rows),
+            centers=centers.data_ptr(),
+            num_centers=len(centers),
+            dim=rows.shape[1],
+            offset=offset.data_ptr(),
+            bound=bound.data_ptr(),
+            threshold=threshold.data_ptr(),
+            stop_sqdist=stop,
+            max_picks=max_picks,
+            picks=numbers[1:].data_ptr(),
+            sqdist=found[2 + max_picks :].data_ptr(),
+            num_picks=numbers.data_ptr(),
+            next=found[1:].data_ptr(),
+        )
+    except _native.BoundViolationError as error:
+        raise BoundViolationError(f"{error}: a kernel's fault, or rows that changed after they were bounded") from error
     found[0] = numbers[0]
     found[2 : 2 + max_picks] = numbers[1:]
     return found

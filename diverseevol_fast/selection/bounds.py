@@ -1,14 +1,22 @@
 """Upper bounds of all rows' distances to their nearest centre, brought up to date only where it matters."""
 
+import numpy as np
 import torch
 
-from ..ops import screening
+from ..ops import audit, screening
+from . import rows as device_rows
 from .host_rows import HostRows
-from .rows import DeviceRows
+from .rows import DeviceRows, queue_to
 
 FIRST_CENTERS = 32  # a screen of so few is bound by reading the rows, on a GPU too; a panel of the AVX-512 products
 REFINED_BLOCKS = 4  # how many blocks of rows are refined at first; twice as many each time that was too few
 REFINED_SHARE = 8  # where it is not known how many suffice: an eighth of all rows, at small cost beside the screen
+AUDITED_ROWS = 1024  # of a screen
+AUDITED_REFINED = 128  # of the rows that are refined at once, which are held against all centers
+# On a CPU an audit takes under 1 %: work too small for it is not audited, of other work so many rows that float64
+# distances take a share of 1 / AUDIT_SHARE of the multiplications.
+AUDIT_WORK = 1 << 30  # multiplications
+AUDIT_SHARE = 400
 
 
 class Bounds:
@@ -25,6 +33,8 @@ class Bounds:
         self.all_seen = 0  # so many centres at least, whatever the row
         self.available = len(rows)  # rows that are not centres
         self.bad_row = torch.full((1,), -1, device=device)  # the first row that is not finite, perhaps not computed yet
+        self.violation = torch.full((1,), -1, device=device)  # a row whose bound is below its distance, as bad_row
+        self.most_seen = 0  # so many centres at most, whatever the row
         self.offset: torch.Tensor | None = None  # [D]
         self.rows_read = 0
 
@@ -45,8 +55,36 @@ class Bounds:
         if not self.rows.queued:
             screening.check_row(int(self.bad_row))
         self.seen.fill_(len(first))
-        self.all_seen = len(first)
+        self.all_seen = self.most_seen = len(first)
         self.rows_read += len(self.rows)
+        self.audit(centers)
+
+    def audit(self, centers: torch.Tensor, refined: torch.Tensor | None = None) -> None:
+        """Hold the bounds of some rows, drawn at random, against float64 distances; `violation` says what came of it.
+
+        refined: the rows, int64 on the device, that were bounded just now; None: all.
+        """
+        seen = centers[: self.most_seen]
+        count = len(self.rows) if refined is None else len(refined)
+        size = self._audited(count, len(seen), AUDITED_ROWS if refined is None else AUDITED_REFINED)
+        if size == 0:
+            return
+        drawn = queue_to(torch.from_numpy(np.random.default_rng().integers(count, size=size)), self.rows.device)
+        rows = drawn if refined is None else refined[drawn]
+        below = audit.sqdist_from_below(self.rows.gather(rows), seen, self.offset)
+        place = audit.first_violation(self.bound[rows], below)
+        self.violation = torch.where((self.violation < 0) & (place >= 0), rows[place], self.violation)
+
+    def _audited(self, count: int, centers: int, most: int) -> int:
+        """How many of `count` rows, bounded just now, are audited against so many centers."""
+        if self.rows.chosen["min_sqdist"] == "reference":
+            return 0
+        most = min(most, self.rows.largest_block // 2)  # a block's memory is there for them
+        if not device_rows.waits_are_free(self.rows.device):
+            return min(most, count)
+        if count * centers * self.rows.dim < AUDIT_WORK:
+            return 0
+        return min(most, count // AUDIT_SHARE)
 
     def refine(self, centers: torch.Tensor, size: int) -> None:
         """Go on until no out-of-date bound is among the `size` largest."""
@@ -71,7 +109,9 @@ class Bounds:
         """Bring these rows up to date, which have seen the centres before `oldest`; they are known to be finite."""
         self.rows.screen(centers[oldest:], self.offset, self.bound, rows)
         self.seen.index_fill_(0, rows, len(centers))
+        self.most_seen = len(centers)
         self.rows_read += len(rows)
+        self.audit(centers, rows)
 
     def _stale(self, count: int, size: int) -> torch.Tensor:
         """Rows, ascending, that are not up to date and above the `size` largest bounds of those that are."""
@@ -94,6 +134,7 @@ class Bounds:
         """These rows' bounds; of the first `count` centres none would lower them where it matters."""
         self.bound[rows] = bound
         self.seen.index_fill_(0, rows, count)
+        self.most_seen = max(self.most_seen, count)
 
 
 def spread_first(count: int) -> list[int]:

@@ -8,6 +8,7 @@ import torch
 
 from .. import distributed
 from ..ops import screening
+from ..ops.audit import BoundViolationError
 from ..ops.pooling import queue_pool_min_sqdist
 from ..ops.screening import LARGEST_DIM
 from . import bounds
@@ -15,7 +16,14 @@ from . import rows as device_rows
 from .arguments import as_count, as_radius, as_row_numbers, as_rows
 from .host_rows import rows_on
 from .rows import choose_backends, queue_to, row_mean
-from .traversal import LARGEST_BLOCK, KCenterResult, Traversal, read
+from .traversal import (
+    LARGEST_BLOCK,
+    KCenterResult,
+    Traversal,
+    check_on_violation,
+    read,
+    warn_of_violation,
+)
 
 Batch = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]  # its flags, its candidates, what each flag says of one
 
@@ -49,6 +57,7 @@ class KCenterStream:
         store: Any = None,
         exclude: Any = None,
         backend: str = "auto",
+        on_violation: str = "raise",
         progress: bool = False,
     ):
         """Make room for n candidates.
@@ -62,11 +71,14 @@ class KCenterStream:
             exclude: which of the n are not candidates (numbers or a mask), such as the centres where the store holds
                 them, too; they do not come and are never picked.
             backend: "auto", "native", "cuda", "triton" or "reference".
+            on_violation: as kcenter.
             progress: show picks while selecting.
 
         Raises:
             TypeError, ValueError: as kcenter says of x.
         """
+        check_on_violation(on_violation)
+        self._on_violation = on_violation
         values = as_rows(centers, "centers").to(torch.float32).contiguous()
         if not torch.isfinite(values).all():
             raise ValueError("centers: expected finite values")
@@ -93,14 +105,14 @@ class KCenterStream:
         self._bounds = self._traversal.bounds
         self._bounds.offset = row_mean(values)
         self._first_centers = self._traversal.centers[: bounds.FIRST_CENTERS]
-        self._bounds.all_seen = len(self._first_centers)
-        excluded = [] if exclude is None else as_row_numbers(exclude, n, "exclude")
-        if excluded:
-            numbers = torch.tensor(excluded, dtype=torch.int64)
-            self.pushed[numbers] = True
-            self._bounds.exclude(queue_to(numbers, device))
-            self._bounds.seen.index_fill_(0, queue_to(numbers, device), len(self._first_centers))
-        self._candidates = n - len(excluded)
+        self._bounds.all_seen = self._bounds.most_seen = len(self._first_centers)
+        self._excluded = [] if exclude is None else as_row_numbers(exclude, n, "exclude")
+        if self._excluded:
+            numbers = queue_to(torch.tensor(self._excluded, dtype=torch.int64), device)
+            self.pushed[self._excluded] = True
+            self._bounds.exclude(numbers)
+            self._bounds.seen.index_fill_(0, numbers, len(self._first_centers))
+        self._candidates = n - len(self._excluded)
 
     def push(
         self,
@@ -194,6 +206,7 @@ class KCenterStream:
         Raises:
             TypeError, ValueError: as kcenter says of k and radius; candidates that have not come, or whose values are
                 wrong and push has not said so: no picks can be had then.
+            BoundViolationError: as kcenter says.
         """
         began = time.perf_counter()
         missing = int((~self.pushed).sum())
@@ -205,11 +218,33 @@ class KCenterStream:
         before = len(traversal.picks)
         self._bounds.rows_read = 0
         traversal.stop = as_radius(radius)
-        traversal.run_bounded(as_count(k, self._candidates - before, radius))
+        wanted = as_count(k, self._candidates - before, radius)
+        try:
+            traversal.run_bounded(wanted)
+        except BoundViolationError as error:
+            if self._on_violation == "raise":
+                raise
+            warn_of_violation(error)
+            traversal = self._start_anew(before)
+            traversal.run_bounded(wanted)
         result = traversal.result([], time.perf_counter() - began)
         return KCenterResult(
             result.indices[before:], result.sqdist[before:], result.passes, result.backend, result.seconds
         )
+
+    def _start_anew(self, count: int) -> Traversal:
+        """The traversal after its first `count` picks, with bounds of the reference."""
+        old = self._traversal
+        chosen = choose_backends(old.rows.device, "reference", self.store.dtype)
+        rows = rows_on(self.store, old.rows.device, chosen, None, len(old.centers), LARGEST_BLOCK)
+        centers = old.centers[: len(old.centers) - len(old.picks) + count]
+        self._traversal = Traversal(rows, centers, old.stop, old.progress)
+        self._traversal.picks, self._traversal.sqdist = old.picks[:count], old.sqdist[:count]
+        self._bounds = self._traversal.bounds
+        left_out = torch.tensor(self._excluded + old.picks[:count], dtype=torch.int64)
+        self._bounds.exclude(queue_to(left_out, rows.device))
+        self._bounds.screen(centers)
+        return self._traversal
 
     def _places(self, rows: Any, count: int) -> torch.Tensor:
         """The candidates that a batch holds, as int64 [B]."""

@@ -6,6 +6,7 @@ as long as it is above every bound outside. Only then are rows outside looked at
 """
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..ops import block, screening
+from ..ops import audit, block, screening
 from ..ops.screening import LARGEST_DIM
 from ..progress import Progress
 from .arguments import as_bytes, as_count, as_device, as_radius, as_row_numbers, as_rows
@@ -52,6 +53,7 @@ def kcenter(
     block_size: int | None = None,
     device: str | torch.device | None = None,
     max_gpu_memory: int | str | None = None,
+    on_violation: str = "raise",
     progress: bool = False,
 ) -> KCenterResult:
     """K-Center greedy: k times, pick the row farthest from its nearest centre; it becomes a centre.
@@ -86,9 +88,15 @@ def kcenter(
         max_gpu_memory: bytes, or a text such as "2GB", that are taken on that GPU at most for x in host memory: smaller
             tiles and blocks where needed. With k=None it is made to hold 512 picks. The workspace of backend
             "reference" is not counted.
+        on_violation: of the bounds of rows that are drawn at random and held against their float64 distances while the
+            selection runs (1,024 of the first screen and 128 of each later one on a GPU; on a CPU as many as take under
+            1 % of the time), one may turn out to be too low: a fault of a kernel, compiler or machine. "raise" says so;
+            "reference" warns and selects anew in float64. A fault in a share p of all rows is met with a probability of
+            1 - (1 - p)^1024.
         progress: show picks, rate and the current radius.
 
     Raises:
+        BoundViolationError: a bound is below its distance (a RuntimeError); no picks are given.
         TypeError: a wrong dtype or type.
         ValueError: a wrong shape, a row that is not finite (named; on a GPU when the first block is through), k,
             centers, radius or block_size out of range, a device that cannot work on x, a max_gpu_memory that is too low
@@ -98,6 +106,7 @@ def kcenter(
     began = time.perf_counter()
     if method not in ("block", "streaming"):
         raise ValueError(f"method: expected 'block' or 'streaming', got {method!r}")
+    check_on_violation(on_violation)
     x = as_rows(x)
     place = as_device(device, x.device)
     limit = as_bytes(max_gpu_memory)
@@ -108,16 +117,37 @@ def kcenter(
     stop = as_radius(radius)
     if block_size is not None and (type(block_size) is not int or block_size < 1):
         raise ValueError(f"block_size: expected an integer of at least 1, got {block_size!r}")
-    chosen = choose_backends(place, backend, x.dtype)
     pool = [pool[i] for i in spread_first(len(pool))]
     first = [] if pool or wanted == 0 else [int(np.random.default_rng(seed).integers(len(x)))]
     held = len(pool) + (min(wanted, LARGEST_FIRST_BLOCK) if k is None else wanted)
-    rows = rows_on(x, place, chosen, limit, held, LARGEST_BLOCK)
-    numbers = queue_to(torch.tensor(pool + first, dtype=torch.int64), place)
-    traversal = Traversal(rows, rows.gather(numbers), stop, progress)
-    traversal.bounds.exclude(numbers)
-    traversal.run(wanted - len(first), method, block_size)
+
+    def select(name: str) -> Traversal:
+        rows = rows_on(x, place, choose_backends(place, name, x.dtype), limit, held, LARGEST_BLOCK)
+        numbers = queue_to(torch.tensor(pool + first, dtype=torch.int64), place)
+        traversal = Traversal(rows, rows.gather(numbers), stop, progress)
+        traversal.bounds.exclude(numbers)
+        traversal.run(wanted - len(first), method, block_size)
+        return traversal
+
+    try:
+        traversal = select(backend)
+    except audit.BoundViolationError as error:
+        if on_violation == "raise":
+            raise
+        warn_of_violation(error)
+        traversal = select("reference")
     return traversal.result(first, time.perf_counter() - began)
+
+
+def check_on_violation(wanted: str) -> None:
+    """Raises ValueError unless kcenter may be told this."""
+    if wanted not in ("raise", "reference"):
+        raise ValueError(f"on_violation: expected 'raise' or 'reference', got {wanted!r}")
+
+
+def warn_of_violation(error: audit.BoundViolationError) -> None:
+    """Say that the reference selects instead."""
+    warnings.warn(f"{error}. Going on with the reference", stacklevel=3)
 
 
 class Traversal:
@@ -170,6 +200,7 @@ class Traversal:
     def run_bounded(self, k: int) -> None:
         """As run, with bounds and offset that are there already."""
         with Progress("select", k, "pick", shown=self.progress) as self.bar:
+            self.bounds.audit(self.centers)
             self.pick_blocks(k, None)
 
     def pick_blocks(self, k: int, block_size: int | None) -> None:
@@ -244,6 +275,7 @@ class Traversal:
 
         Raises:
             ValueError: the first screen found a row that is not finite.
+            BoundViolationError: the audit found a row whose bound is below its distance.
         """
         bound = self.bounds.bound[members]
         values = self.rows.gather(members)
@@ -252,14 +284,28 @@ class Traversal:
         found = block.queue_pick_block(
             values, self.centers, self.bounds.offset, bound, outside, self.stop, most, self.rows.chosen["pick_block"]
         )
-        known = torch.cat([found, self.bounds.bad_row, outside, members])  # row numbers are exact in float64
-        found, (bad_row, threshold), numbers = read(known).split([len(found), 2, len(members)])
+        # Row numbers are exact in float64.
+        known = torch.cat([found, self.bounds.bad_row, self.bounds.violation, outside, members])
+        found, (bad_row, violation, threshold), numbers = read(known).split([len(found), 3, len(members)])
         screening.check_row(int(bad_row))
+        if violation >= 0:
+            raise audit.BoundViolationError(self._violation(int(violation)))
         picks, sqdist, following = block.unpack(found, most)
         chosen = queue_to(picks, self.rows.device)
         self._add(numbers[picks].to(torch.int64).tolist(), members[chosen], values[chosen], sqdist.tolist())
         self.bounds.keep(members, bound, self._count)
         return len(picks), following, float(threshold)
+
+    def _violation(self, row: int) -> str:
+        """What to say of a row whose bound is below its distance."""
+        device = self.rows.device
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+        return (
+            f"backend {self.rows.chosen['min_sqdist']!r} on {where}: the bound of row {row} is below its squared "
+            "distance to the nearest center, so that picks would be lost. Please report this, with what `diverseevol "
+            "env --check` prints. on_violation='reference', or DIVERSEEVOL_BACKEND=reference in the environment, "
+            "selects in float64 instead"
+        )
 
     def _add(self, rows: list[int], numbers: torch.Tensor, values: torch.Tensor, sqdist: list[float]) -> None:
         """These rows are the next picks: their numbers here and on the device, values [P, D], squared distances."""
