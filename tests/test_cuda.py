@@ -8,7 +8,7 @@ import torch
 from gpu import DEVICE, DTYPES, cuda_works, infinite, rows
 
 from diverseevol_fast import KCenterStream, kcenter
-from diverseevol_fast.ops import backends, masked_mean_pool, pick_block, reference, update_argmax
+from diverseevol_fast.ops import backends, masked_mean_pool, min_sqdist, pick_block, reference, update_argmax
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,6 +25,17 @@ def test_larger_problems(kind):
     result = kcenter(x, 20, list(range(0, 300, 3)), backend="cuda", block_size=64)
     assert result.indices.tolist() == expected
     assert result.sqdist.tolist() == sqdist
+
+
+@pytest.mark.parametrize("stride", [0, 8])
+def test_rows_that_overlap(stride):
+    """A tensor map, which Hopper's kernel copies by, has no stride below the width."""
+    x = rows("gaussian", 1, 1600, 4)[0].to(torch.bfloat16).as_strided((160, 72), (stride, 1))
+    centers, exact, bound = rows("gaussian", 200, 72, 5), infinite(160), infinite(160)
+    reference.min_sqdist(x, centers, exact)
+    min_sqdist(x, centers, centers.mean(0), bound, backend="cuda")
+    assert (bound >= exact).all()
+    assert (bound <= 1.05 * exact + 1).all()
 
 
 def test_a_stream_of_batches():

@@ -241,6 +241,7 @@ bool suits_hopper(const MinSqdist& call) {
          call.x.rows >= kFewestTiles * kRows &&
          call.x.rows / kRows * (call.num_centers / kCenters + 1) < (int64_t{1} << 30) &&
          call.x.rows < (int64_t{1} << 30) && in_chunks<uint16_t>(call.x.data, call.x.stride) &&
+         call.x.stride >= call.x.dim &&  // a tensor map has no rows that overlap
          capability(call.on) == 90;
 }
 
