@@ -5,10 +5,10 @@ import importlib.util
 
 import pytest
 import torch
-from gpu import DEVICE, DTYPES, cuda_works, infinite, rows
+from gpu import DEVICE, DTYPES, ON_GPU, cuda_works, infinite, rows
 
 from diverseevol_fast import KCenterStream, kcenter
-from diverseevol_fast.ops import backends, masked_mean_pool, min_sqdist, pick_block, reference, update_argmax
+from diverseevol_fast.ops import backends, masked_mean_pool, min_sqdist, native, pick_block, reference, update_argmax
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,6 +36,42 @@ def test_rows_that_overlap(stride):
     min_sqdist(x, centers, centers.mean(0), bound, backend="cuda")
     assert (bound >= exact).all()
     assert (bound <= 1.05 * exact + 1).all()
+
+
+@pytest.mark.skipif(ON_GPU, reason="the emulated GPU is a Hopper for which few rows are enough")
+def test_which_calls_take_hoppers_kernel():
+    x = rows("gaussian", 300, 64, 5).to(torch.bfloat16)
+    assert takes_hopper(x, 192)
+    assert not takes_hopper(x, 191)
+    assert not takes_hopper(x.float(), 192)
+    assert not takes_hopper(x[:100], 192)
+    assert not takes_hopper(x[:1].expand(300, 64), 192)
+    on_cpu = native._native.on_cpu(isa="scalar", threads=1)
+    assert not takes_hopper(x, 192, where=on_cpu)
+
+
+def takes_hopper(x, centers, numbers=None, where=None):
+    return native._native.suits_hopper(
+        where or native.where(x.device),
+        native._rows(x),
+        numbers=native._address(numbers),
+        count=len(x) if numbers is None else len(numbers),
+        num_centers=centers,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_general_kernel_where_hoppers_would_serve(dtype):
+    x, centers = rows("gaussian", 300, 72, 5).to(dtype), rows("gaussian", 200, 72, 6)
+    exact, offset, found = infinite(300), x.float().mean(0), []
+    reference.min_sqdist(x, centers, exact)
+    for general in (False, True):
+        bound = infinite(300)
+        assert int(native.min_sqdist(x, centers, offset, bound, None, general)) == -1
+        assert (bound >= exact).all()
+        assert (bound <= 1.05 * exact + 1).all()
+        found.append(bound)
+    assert ON_GPU or not torch.equal(*found)  # other products: Hopper's are with rows as they are stored
 
 
 def test_a_stream_of_batches():

@@ -254,6 +254,10 @@ void screen(const MinSqdist& call, const CenteredCenters<uint16_t>& centers) {
 
 }  // namespace
 
+#ifndef DEF_HOPPER
+bool suits_hopper(const MinSqdist&) { return false; }
+#endif
+
 int64_t scratch_bytes(const MinSqdist& call) {
   if (suits_hopper(call)) return hopper_scratch_bytes(call);
   Scratch scratch(nullptr);

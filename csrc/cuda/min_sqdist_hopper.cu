@@ -236,8 +236,9 @@ void screen(const MinSqdist& call) {
 
 }  // namespace
 
+// The products must be what takes the time: many centres, 16-bit rows, all of them.
 bool suits_hopper(const MinSqdist& call) {
-  return call.numbers == nullptr && call.x.dtype != DType::kFloat32 && call.num_centers >= kWorthIt &&
+  return !call.general && call.numbers == nullptr && call.x.dtype != DType::kFloat32 && call.num_centers >= kWorthIt &&
          call.x.rows >= kFewestTiles * kRows &&
          call.x.rows / kRows * (call.num_centers / kCenters + 1) < (int64_t{1} << 30) &&
          call.x.rows < (int64_t{1} << 30) && in_chunks<uint16_t>(call.x.data, call.x.stride) &&
