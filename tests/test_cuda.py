@@ -46,6 +46,9 @@ def test_which_calls_take_hoppers_kernel():
     assert not takes_hopper(x.float(), 192)
     assert not takes_hopper(x[:100], 192)
     assert not takes_hopper(x[:1].expand(300, 64), 192)
+    assert takes_hopper(x[:1].expand(300, 64), 192, torch.arange(128))  # gathered first
+    assert takes_hopper(x[:, 1:], 192, torch.arange(128))
+    assert not takes_hopper(x, 192, torch.arange(127))
     on_cpu = native._native.on_cpu(isa="scalar", threads=1)
     assert not takes_hopper(x, 192, where=on_cpu)
 
@@ -72,6 +75,40 @@ def test_the_general_kernel_where_hoppers_would_serve(dtype):
         assert (bound <= 1.05 * exact + 1).all()
         found.append(bound)
     assert ON_GPU or not torch.equal(*found)  # other products: Hopper's are with rows as they are stored
+
+
+CHOSEN = {
+    "every second": torch.arange(1, 700, 2),  # of the emulated GPU's chunks, 256 rows of 64 columns, two
+    "unsorted": torch.randperm(700, generator=torch.Generator().manual_seed(1))[:300],
+    "less than a chunk": torch.arange(699, 560, -1),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("chosen", CHOSEN)
+@pytest.mark.parametrize("dim", [64, 77])  # 77: rows that are not aligned
+def test_chosen_rows_have_the_bounds_of_all_rows(dtype, chosen, dim):
+    """Hopper's kernel gathers them, a chunk at a time: to the bit what it says of the same rows where they lie."""
+    aligned, chosen = rows("gaussian", 700, 80, 5).to(dtype)[:, :dim], CHOSEN[chosen]
+    x = aligned if dim == 64 else aligned.contiguous()
+    centers, offset = rows("gaussian", 200, dim, 6), x.float().mean(0)
+    assert ON_GPU or (takes_hopper(aligned, 200) and takes_hopper(x, 200, chosen))
+    everything, bound, expected = infinite(700), infinite(700), infinite(700)
+    min_sqdist(aligned, centers, offset, everything, backend="cuda")
+    expected[chosen] = everything[chosen]
+    min_sqdist(x, centers, offset, bound, chosen.to(DEVICE), backend="cuda")
+    assert torch.equal(bound, expected)
+
+
+def test_the_lowest_bad_row_among_the_chosen_is_named():
+    x, centers = rows("gaussian", 700, 64, 5).to(torch.bfloat16), rows("gaussian", 200, 64, 6)
+    x[[30, 411, 555], 9] = float("nan")
+    chosen = torch.arange(1, 700, 2)
+    for order in (chosen, chosen.flip(0)):
+        with pytest.raises(ValueError, match="row 411 "):
+            min_sqdist(x, centers, x[0].float(), infinite(700), order.to(DEVICE), backend="cuda")
+    good = chosen[(chosen != 411) & (chosen != 555)]
+    min_sqdist(x, centers, x[0].float(), infinite(700), good.to(DEVICE), backend="cuda")
 
 
 def test_a_stream_of_batches():
