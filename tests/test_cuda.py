@@ -186,6 +186,38 @@ def test_update_argmax_of_wide_rows():
     assert torch.equal(nearest, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("first", [0, 1, 8])  # column 1: rows that are not aligned
+@pytest.mark.parametrize("dim", [256, 512, 1024, 4096, 16384])
+def test_update_argmax_of_power_of_two_widths(dtype, first, dim):
+    """Exact: the specification's order of additions, though 16 bytes are read at once."""
+    n = 40 if dim < 4096 else 9
+    wide = torch.full((n, dim + 8), float("nan"), device=DEVICE, dtype=dtype)
+    wide[:, first : first + dim] = rows("gaussian", n, dim, 2)
+    x, nearest = wide[:, first : first + dim], torch.full((n,), float("inf"), dtype=torch.float64, device=DEVICE)
+    nearest[n // 2] = -1.0
+    expected = nearest.clone()
+    for center in (x[0].float(), x[n - 1].float()):
+        found = update_argmax(x, center, nearest, backend="cuda")
+        assert found == reference.update_argmax(x, center, expected)
+        assert torch.equal(nearest, expected)
+
+
+@pytest.mark.parametrize("first", [0, 1])  # column 1: rows that are not aligned
+@pytest.mark.parametrize("dim", [256, 1024, 4096])
+def test_pick_block_of_power_of_two_widths(dim, first):
+    memory = torch.zeros(first + 45 * dim, device=DEVICE)
+    x = memory[first:].view(45, dim)
+    x.copy_(rows("near-duplicates", 45, dim, 3))
+    given = x[12:], x[:12], x.mean(0)
+    exact, bound = infinite(33), infinite(33)
+    expected = reference.pick_block(given[0], given[1], exact, -1.0, -1.0, 12)
+    got = pick_block(*given, bound, -1.0, -1.0, 12, backend="cuda")
+    assert got[0].tolist() == expected[0].tolist()
+    assert got[1].tolist() == expected[1].tolist()
+    assert (bound >= exact).all()
+
+
 def test_more_columns_than_shared_memory_holds():
     x = torch.zeros(2, 131_073, device=DEVICE)
     nearest = torch.zeros(2, dtype=torch.float64, device=DEVICE)
