@@ -145,12 +145,12 @@ void bind_masked_mean_pool(const Where& where, const MaskedMeanPool& call) {
 void bind_pool_min_sqdist(const Where& where, const MaskedMeanPool& pool, uintptr_t centers, int64_t num_centers,
                           uintptr_t offset, uintptr_t bound, uintptr_t first_bad_row) {
   const Rows pooled{pool.out, DType::kFloat32, pool.batch, pool.dim, pool.dim};
-  run<PoolMinSqdist>(
-      "pool_min_sqdist", DEF_BOTH(pool_min_sqdist),
-      PoolMinSqdist{pool,
-                    {pooled, nullptr, pool.batch, address<const float>(centers), num_centers,
-                     address<const float>(offset), address<float>(bound), address<int64_t>(first_bad_row), where.on}},
-      where);
+  run<PoolMinSqdist>("pool_min_sqdist", DEF_BOTH(pool_min_sqdist),
+                     PoolMinSqdist{pool,
+                                   {pooled, nullptr, pool.batch, address<const float>(centers), num_centers,
+                                    address<const float>(offset), address<float>(bound),
+                                    address<int64_t>(first_bad_row), false, where.on}},
+                     where);
 }
 
 Rows rows_at(uintptr_t x, int dtype, int64_t rows, int64_t dim, int64_t stride) {
@@ -158,7 +158,7 @@ Rows rows_at(uintptr_t x, int dtype, int64_t rows, int64_t dim, int64_t stride) 
 }
 
 void bind_min_sqdist(const Where& where, const Rows& x, uintptr_t numbers, int64_t count, uintptr_t centers,
-                     int64_t num_centers, uintptr_t offset, uintptr_t bound, uintptr_t first_bad_row) {
+                     int64_t num_centers, uintptr_t offset, uintptr_t bound, uintptr_t first_bad_row, bool general) {
   run<MinSqdist>("min_sqdist", DEF_BOTH(min_sqdist),
                  MinSqdist{x,
                            address<const int64_t>(numbers),
@@ -168,8 +168,21 @@ void bind_min_sqdist(const Where& where, const Rows& x, uintptr_t numbers, int64
                            address<const float>(offset),
                            address<float>(bound),
                            address<int64_t>(first_bad_row),
+                           general,
                            {}},
                  where);
+}
+
+bool bind_suits_hopper([[maybe_unused]] const Where& where, [[maybe_unused]] const Rows& x,
+                       [[maybe_unused]] uintptr_t numbers, [[maybe_unused]] int64_t count,
+                       [[maybe_unused]] int64_t num_centers) {
+#ifdef DEF_CUDA
+  if (where.allocate) {
+    return cuda::suits_hopper(
+        {x, address<const int64_t>(numbers), count, nullptr, num_centers, nullptr, nullptr, nullptr, false, where.on});
+  }
+#endif
+  return false;
 }
 
 void bind_pick_block(const Where& where, uintptr_t rows, int64_t num_rows, uintptr_t centers, int64_t num_centers,
@@ -249,7 +262,9 @@ PYBIND11_MODULE(_native, module) {
   module.def("pool_min_sqdist", &bind_pool_min_sqdist, arg("where"), arg("pool"), py::kw_only(), arg("centers"),
              arg("num_centers"), arg("offset"), arg("bound"), arg("first_bad_row"));
   module.def("min_sqdist", &bind_min_sqdist, arg("where"), arg("x"), py::kw_only(), arg("numbers"), arg("count"),
-             arg("centers"), arg("num_centers"), arg("offset"), arg("bound"), arg("first_bad_row"));
+             arg("centers"), arg("num_centers"), arg("offset"), arg("bound"), arg("first_bad_row"), arg("general"));
+  module.def("suits_hopper", &bind_suits_hopper, arg("where"), arg("x"), py::kw_only(), arg("numbers"), arg("count"),
+             arg("num_centers"));
   module.def("pick_block", &bind_pick_block, arg("where"), py::kw_only(), arg("rows"), arg("num_rows"), arg("centers"),
              arg("num_centers"), arg("dim"), arg("offset"), arg("bound"), arg("threshold"), arg("stop_sqdist"),
              arg("max_picks"), arg("picks"), arg("sqdist"), arg("num_picks"), arg("next"));

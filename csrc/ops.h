@@ -72,6 +72,7 @@ struct MinSqdist {
   const float* offset;     // [dim]: subtracted from rows and centres before the products; any finite values
   float* bound;            // [x.rows], in place; -infinity stays
   int64_t* first_bad_row;  // written: the lowest row that holds a value that is not finite, or -1
+  bool general;            // on a GPU: only the kernel that serves every GPU, even where the call suits Hopper's
   Target on;
 };
 
@@ -146,6 +147,10 @@ int64_t scratch_bytes(const PoolMinSqdist& call);
 int64_t scratch_bytes(const PickBlock& call);
 int64_t scratch_bytes(const UpdateArgmax& call);
 int64_t scratch_bytes(const LogitStats& call);
+
+// Whether min_sqdist gives the call to Hopper's own kernel: one check is of that kernel, another of the general one.
+// Of the call only x, numbers, count, num_centers, general and on are read.
+bool suits_hopper(const MinSqdist& call);
 
 Status masked_mean_pool(const MaskedMeanPool& call);
 Status min_sqdist(const MinSqdist& call);

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parents[1] / "csrc"
-CAPABILITIES = ("80", "90a", "100")
+CAPABILITIES = ("80", "89", "90a", "100")
 HOPPER_ALONE = "min_sqdist_hopper.cu"
 
 

@@ -188,6 +188,7 @@ __global__ void __launch_bounds__(256) merge_spans_kernel(LogitStats call, int64
 
 template <class Tiles>
 void run(const LogitStats& call) {
+  static_assert(sizeof(typename Tiles::Memory) <= kLeastSharedMemory);
   Stats* stats = static_cast<Stats*>(call.on.scratch);
   const int64_t token_blocks = blocks_of(call.tokens, Tiles::kTokens), spans = blocks_of(call.vocabulary, kSpan);
   launch(logit_stats_kernel<Tiles>, call.on,

@@ -21,6 +21,8 @@ struct Memory {
   Chunk<uint16_t> rows[kStages][kTileRows * kRowBytes / 16];
   uint16_t centers[kStages][kCenters * kTileStride];
   uint16_t elements[kTileRows * kTileStride];
+  float sqnorm[kTileRows];  // these two once the first tile of centres is done: registers are short
+  float lost[kTileRows];
 };
 
 // What a row's values say besides their products.
@@ -151,15 +153,9 @@ __device__ void lower_nearest(const Products<kCenters>& products, const float* o
   }
 }
 
-// What the threads of a block have found of its rows, put together.
-struct Found {
-  float nearest[2][kTileRows];  // of the warps' two columns
-  float sqnorm[kTileRows];
-  float lost[kTileRows];
-};
-
+// What the threads of a block have summed of its rows, put together.
 template <class Reader, int kCenters>
-__device__ void put_together(const RowSums (&sums)[Reader::kPasses], const float (&nearest)[2][2], Found& found) {
+__device__ void put_sums(const RowSums (&sums)[Reader::kPasses], Memory<kCenters>& memory) {
 #pragma unroll
   for (int pass = 0; pass < Reader::kPasses; ++pass) {
     RowSums all = sums[pass];
@@ -170,10 +166,19 @@ __device__ void put_together(const RowSums (&sums)[Reader::kPasses], const float
     }
     if (threadIdx.x % Reader::kPerRow == 0) {
       const int row = Reader::row_of(pass);
-      found.sqnorm[row] = all.sqnorm;
-      found.lost[row] = all.lost;
+      memory.sqnorm[row] = all.sqnorm;
+      memory.lost[row] = all.lost;
     }
   }
+}
+
+// The least of own - 2 (product) that the threads of a block have found of its rows, put together.
+struct Found {
+  float nearest[2][kTileRows];  // of the warps' two columns
+};
+
+template <int kCenters>
+__device__ void put_nearest(const float (&nearest)[2][2], Found& found) {
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -204,27 +209,28 @@ __global__ void __launch_bounds__(kTileThreads, kAligned ? 2 : 1)
   Products<kCenters> products;
   multiply_rows<true, kCenters>(reader, centers.elements + center * dim, dim, memory, sums, products);
   lower_nearest(products, centers.own + center, nearest);
+  put_sums<Reader>(sums, memory);
   for (center += kCenters; center < beyond; center += kCenters) {
     multiply_rows<false, kCenters>(reader, centers.elements + center * dim, dim, memory, sums, products);
     lower_nearest(products, centers.own + center, nearest);
   }
-  Found& found = *launch_shared<Found>();
-  put_together<Reader, kCenters>(sums, nearest, found);
+  Found& found = *reinterpret_cast<Found*>(memory.rows);
+  put_nearest<kCenters>(nearest, found);
   __syncthreads();
   const int row = static_cast<int>(threadIdx.x);
   const int64_t place = first_place + row;
   if (row >= kTileRows || place >= call.count) return;
   const int64_t number = call.numbers == nullptr ? place : call.numbers[place];
   // A value that is not finite makes the norm so; a norm can be so without one.
-  if (!is_finite(found.sqnorm[row]) &&
+  if (!is_finite(memory.sqnorm[row]) &&
       !all_finite(static_cast<const T*>(call.x.data) + number * call.x.stride, call.x.dim)) {
     lower_to(call.first_bad_row, number);
   }
-  const double error = certified_error(norm_above(found.sqnorm[row], dim), norm_above(found.lost[row], dim), 0.0,
+  const double error = certified_error(norm_above(memory.sqnorm[row], dim), norm_above(memory.lost[row], dim), 0.0,
                                        *centers.largest, dim, kMatrixUnitRoundoff);
   const float nearest_center = fminf(found.nearest[0][row], found.nearest[1][row]);
   lower_bound(call.bound + number,
-              static_cast<double>(found.sqnorm[row]) + static_cast<double>(nearest_center) + error);
+              static_cast<double>(memory.sqnorm[row]) + static_cast<double>(nearest_center) + error);
 }
 
 int64_t tile_of(const MinSqdist& call) { return call.num_centers <= kFew ? kFew : kMany; }
@@ -241,7 +247,8 @@ CenteredCenters<uint16_t> centers_in(Scratch& scratch, const MinSqdist& call) {
 
 template <class T, int kCenters>
 void screen(const MinSqdist& call, const CenteredCenters<uint16_t>& centers) {
-  static_assert(sizeof(Found) <= sizeof(Memory<kCenters>), "shared memory is used for one after the other");
+  static_assert(sizeof(Found) <= sizeof(Memory<kCenters>::rows), "shared memory is used for one after the other");
+  static_assert(sizeof(Memory<kCenters>) <= kLeastSharedMemory);
   const int64_t row_blocks = blocks_of(call.count, kTileRows), tiles = centers.padded_count / kCenters;
   // Few rows: the centres are spread over blocks too, until the device is filled twice.
   const int64_t spread = blocks_of(2 * multiprocessors(call.on), row_blocks);
@@ -253,6 +260,10 @@ void screen(const MinSqdist& call, const CenteredCenters<uint16_t>& centers) {
 }
 
 }  // namespace
+
+#ifndef DEF_HOPPER
+bool suits_hopper(const MinSqdist&) { return false; }
+#endif
 
 int64_t scratch_bytes(const MinSqdist& call) {
   if (suits_hopper(call)) return hopper_scratch_bytes(call);

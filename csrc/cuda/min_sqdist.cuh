@@ -8,15 +8,11 @@
 namespace diverseevol::cuda {
 
 #ifdef DEF_HOPPER  // built for sm_90a
-// Whether the call's GPU is a Hopper and the products are what takes the time: many centres, 16-bit rows, all of them.
-bool suits_hopper(const MinSqdist& call);
-
 int64_t hopper_scratch_bytes(const MinSqdist& call);
 
 // The call's device is current, first_bad_row is -1.
 Status hopper_min_sqdist(const MinSqdist& call);
 #else
-inline bool suits_hopper(const MinSqdist&) { return false; }
 inline int64_t hopper_scratch_bytes(const MinSqdist&) { return 0; }
 inline Status hopper_min_sqdist(const MinSqdist&) { return Status::kOk; }
 #endif

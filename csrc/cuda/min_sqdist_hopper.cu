@@ -1,6 +1,6 @@
 // min_sqdist on Hopper (sm_90a): a persistent grid of products of 128 rows with 256 centres, copied by the tensor copy
 // engine and multiplied by two warpgroups. Rows are multiplied as they are stored; the offset enters through the
-// centres.
+// centres. Chosen rows are gathered first, a chunk at a time: the copy engine takes rows that lie evenly.
 #include "cuda/centered.cuh"
 #include "cuda/hopper.cuh"
 #include "cuda/launch.cuh"
@@ -8,6 +8,10 @@
 
 #ifndef DEF_FEWEST_TILES
 #define DEF_FEWEST_TILES 64
+#endif
+
+#ifndef DEF_CHUNK_BYTES
+#define DEF_CHUNK_BYTES (64 << 20)
 #endif
 
 namespace diverseevol::cuda {
@@ -19,6 +23,8 @@ constexpr int kWarpgroup = 128, kConsumers = 2, kThreads = (1 + kConsumers) * kW
 constexpr int kStep = 16;                           // columns of one instruction
 constexpr int64_t kWorthIt = 192;                   // centres: for fewer, reading the rows takes the time
 constexpr int64_t kFewestTiles = DEF_FEWEST_TILES;  // of rows: for fewer, most of a Hopper would be idle
+constexpr int64_t kChunkBytes = DEF_CHUNK_BYTES;    // of rows that are gathered at once, unless those are too few
+constexpr int kGatherThreads = 256;
 
 struct Stage {
   uint16_t rows[kRows * kColumns];
@@ -33,6 +39,34 @@ struct Memory {
 
 constexpr int64_t kMemory = sizeof(Memory);
 
+// The gathered rows: `count` of them, each at a multiple of `stride` elements that keeps it aligned to 16 bytes.
+struct Gathered {
+  uint16_t* rows;
+  int64_t count;
+  int64_t stride;
+};
+
+// A warp for each row. kAligned: all rows of x can be read in aligned chunks.
+template <bool kAligned>
+__global__ void __launch_bounds__(kGatherThreads)
+    gather_rows_kernel(Rows x, const int64_t* numbers, Gathered gathered) {
+  constexpr int kValues = Chunk<uint16_t>::kValues;
+  const int64_t place = (static_cast<int64_t>(blockIdx.x) * kGatherThreads + threadIdx.x) / 32;
+  if (place >= gathered.count) return;
+  const uint16_t* from = static_cast<const uint16_t*>(x.data) + numbers[place] * x.stride;
+  uint16_t* to = gathered.rows + place * gathered.stride;
+#pragma unroll 4
+  for (int64_t d = threadIdx.x % 32 * kValues; d < x.dim; d += 32 * kValues) {
+    *reinterpret_cast<Chunk<uint16_t>*>(to + d) = load_chunk<kAligned>(from + d, x.dim - d);
+  }
+}
+
+// Kernels get a call whose x is `count` rows to be multiplied: all rows of the data, or gathered ones. Bounds and the
+// first bad row go by a row's number in the data.
+__device__ int64_t number_of(const MinSqdist& call, int64_t row) {
+  return call.numbers == nullptr ? row : call.numbers[row];
+}
+
 // What a row's bound is besides its products, from above: its squared norm less the offset, and the certified error. A
 // warp takes four rows at once.
 template <class T>
@@ -40,7 +74,7 @@ __global__ void __launch_bounds__(256)
     row_terms_kernel(MinSqdist call, const float* padded_offset, const Largest* largest, double* terms) {
   constexpr int kValues = Chunk<T>::kValues, kAtOnce = 4;
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) / 32 * kAtOnce;
-  const int64_t last = call.x.rows - 1, dim = call.x.dim;
+  const int64_t last = call.count - 1, dim = call.x.dim;
   const T* rows = static_cast<const T*>(call.x.data);
   float sqnorm[kAtOnce] = {}, unshifted[kAtOnce] = {};
   for (int64_t d = threadIdx.x % 32 * kValues; d < dim; d += 32 * kValues) {
@@ -73,7 +107,7 @@ __global__ void __launch_bounds__(256)
     if (threadIdx.x % 32 != 0 || first + r > last) continue;
     // A value that is not finite makes the norm so; a norm can be so without one.
     if (!is_finite(unshifted[r]) && !all_finite(rows + (first + r) * call.x.stride, dim)) {
-      lower_to(call.first_bad_row, first + r);
+      lower_to(call.first_bad_row, number_of(call, first + r));
     }
     const double others = norm_above(unshifted[r], dim) + norm_above(largest->offset_sqnorm, dim);
     const double error = certified_error(norm_above(sqnorm[r], dim), 0.0, others, *largest, dim, kMatrixUnitRoundoff);
@@ -167,8 +201,9 @@ __device__ void lower_bounds(const MinSqdist& call, const double* terms, const f
     nearest[half] = fminf(nearest[half], shuffle_xor(nearest[half], 1));
     nearest[half] = fminf(nearest[half], shuffle_xor(nearest[half], 2));
     const int64_t row = first_row + 16 * warp + 8 * half + lane / 4;
-    if (lane % 4 == 0 && row < call.x.rows)
-      lower_bound(call.bound + row, terms[row] + static_cast<double>(nearest[half]));
+    if (lane % 4 == 0 && row < call.count) {
+      lower_bound(call.bound + number_of(call, row), terms[row] + static_cast<double>(nearest[half]));
+    }
   }
 }
 
@@ -204,6 +239,21 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
+// How many rows are gathered at once; those of the last chunk may be fewer.
+int64_t chunk_of(const MinSqdist& call, int64_t stride) {
+  const int64_t fewest = kFewestTiles * kRows;
+  const int64_t fitting = kChunkBytes / (stride * static_cast<int64_t>(sizeof(uint16_t))) / kRows * kRows;
+  const int64_t most = fitting > fewest ? fitting : fewest;
+  return call.count < most ? call.count : most;
+}
+
+// Scratch memory of a call.
+struct Space {
+  CenteredCenters<uint16_t> centers;
+  Gathered gathered;  // rows are null when the call is of all rows
+  double* terms;      // of all rows, or of the gathered ones
+};
+
 CenteredCenters<uint16_t> centers_in(Scratch& scratch, const MinSqdist& call) {
   const int64_t count = rounded_up(call.num_centers, kCenters), dim = rounded_up(call.x.dim, kColumns);
   return {scratch.take<uint16_t>(count * dim),
@@ -214,40 +264,70 @@ CenteredCenters<uint16_t> centers_in(Scratch& scratch, const MinSqdist& call) {
           dim};
 }
 
-template <class T, class Element, bool kHalf>
-void screen(const MinSqdist& call) {
-  Scratch scratch(call.on.scratch);
+Space space_in(Scratch& scratch, const MinSqdist& call) {
   const CenteredCenters<uint16_t> centers = centers_in(scratch, call);
-  double* terms = scratch.take<double>(call.x.rows);
-  fill(call.on, centers.largest, 0, sizeof(Largest));
-  launch(center_centers_kernel<Element, true>, call.on, {centers.padded_count, kCenterThreads, 0}, call.centers,
-         call.num_centers, call.x.dim, call.offset, centers);
-  launch(row_terms_kernel<T>, call.on, {blocks_of(call.x.rows, 32), 256, 0}, call,
+  if (call.numbers == nullptr) return {centers, {nullptr, 0, 0}, scratch.take<double>(call.count)};
+  const int64_t stride = rounded_up(call.x.dim, Chunk<uint16_t>::kValues), count = chunk_of(call, stride);
+  return {centers, {scratch.take<uint16_t>(count * stride), count, stride}, scratch.take<double>(count)};
+}
+
+// Lowers the bounds of the rows call.x, which number call.count.
+template <class T, bool kHalf>
+void screen_rows(const MinSqdist& call, const CenteredCenters<uint16_t>& centers, double* terms) {
+  launch(row_terms_kernel<T>, call.on, {blocks_of(call.count, 32), 256, 0}, call,
          static_cast<const float*>(centers.offset), static_cast<const Largest*>(centers.largest), terms);
   const int center_tiles = static_cast<int>(centers.padded_count / kCenters);
-  const Grid grid{static_cast<int>(blocks_of(call.x.rows, kRows)) * center_tiles, center_tiles,
+  const Grid grid{static_cast<int>(blocks_of(call.count, kRows)) * center_tiles, center_tiles,
                   static_cast<int>(centers.padded_dim / kColumns)};
   const int most = multiprocessors(call.on);
   launch(min_sqdist_hopper_kernel<kHalf>, call.on, {grid.tiles < most ? grid.tiles : most, kThreads, kMemory}, call,
-         grid, tensor_map(call.x.data, kHalf, call.x.rows, call.x.dim, call.x.stride, kRows),
+         grid, tensor_map(call.x.data, kHalf, call.count, call.x.dim, call.x.stride, kRows),
          tensor_map(centers.elements, kHalf, centers.padded_count, centers.padded_dim, centers.padded_dim, kCenters),
          static_cast<const double*>(terms), static_cast<const float*>(centers.own));
 }
 
+// The call of the chosen rows from `first` on, as many as are gathered at once, whose x is where they were gathered.
+MinSqdist gather(const MinSqdist& call, int64_t first, Gathered gathered) {
+  if (call.count - first < gathered.count) gathered.count = call.count - first;
+  MinSqdist chunk = call;
+  chunk.numbers = call.numbers + first;
+  chunk.count = gathered.count;
+  chunk.x = {gathered.rows, call.x.dtype, gathered.count, call.x.dim, gathered.stride};
+  const bool aligned = in_chunks<uint16_t>(call.x.data, call.x.stride);
+  launch(aligned ? gather_rows_kernel<true> : gather_rows_kernel<false>, call.on,
+         {blocks_of(gathered.count, kGatherThreads / 32), kGatherThreads, 0}, call.x, chunk.numbers, gathered);
+  return chunk;
+}
+
+template <class T, class Element, bool kHalf>
+void screen(const MinSqdist& call) {
+  Scratch scratch(call.on.scratch);
+  const Space space = space_in(scratch, call);
+  fill(call.on, space.centers.largest, 0, sizeof(Largest));
+  launch(center_centers_kernel<Element, true>, call.on, {space.centers.padded_count, kCenterThreads, 0}, call.centers,
+         call.num_centers, call.x.dim, call.offset, space.centers);
+  if (call.numbers == nullptr) return screen_rows<T, kHalf>(call, space.centers, space.terms);
+  for (int64_t first = 0; first < call.count; first += space.gathered.count) {
+    screen_rows<T, kHalf>(gather(call, first, space.gathered), space.centers, space.terms);
+  }
+}
+
+// Whether the copy engine can take the rows where they are.
+bool lie_evenly(const Rows& x) { return in_chunks<uint16_t>(x.data, x.stride) && x.stride >= x.dim; }
+
 }  // namespace
 
+// The products must be what takes the time: many centres, and many rows of 16 bits.
 bool suits_hopper(const MinSqdist& call) {
-  return call.numbers == nullptr && call.x.dtype != DType::kFloat32 && call.num_centers >= kWorthIt &&
-         call.x.rows >= kFewestTiles * kRows &&
-         call.x.rows / kRows * (call.num_centers / kCenters + 1) < (int64_t{1} << 30) &&
-         call.x.rows < (int64_t{1} << 30) && in_chunks<uint16_t>(call.x.data, call.x.stride) &&
-         capability(call.on) == 90;
+  return !call.general && call.x.dtype != DType::kFloat32 && call.num_centers >= kWorthIt &&
+         call.count >= kFewestTiles * kRows && call.count < (int64_t{1} << 30) &&
+         call.count / kRows * (call.num_centers / kCenters + 1) < (int64_t{1} << 30) &&
+         (call.numbers != nullptr || lie_evenly(call.x)) && capability(call.on) == 90;
 }
 
 int64_t hopper_scratch_bytes(const MinSqdist& call) {
   Scratch scratch(nullptr);
-  centers_in(scratch, call);
-  scratch.take<double>(call.x.rows);
+  space_in(scratch, call);
   return scratch.bytes();
 }
 

@@ -13,6 +13,9 @@ constexpr int kDepth = 64;
 constexpr int kTileThreads = 256;
 constexpr int kTileStride = kDepth + 8;  // elements: rows that are read together lie in different banks
 
+// What a block may have of shared memory on every GPU that these kernels serve: least on sm_86 and sm_89.
+constexpr int kLeastSharedMemory = 99 * 1024;
+
 // A warp's part of the tile, 32 rows and half of the others; warps are 4 x 2. A thread's products [m][n][i] are of row
 // row_of(m, i), other column_of(n, i).
 template <int kOthers>

@@ -48,7 +48,18 @@ __device__ void approximate_tile(const PickBlock& call, const Space& space, int6
   }
 }
 
+// kChunks: rows and centres are read in chunks.
+template <bool kChunks>
+__device__ double exact_sqdist(const float* row, const float* other, int64_t dim, double* sums) {
+  if constexpr (kChunks) {
+    return sqdist_in_chunks(row, StoredCenter{other}, static_cast<int>(dim), sums);
+  } else {
+    return sqdist(row, other, dim, sums);
+  }
+}
+
 // A member's float64 distance to its nearest centre, by a warp.
+template <bool kChunks>
 __device__ double nearest_center(const PickBlock& call, const Space& space, int64_t member, double* sums) {
   const double limit = nearest_limit(load_fresh(space.least + member), call.dim);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
@@ -59,7 +70,8 @@ __device__ double nearest_center(const PickBlock& call, const Space& space, int6
                       static_cast<double>(load_fresh(space.approximate + member * call.num_centers + center)) <= limit;
     for (unsigned left = ballot(near); left != 0; left &= left - 1) {
       const int64_t other = first + __ffs(static_cast<int>(left)) - 1;
-      nearest = fmin(nearest, sqdist(call.rows + member * call.dim, call.centers + other * call.dim, call.dim, sums));
+      nearest = fmin(nearest, exact_sqdist<kChunks>(call.rows + member * call.dim, call.centers + other * call.dim,
+                                                    call.dim, sums));
       sync_warp();
     }
   }
@@ -82,7 +94,8 @@ __device__ Farthest farthest_of_grid(const Farthest* blocks, Farthest* shared) {
 }
 
 // `warps` of a block have scratch for float64 distances; the others only help with the approximate ones.
-__global__ void __launch_bounds__(kSimtThreads, 1) pick_block_kernel(PickBlock call, Space space, int warps) {
+template <bool kChunks>
+__global__ void __launch_bounds__(kSimtThreads, 2) pick_block_kernel(PickBlock call, Space space, int warps) {
   __shared__ SimtMemory memory;
   __shared__ Farthest shared[kSimtThreads / kLanes];
   const int warp = static_cast<int>(threadIdx.x) / kLanes;
@@ -97,7 +110,7 @@ __global__ void __launch_bounds__(kSimtThreads, 1) pick_block_kernel(PickBlock c
   __threadfence();
   sync_grid();
   for (int64_t member = first; member < call.num_rows; member += step) {
-    const double nearest = nearest_center(call, space, member, sums);
+    const double nearest = nearest_center<kChunks>(call, space, member, sums);
     if (threadIdx.x % kLanes == 0) space.nearest[member] = nearest;
   }
   const double floor = fmax(fmax(*call.threshold, call.stop_sqdist), -1.0);
@@ -111,7 +124,8 @@ __global__ void __launch_bounds__(kSimtThreads, 1) pick_block_kernel(PickBlock c
       sync_warp();
       if (picked == member) nearest = -1.0;
       if (picked >= 0 && nearest >= 0.0) {
-        nearest = fmin(nearest, sqdist(call.rows + member * call.dim, call.rows + picked * call.dim, call.dim, sums));
+        nearest = fmin(nearest, exact_sqdist<kChunks>(call.rows + member * call.dim, call.rows + picked * call.dim,
+                                                      call.dim, sums));
       }
       if (threadIdx.x % kLanes == 0) space.nearest[member] = nearest;
       mine.meet(nearest, member);
@@ -168,7 +182,9 @@ Status pick_block(const PickBlock& call) {
   const int64_t wanted = for_members > tiles ? for_members : tiles;
   const Shape shape{wanted > most_blocks(call) ? most_blocks(call) : wanted, kSimtThreads,
                     warps * warp_scratch_bytes(call.dim)};
-  launch_cooperative(pick_block_kernel, call.on, shape, call, space, warps);
+  const bool chunks = halves_in_chunks<float>(call.dim, call.rows, call.dim) &&
+                      halves_in_chunks<float>(call.dim, call.centers, call.dim);
+  launch_cooperative(chunks ? pick_block_kernel<true> : pick_block_kernel<false>, call.on, shape, call, space, warps);
   return Status::kOk;
 }
 

@@ -36,11 +36,31 @@ inline int warps_of(const char* op, const Target& on, int64_t dim, int64_t bytes
   return static_cast<int>(warps < 1 ? 1 : warps > 8 ? 8 : warps);
 }
 
+// The first three halvings, of one column of each eighth of the sum's width.
+__device__ inline double sum_of_eighths(const double (&eighths)[8]) {
+  return add(add(add(eighths[0], eighths[4]), add(eighths[2], eighths[6])),
+             add(add(eighths[1], eighths[5]), add(eighths[3], eighths[7])));
+}
+
+// The halvings of a warp's `width` sums that are left, of which number d is sums[place(d)]; each lane goes on with its
+// own, those whose d leaves the lane's number.
+template <class Place>
+__device__ double halve(double* sums, int width, const Place& place) {
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  for (; width > kLanes; width /= 2) {
+    for (int d = lane; d < width / 2; d += kLanes) sums[place(d)] = add(sums[place(d)], sums[place(d + width / 2)]);
+  }
+  double sum = sums[place(lane)];
+#pragma unroll
+  for (int other = kLanes / 2; other > 0; other /= 2) sum = add(sum, shuffle_down(sum, other));
+  return shuffle_from(sum, 0);
+}
+
 // The whole warp calls, and every lane gets the result. sums: the warp's own halving_width(dim) / 8 doubles.
 template <class T, class U>
 __device__ double sqdist(const T* row, const U* center, int64_t dim, double* sums) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  int64_t width = halving_width(dim) / 8;
+  const int64_t width = halving_width(dim) / 8;
   // Three halvings at once: eight loads in flight, all coalesced over the lanes.
   for (int64_t d = lane; d < width; d += kLanes) {
     T values[8];
@@ -58,17 +78,110 @@ __device__ double sqdist(const T* row, const U* center, int64_t dim, double* sum
           subtract(static_cast<double>(to_float(values[part])), static_cast<double>(to_float(points[part])));
       eighths[part] = d + part * width < dim ? multiply(difference, difference) : 0.0;
     }
-    sums[d] = add(add(add(eighths[0], eighths[4]), add(eighths[2], eighths[6])),
-                  add(add(eighths[1], eighths[5]), add(eighths[3], eighths[7])));
+    sums[d] = sum_of_eighths(eighths);
   }
-  // Down to one number a lane, each lane among its own.
-  for (; width > kLanes; width /= 2) {
-    for (int64_t d = lane; d < width / 2; d += kLanes) sums[d] = add(sums[d], sums[d + width / 2]);
+  return halve(sums, static_cast<int>(width), [](int d) { return d; });
+}
+
+// Whether sqdist_in_chunks serves rows of these columns.
+template <class T>
+bool halves_in_chunks(int64_t dim, const void* data, int64_t stride) {
+  return dim == halving_width(dim) && in_chunks<T>(data, stride);
+}
+
+struct alignas(16) DoublePair {
+  double values[2];
+};
+
+// Where number d of doubles lies in shared memory when each lane has a pair of the Chunk<T>::kValues numbers that are
+// its own: without it, lanes would be apart by as many doubles, and several of them would want the same banks. Pairs
+// stay pairs.
+template <class T>
+__device__ int spread_over_banks(int d) {
+  constexpr int kPairs = Chunk<T>::kValues / 2;
+  return d ^ (d >> 4 & (kPairs - 1)) << 1;
+}
+
+// A centre as float64 in shared memory, each eighth of it spread over the banks.
+template <class T>
+struct SharedCenter {
+  const double* values;
+
+  struct Points {
+    const double* values;
+    int d, width;
+
+    __device__ DoublePair pair(int part, int v) const {
+      return *reinterpret_cast<const DoublePair*>(values + part * width + spread_over_banks<T>(d + v));
+    }
+  };
+
+  // The whole block calls, and waits before the centre is used.
+  __device__ static void fill(double* values, const float* center, int dim) {
+    const int width = dim / 8;
+    for (int column = static_cast<int>(threadIdx.x); column < dim; column += static_cast<int>(blockDim.x)) {
+      const int d = column % width;
+      values[column - d + spread_over_banks<T>(d)] = static_cast<double>(center[column]);
+    }
   }
-  double sum = sums[lane];
+
+  __device__ Points load(int d, int width) const { return {values, d, width}; }
+};
+
+// A centre as float32 in global memory, aligned to 16 bytes; rows are float32 too.
+struct StoredCenter {
+  const float* values;
+
+  struct Points {
+    Chunk<float> parts[8];
+
+    __device__ DoublePair pair(int part, int v) const {
+      return {static_cast<double>(parts[part].values[v]), static_cast<double>(parts[part].values[v + 1])};
+    }
+  };
+
+  __device__ Points load(int d, int width) const {
+    Points points;
 #pragma unroll
-  for (int other = kLanes / 2; other > 0; other /= 2) sum = add(sum, shuffle_down(sum, other));
-  return shuffle_from(sum, 0);
+    for (int part = 0; part < 8; ++part) {
+      points.parts[part] = *reinterpret_cast<const Chunk<float>*>(values + part * width + d);
+    }
+    return points;
+  }
+};
+
+// sqdist where halves_in_chunks says so: the same additions in the same order, but 16 bytes a load and no columns to
+// guard against.
+template <class T, class Center>
+__device__ double sqdist_in_chunks(const T* row, const Center& center, int dim, double* sums) {
+  constexpr int kValues = Chunk<T>::kValues;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes, width = dim / 8;
+  sync_warp();  // other lanes may still read what they had of the row before
+  for (int d = lane * kValues; d < width; d += kLanes * kValues) {
+    Chunk<T> parts[8];
+#pragma unroll
+    for (int part = 0; part < 8; ++part) {  // all before the first is used
+      parts[part] = *reinterpret_cast<const Chunk<T>*>(row + part * width + d);
+    }
+    const typename Center::Points points = center.load(d, width);
+#pragma unroll
+    for (int v = 0; v < kValues; v += 2) {
+      double squares[2][8];
+#pragma unroll
+      for (int part = 0; part < 8; ++part) {
+        const DoublePair point = points.pair(part, v);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const double difference = subtract(static_cast<double>(to_float(parts[part].values[v + i])), point.values[i]);
+          squares[i][part] = multiply(difference, difference);
+        }
+      }
+      *reinterpret_cast<DoublePair*>(sums + spread_over_banks<T>(d + v)) = {
+          {sum_of_eighths(squares[0]), sum_of_eighths(squares[1])}};
+    }
+  }
+  sync_warp();  // lanes go on with what others have summed
+  return halve(sums, width, [](int d) { return spread_over_banks<T>(d); });
 }
 
 // The farther of two, of equals the lower; a number of -1 is farther than none.

@@ -7,25 +7,39 @@ namespace diverseevol::cuda {
 namespace {
 
 constexpr int kSharedBytes = 48 * 1024;
-constexpr int kBlocksEach = 8;  // of a multiprocessor; each takes many rows
+constexpr int kCenterBytes = 64 * 1024;  // of the centre at most: two blocks share a multiprocessor of an H100
+constexpr int kBlocksEach = 8;           // of a multiprocessor; each takes many rows
 
 struct Blocks {
   Farthest* farthest;  // [blocks]
   unsigned* arrived;   // 0
 };
 
-template <class T>
+// kChunks: the block holds the centre as float64, and rows are read in chunks.
+template <class T, bool kChunks>
 __global__ void __launch_bounds__(256, 2) update_argmax_kernel(UpdateArgmax call, Blocks blocks) {
   __shared__ Farthest shared[8];
   __shared__ bool last;
   const int warps = static_cast<int>(blockDim.x) / kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
-  double* sums = launch_shared<double>() + warp * (halving_width(call.x.dim) / 8);
+  double* center = launch_shared<double>();
+  double* sums = center + (kChunks ? call.x.dim : 0) + warp * (halving_width(call.x.dim) / 8);
+  if constexpr (kChunks) {
+    SharedCenter<T>::fill(center, call.center, static_cast<int>(call.x.dim));
+    __syncthreads();
+  }
+  const auto to_center = [&](const T* values) {
+    if constexpr (kChunks) {
+      return sqdist_in_chunks(values, SharedCenter<T>{center}, static_cast<int>(call.x.dim), sums);
+    } else {
+      return sqdist(values, call.center, call.x.dim, sums);
+    }
+  };
   Farthest mine;
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * warps + warp; row < call.x.rows; row += gridDim.x * warps) {
     double nearest = call.nearest[row];
     if (nearest >= 0.0) {
       const T* values = static_cast<const T*>(call.x.data) + row * call.x.stride;
-      nearest = fmin(nearest, sqdist(values, call.center, call.x.dim, sums));
+      nearest = fmin(nearest, to_center(values));
       if (threadIdx.x % kLanes == 0) call.nearest[row] = nearest;
     }
     mine.meet(nearest, row);
@@ -52,6 +66,22 @@ Blocks blocks_in(Scratch& scratch, const UpdateArgmax& call) {
   return {scratch.take<Farthest>(most), scratch.take<unsigned>(1)};
 }
 
+template <class T>
+void run(const UpdateArgmax& call, const Blocks& blocks) {
+  const int warps = warps_of("update_argmax", call.on, call.x.dim, kSharedBytes);
+  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.on);
+  const int64_t wanted = blocks_of(call.x.rows, warps);
+  const int64_t center = call.x.dim * static_cast<int64_t>(sizeof(double));
+  Shape shape{wanted < most ? wanted : most, warps * kLanes, warps * warp_scratch_bytes(call.x.dim)};
+  if (halves_in_chunks<T>(call.x.dim, call.x.data, call.x.stride) && center <= kCenterBytes &&
+      center + shape.shared <= shared_memory(call.on) - kStaticBytes) {
+    shape.shared += center;
+    launch(update_argmax_kernel<T, true>, call.on, shape, call, blocks);
+  } else {
+    launch(update_argmax_kernel<T, false>, call.on, shape, call, blocks);
+  }
+}
+
 }  // namespace
 
 int64_t scratch_bytes(const UpdateArgmax& call) {
@@ -65,12 +95,7 @@ Status update_argmax(const UpdateArgmax& call) {
   Scratch scratch(call.on.scratch);
   const Blocks blocks = blocks_in(scratch, call);
   fill(call.on, blocks.arrived, 0, sizeof(unsigned));
-  const int warps = warps_of("update_argmax", call.on, call.x.dim, kSharedBytes);
-  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.on);
-  const int64_t wanted = blocks_of(call.x.rows, warps);
-  const Shape shape{wanted < most ? wanted : most, warps * kLanes, warps * warp_scratch_bytes(call.x.dim)};
-  const bool known = with_type(
-      call.x.dtype, [&](auto type) { launch(update_argmax_kernel<decltype(type)>, call.on, shape, call, blocks); });
+  const bool known = with_type(call.x.dtype, [&](auto type) { run<decltype(type)>(call, blocks); });
   return known ? Status::kOk : Status::kUnknownDType;
 }
 

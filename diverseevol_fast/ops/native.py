@@ -117,12 +117,17 @@ def _pool_call(
 
 
 def min_sqdist(
-    x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, numbers: torch.Tensor | None
+    x: torch.Tensor,
+    centers: torch.Tensor,
+    offset: torch.Tensor,
+    bound: torch.Tensor,
+    numbers: torch.Tensor | None,
+    general: bool = False,
 ) -> torch.Tensor:
     """x [N, D] with D contiguous, centers [M, D] float32, offset [D] float32, bound [N] float32 in place.
 
-    numbers: int64, the rows to bound, or None for all. All contiguous. Returns the first row that is not finite
-    (bounds of later rows may be unset then).
+    numbers: int64, the rows to bound, or None for all. All contiguous. general: on a GPU, only the kernel that serves
+    every GPU. Returns the first row that is not finite (bounds of later rows may be unset then).
     """
     bad = torch.full((1,), -1, dtype=torch.int64, device=x.device)
     _native.min_sqdist(
@@ -135,6 +140,7 @@ def min_sqdist(
         offset=offset.data_ptr(),
         bound=bound.data_ptr(),
         first_bad_row=bad.data_ptr(),
+        general=general,
     )
     return bad
 

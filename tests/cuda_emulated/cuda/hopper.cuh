@@ -20,6 +20,7 @@ struct TensorMap {
 
 inline TensorMap tensor_map(const void* data, bool, int64_t rows, int64_t columns, int64_t stride, int box_rows) {
   if (reinterpret_cast<uintptr_t>(data) % 16 != 0 || stride % 8 != 0) throw std::runtime_error("tensor_map: alignment");
+  if (stride < columns) throw std::runtime_error("tensor_map: a stride below the width");
   return {static_cast<const uint16_t*>(data), rows, columns, stride, box_rows};
 }
 
