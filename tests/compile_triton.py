@@ -1,12 +1,15 @@
 """Compiles every Triton kernel ahead of time, in its shipped configurations: python tests/compile_triton.py
 
-Prints one JSON line for each: kernel, compute capability, bytes spilled, registers. Needs no GPU.
+Prints one JSON line for each: kernel, compute capability, specialisation, bytes spilled, registers, bytes of shared
+memory. Needs no GPU.
 """
 
+import contextlib
+import io
 import json
-import subprocess
 import sys
-import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -20,11 +23,23 @@ from diverseevol_fast.triton_ops import (
 )
 from diverseevol_fast.triton_ops.sqdist import EXACT, LARGEST_WIDTH, rows_of
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 CAPABILITIES = (80, 90, 100)
 I64, I32, F64, F32, BF16, F16, U8 = "*i64", "*i32", "*fp64", "*fp32", "*bf16", "*fp16", "*u8"
+# A launch tells the compiler which addresses and sizes are divisible by 16. Here those are everything, as is usual, or
+# the addresses alone, so that rows are read an element at a time.
+SPECIALISATIONS = {"all divisible": lambda kind: True, "pointers divisible": lambda kind: kind.startswith("*")}
+
+
+class Configuration(NamedTuple):
+    """A kernel as it is launched."""
+
+    kernel: Any
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    options: dict[str, Any]
+    specialisations: tuple[str, ...] = tuple(SPECIALISATIONS)
 
 
 POOL = {
@@ -37,41 +52,38 @@ def pool(dtype, has_mask, has_prefix):
     """masked_mean_pool, padded or packed."""
     sizes = {"BLOCK_TOKENS": masked_mean_pool.BLOCK_TOKENS, "BLOCK_DIM": masked_mean_pool.BLOCK_DIM}
     constants = {"HAS_MASK": has_mask, "HAS_PREFIX": has_prefix, **sizes}
-    return masked_mean_pool._masked_mean_pool_kernel, {"hidden": dtype, **POOL}, constants
+    return Configuration(masked_mean_pool._masked_mean_pool_kernel, {"hidden": dtype, **POOL}, constants, {})
 
 
 def pool_and_screen(dtype, has_mask, has_prefix):
     """pool_min_sqdist, padded or packed."""
-    _, signature, constants = pool(dtype, has_mask, has_prefix)
+    _, signature, constants, *_ = pool(dtype, has_mask, has_prefix)
     signature |= {
         "centers": F32, "center_sqnorm": F32, "center_norms": F64, "offset": F32, "bound": F32, "parts": F32,
         "arrived": I32, "first_bad": I64, "num_centers": "i32",
     }  # fmt: skip
-    return pool_min_sqdist._pool_min_sqdist_kernel, signature, constants | {"CENTERS": pool_min_sqdist.CENTERS}
+    constants |= {"CENTERS": pool_min_sqdist.CENTERS}
+    return Configuration(pool_min_sqdist._pool_min_sqdist_kernel, signature, constants, {})
 
 
-def screen(dtype, has_numbers, products):
-    """min_sqdist, of all rows or of some."""
+def screen(dtype, has_numbers, products, more, aligned):
+    """min_sqdist, of all rows or of some, for few centres or more."""
     how = min_sqdist.PRODUCTS[products]
     elements = {torch.bfloat16: BF16, torch.float16: F16, torch.float32: F32}[how.elements]
     signature = {
         "x": dtype, "numbers": I64, "centers": elements, "center_sqnorm": F32, "center_norms": F64, "offset": F32,
         "bound": F32, "first_bad": I64, "count": "i32", "dim": "i32", "num_centers": "i32", "stride_row": "i32",
     }  # fmt: skip
-    sizes = {name: getattr(min_sqdist, name) for name in ("BLOCK_ROWS", "BLOCK_CENTERS", "BLOCK_DIM")}
-    return (
-        min_sqdist._min_sqdist_kernel,
-        signature,
-        {
-            "HAS_NUMBERS": has_numbers,
-            "WIDEN": False,
-            "PRECISION": how.precision,
-            "SUMMANDS": how.summands,
-            "ROUNDOFF": how.roundoff,
-            **sizes,
-        },
-        min_sqdist.LAUNCH,
-    )
+    size = 4 if dtype == F32 else 2
+    tile = (min_sqdist.TILES if aligned else min_sqdist.UNALIGNED)[size][more]
+    constants = {
+        "HAS_NUMBERS": has_numbers, "WIDEN": False, "PRECISION": how.precision, "SUMMANDS": how.summands,
+        "ROUNDOFF": how.roundoff, **tile.constants(),
+    }  # fmt: skip
+    return Configuration(
+        min_sqdist._min_sqdist_kernel, signature, constants, tile.options(),
+        ("all divisible" if aligned else "pointers divisible",),
+    )  # fmt: skip
 
 
 def update(dtype, width):
@@ -80,7 +92,8 @@ def update(dtype, width):
         "x": dtype, "center": F32, "nearest": F64, "best": F64, "where": I64, "count": "i32", "dim": "i32",
         "stride_row": "i32",
     }  # fmt: skip
-    return update_argmax._update_argmax_kernel, signature, {"ROWS": rows_of(width), "WIDTH": width}, EXACT
+    constants = {"ROWS": rows_of(width), "WIDTH": width}
+    return Configuration(update_argmax._update_argmax_kernel, signature, constants, EXACT)
 
 
 def statistics(dtype, has_bias):
@@ -91,66 +104,100 @@ def statistics(dtype, has_bias):
     }  # fmt: skip
     size = 4 if dtype == F32 else 2
     constants = {"HAS_BIAS": has_bias, "WIDEN": False, "VOCAB_SPAN": logit_stats.VOCAB_SPAN, **logit_stats.BLOCKS[size]}
-    return logit_stats._logit_stats_kernel, signature, constants, logit_stats.LAUNCH[size]
+    return Configuration(logit_stats._logit_stats_kernel, signature, constants, logit_stats.LAUNCH[size])
 
 
 CONFIGURATIONS = [
     *(pool(dtype, *flags) for dtype in (F32, BF16, F16) for flags in ((True, False), (True, True), (False, False))),
     *(pool_and_screen(dtype, *flags) for dtype in (F32, BF16, F16) for flags in ((True, False), (False, True))),
     *(
-        screen(dtype, flag, products)
+        screen(dtype, flag, products, more, aligned)
         for flag in (False, True)
+        for more in (False, True)
+        for aligned in (False, True)
         for dtype, products in (
             (BF16, "bfloat16"), (F16, "float16"), (F32, "tf32x3"), (F32, "bfloat16"), (F32, "float32"),
         )
     ),
     *(update(dtype, width) for dtype in (F32, BF16, F16) for width in (1, 1024, LARGEST_WIDTH)),
     *(statistics(dtype, flag) for dtype in (F32, BF16, F16) for flag in (False, True)),
-    (logit_stats._merge_spans_kernel,
-     {"parts": F32, "largest": F32, "margin": F32, "entropy": F32, "first_bad": I64, "count": "i32", "spans": "i32"},
-     {"BLOCK": logit_stats.BLOCK_MERGED}),
-    (update_argmax._farthest_kernel, {"best": F64, "where": I64, "farthest": I64, "programs": "i32"}, {"BLOCK": 1024}),
+    Configuration(
+        logit_stats._merge_spans_kernel,
+        {"parts": F32, "largest": F32, "margin": F32, "entropy": F32, "first_bad": I64, "count": "i32", "spans": "i32"},
+        {"BLOCK": logit_stats.BLOCK_MERGED}, {},
+    ),
+    Configuration(
+        update_argmax._farthest_kernel, {"best": F64, "where": I64, "farthest": I64, "programs": "i32"},
+        {"BLOCK": 1024}, {},
+    ),
     *(
-        (pick_block._sqdist_kernel,
-         {"members": F32, "others": F32, "out": F64, "dim": "i32", "num_others": "i32"},
-         {"OTHERS": rows_of(width), "WIDTH": width}, EXACT)
+        Configuration(
+            pick_block._sqdist_kernel,
+            {"members": F32, "others": F32, "out": F64, "dim": "i32", "num_others": "i32"},
+            {"OTHERS": rows_of(width), "WIDTH": width}, EXACT,
+        )
         for width in (1, 1024, LARGEST_WIDTH)
     ),
     *(
-        (pick_block._pick_block_kernel,
-         {"nearest": F64, "between": F64, "floor": F64, "max_picks": "i32", "picks": I64, "sqdist": F64, "found": I32,
-          "num_rows": "i32"},
-         {"BLOCK": block})
+        Configuration(
+            pick_block._pick_block_kernel,
+            {"nearest": F64, "between": F64, "floor": F64, "max_picks": "i32", "picks": I64, "sqdist": F64,
+             "found": I32, "num_rows": "i32"},
+            {"BLOCK": block}, {},
+        )
         for block in (256, 512, 4096)
     ),
 ]  # fmt: skip
 
 
-def spills(ptx: str, capability: int) -> tuple[int, int]:
+def compiled(configuration: Configuration, specialisation: str, capability: int) -> tuple[str, int]:
+    """What ptxas says as Triton runs it, and the bytes of shared memory."""
+    kernel, signature, constants, options, _ = configuration
+    divisible = SPECIALISATIONS[specialisation]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature | dict.fromkeys(constants, "constexpr"),
+        constexprs=constants,
+        attrs={
+            (parameter.num,): [["tt.divisibility", 16]]
+            for parameter in kernel.params
+            if parameter.name in signature
+            if not parameter.do_not_specialize and divisible(signature[parameter.name])
+        },
+    )
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log):
+        shared = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).metadata.shared
+    return log.getvalue(), shared
+
+
+def usage(log: str) -> dict[str, int]:
     """Bytes spilled and registers, as ptxas reports them."""
-    architecture = next(line.split()[1] for line in ptx.splitlines() if line.startswith(".target"))
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
-        file.flush()
-        done = subprocess.run(
-            [get_ptxas(capability).path, "-v", f"--gpu-name={architecture}", file.name, "-o", "/dev/null"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    words = done.stderr.replace(",", " ").split()
-    before = [int(words[i - 3]) for i, word in enumerate(words) if word == "stores" and words[i - 1] == "spill"]
+    words = log.replace(",", " ").split()
+    spilled = [int(words[i - 3]) for i, word in enumerate(words) if word == "stores" and words[i - 1] == "spill"]
     registers = [int(words[i - 1]) for i, word in enumerate(words) if word == "registers"]
-    return sum(before), max(registers)
+    return {"spilled": sum(spilled), "registers": max(registers)}
+
+
+def lines(number: int) -> list[str]:
+    """What is printed of one configuration."""
+    configuration = CONFIGURATIONS[number]
+    shown = {"constants": configuration.constants, "types": list(configuration.signature.values())}
+    found = []
+    for specialisation in configuration.specialisations:
+        for capability in CAPABILITIES:
+            log, shared = compiled(configuration, specialisation, capability)
+            line = {"kernel": configuration.kernel.__name__, "sm": capability, "specialisation": specialisation}
+            found.append(json.dumps(line | usage(log) | {"shared": shared} | shown))
+    return found
 
 
 def main() -> None:
-    for kernel, signature, constants, *launch in CONFIGURATIONS:
-        names = dict.fromkeys(constants, "constexpr")
-        for capability in CAPABILITIES:
-            source = ASTSource(fn=kernel, signature=signature | names, constexprs=constants)
-            compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(*launch))
-            spilled, registers = spills(compiled.asm["ptx"], capability)
-            line = {"kernel": kernel.__name__, "sm": capability, "spilled": spilled, "registers": registers}
-            print(json.dumps(line | {"constants": constants, "types": list(signature.values())}), flush=True)
+    triton.knobs.compilation.always_compile = True  # what is cached comes without ptxas's report
+    triton.knobs.nvidia.dump_ptxas_log = True
+    with ProcessPoolExecutor(2) as pool_of_processes:
+        for of_one in pool_of_processes.map(lines, range(len(CONFIGURATIONS))):
+            print("\n".join(of_one), flush=True)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,17 @@ def test_same_picks_as_the_specification(backend, problem, dtype, method):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "size", [(1, 1, 1), (3, 17, 2), (130, 70, 33), (129, 136, 200), (260, 64, 300), (140, 200, 257)]
+    "size",
+    [
+        (1, 1, 1),
+        (3, 17, 2),
+        (130, 70, 33),
+        (129, 136, 200),
+        (260, 64, 300),
+        (140, 200, 257),
+        (130, 70, 300),
+        (130, 80, 300),
+    ],
 )
 def test_bounds_are_never_below_the_distance_and_close(dtype, size, backend):
     n, d, m = size

@@ -6,10 +6,35 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK_ROWS = 64
-BLOCK_CENTERS = 32
-BLOCK_DIM = 32
-LAUNCH = {"num_warps": 8, "num_stages": 3}  # with 4 warps or 64 columns, registers spill
+FEW_CENTERS = 32  # up to so many, reading the rows takes the time; beyond, rows are read again for every tile
+ALIGNMENT = 16  # elements: what Triton knows of addresses and sizes, so that rows are copied 16 bytes at a time
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How the kernel is launched."""
+
+    rows: int
+    centers: int
+    columns: int
+    num_stages: int
+
+    def constants(self) -> dict[str, int]:
+        return {"BLOCK_ROWS": self.rows, "BLOCK_CENTERS": self.centers, "BLOCK_DIM": self.columns}
+
+    def options(self) -> dict[str, int]:
+        return {"num_warps": 8, "num_stages": self.num_stages}
+
+
+# For few centres and for more. Wider tiles spill registers, more stages exceed the 99 KB of shared memory of sm_86.
+TILES = {
+    2: (Tile(64, 32, 64, 3), Tile(128, 256, 32, 4)),  # bytes of an element, the wider of rows' and products'
+    4: (Tile(64, 32, 16, 4), Tile(128, 128, 16, 4)),
+}
+UNALIGNED = {  # each element has an address in two registers
+    2: (Tile(64, 32, 32, 3), Tile(64, 64, 32, 3)),
+    4: (Tile(64, 32, 32, 3), Tile(64, 128, 16, 3)),
+}
 NO_BAD_ROW = 1 << 62
 
 
@@ -54,7 +79,7 @@ def certified_error(norm, lost, center_norm, center_lost, dim, SUMMANDS: tl.cons
     return tl.where(reach < 2.0**63, error, float("inf"))  # float32 sums may overflow
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "num_centers"])  # they change from call to call, and no address follows
 def _min_sqdist_kernel(
     x, numbers, centers, center_sqnorm, center_norms, offset, bound, first_bad,
     count, dim, num_centers, stride_row,
@@ -63,40 +88,38 @@ def _min_sqdist_kernel(
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # [BLOCK_ROWS]
     kept = place < count
-    row = place
+    # Beyond the last row or centre the last is read again: a mask in two dimensions would cost registers.
+    row = tl.minimum(place, count - 1)
     if HAS_NUMBERS:
-        row = tl.load(numbers + place, mask=kept, other=0)
+        row = tl.load(numbers + row)
+    rows_at = x + row[:, None] * stride_row
+    padded = tl.cdiv(dim, BLOCK_DIM) * BLOCK_DIM  # columns of the centres and the offset: read without a mask
     nearest = tl.full((BLOCK_ROWS,), float("inf"), dtype=tl.float32)
     sqnorm = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
     lost = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
     strange = tl.zeros((BLOCK_ROWS,), dtype=tl.int32)
     for first in range(0, num_centers, BLOCK_CENTERS):
         center = first + tl.arange(0, BLOCK_CENTERS)  # [BLOCK_CENTERS]
-        in_centers = center < num_centers
+        centers_at = centers + tl.minimum(center, num_centers - 1)[None, :].to(tl.int64) * padded
         products = tl.zeros((BLOCK_ROWS, BLOCK_CENTERS), dtype=tl.float32)
         for start in range(0, dim, BLOCK_DIM):
             column = start + tl.arange(0, BLOCK_DIM)  # [BLOCK_DIM]
             in_dim = column < dim
-            inside = kept[:, None] & in_dim[None, :]
-            stored = tl.load(x + row[:, None] * stride_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
-            shift = tl.load(offset + column, mask=in_dim, other=0.0)
-            values = tl.where(inside, stored - shift[None, :], 0.0)  # [BLOCK_ROWS, BLOCK_DIM]
+            stored = tl.load(rows_at + column[None, :], mask=in_dim[None, :], other=0.0).to(tl.float32)
+            shift = tl.load(offset + column)
+            values = stored - shift[None, :]  # [BLOCK_ROWS, BLOCK_DIM], zero beyond the last column
             elements = values.to(centers.dtype.element_ty)
             if first == 0:
                 gone = values - elements.to(tl.float32)
                 sqnorm += tl.sum(values * values, axis=1)
                 lost += tl.sum(gone * gone, axis=1)
                 strange = tl.maximum(strange, tl.max((stored - stored != 0.0).to(tl.int32), axis=1))
-            other = tl.load(
-                centers + center[None, :].to(tl.int64) * dim + column[:, None],
-                mask=in_centers[None, :] & in_dim[:, None],
-                other=0.0,
-            )  # [BLOCK_DIM, BLOCK_CENTERS]
+            other = tl.load(centers_at + column[:, None])  # [BLOCK_DIM, BLOCK_CENTERS]
             if WIDEN:
                 products = tl.dot(elements.to(tl.float32), other.to(tl.float32), products)
             else:
                 products = tl.dot(elements, other, products, input_precision=PRECISION)
-        own = tl.load(center_sqnorm + center, mask=in_centers, other=float("inf"))
+        own = tl.load(center_sqnorm + center, mask=center < num_centers, other=float("inf"))
         nearest = tl.minimum(nearest, tl.min(own[None, :] - 2.0 * products, axis=1))
     width = tl.full((BLOCK_ROWS,), 1.0, dtype=tl.float64) * dim
     error = certified_error(
@@ -122,6 +145,13 @@ def centered_centers(
     return elements, sqnorm, norms
 
 
+def tile_of(x: torch.Tensor, num_centers: int, elements: torch.dtype) -> Tile:
+    """The tile for rows x, multiplied as `elements`."""
+    aligned = all(size % ALIGNMENT == 0 for size in (x.data_ptr(), x.shape[1], x.stride(0)))
+    few, more = (TILES if aligned else UNALIGNED)[max(x.element_size(), elements.itemsize)]
+    return few if num_centers <= FEW_CENTERS else more
+
+
 def min_sqdist(
     x: torch.Tensor,
     centers: torch.Tensor,
@@ -135,14 +165,18 @@ def min_sqdist(
     count = len(x) if numbers is None else len(numbers)
     if count == 0:
         return torch.full((1,), -1, device=x.device)
+    tile = tile_of(x, len(centers), how.elements)
+    beyond = -x.shape[1] % tile.columns
+    if beyond:
+        centers, offset = (torch.nn.functional.pad(given, (0, beyond)) for given in (centers, offset))
     elements, sqnorm, norms = centered_centers(centers, offset, how.elements)
     first_bad = torch.full((1,), NO_BAD_ROW, dtype=torch.int64, device=x.device)
-    _min_sqdist_kernel[(triton.cdiv(count, BLOCK_ROWS),)](
+    _min_sqdist_kernel[(triton.cdiv(count, tile.rows),)](
         x, x if numbers is None else numbers, elements, sqnorm, norms, offset, bound, first_bad,
         count, x.shape[1], len(centers), x.stride(0),
         HAS_NUMBERS=numbers is not None,
         PRECISION=how.precision, SUMMANDS=how.summands, ROUNDOFF=how.roundoff,
         WIDEN=triton.knobs.runtime.interpret,  # the interpreter multiplies bfloat16 as the integers that hold it
-        BLOCK_ROWS=BLOCK_ROWS, BLOCK_CENTERS=BLOCK_CENTERS, BLOCK_DIM=BLOCK_DIM, **LAUNCH,
+        **tile.constants(), **tile.options(),
     )  # fmt: skip
     return torch.where(first_bad == NO_BAD_ROW, -1, first_bad)
