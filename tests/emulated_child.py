@@ -29,8 +29,8 @@ def check(name: str, faults: dict[str, str]):
 
     def wrong(backend, op, device, *given):
         found = run(backend, op, device, *given)
-        if fault == "wrong row":  # one bound of the screen is a tenth too low
-            given[3][17] *= 0.9
+        if fault == "wrong row":  # a bound of the screen is a tenth too low: that of the farthest row
+            given[3][given[3].argmax()] *= 0.9 if given[4] is None else 1.0
         return found
 
     backends.run = wrong
@@ -40,5 +40,5 @@ def check(name: str, faults: dict[str, str]):
 
 
 if __name__ == "__main__":
-    with cuda_works():
+    with cuda_works(build=False):
         serve(sys.argv[2:], lambda name: check(name, json.loads(sys.argv[1])))

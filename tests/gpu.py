@@ -33,13 +33,18 @@ def infinite(n: int) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def cuda_works() -> Iterator[None]:
-    """backend="cuda" works on DEVICE: on a GPU for real, else tests/cuda_emulated runs the threads."""
+def cuda_works(*, build: bool = True) -> Iterator[None]:
+    """backend="cuda" works on DEVICE: on a GPU for real, else tests/cuda_emulated runs the threads.
+
+    build: False where another process has built the emulated GPU.
+    """
     if ON_GPU:
         if backends.cuda_unavailable():
             pytest.skip(backends.cuda_unavailable())
         yield
         return
+    if build:
+        _build_emulated()
     module, usable = _emulated_module(), backends.unusable
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "_native", module)
@@ -48,24 +53,31 @@ def cuda_works() -> Iterator[None]:
         yield
 
 
+EMULATED = ROOT / "build" / "emulated"
+
+
 @cache
-def _emulated_module():
-    """The extension with csrc/cuda on an emulated GPU, from build/emulated."""
+def _build_emulated() -> None:
+    """Compile the extension with csrc/cuda on an emulated GPU."""
     import pybind11
 
     if shutil.which("c++") is None or not (ROOT / "csrc").is_dir():
         pytest.skip("needs a C++ compiler and csrc/")
-    folder, tools = ROOT / "build" / "emulated", Path(sys.executable).parent
+    tools = Path(sys.executable).parent
     commands = [
-        [tools / "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DDEF_CUDA=emulated",
-         f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}", f"-DPython_EXECUTABLE={sys.executable}",
+        [tools / "cmake", "-S", ROOT, "-B", EMULATED, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+         "-DDEF_CUDA=emulated", f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}", f"-DPython_EXECUTABLE={sys.executable}",
          f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"],
-        [tools / "cmake", "--build", folder],
+        [tools / "cmake", "--build", EMULATED],
     ]  # fmt: skip
     for command in commands:
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    (library,) = folder.glob("_native*.so")
+
+
+@cache
+def _emulated_module():
+    (library,) = EMULATED.glob("_native*.so")
     loader = importlib.machinery.ExtensionFileLoader("_native", str(library))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_native", loader))
     loader.exec_module(module)

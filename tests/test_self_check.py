@@ -395,7 +395,7 @@ def silent(given, found):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lowered(50), "is below its distance"),
+        (lowered(50), "is below its squared distance"),
         (forgotten, "far above its distance, or was not lowered"),
         (center_lost, "the bound of a center was changed"),
         (silent, "holds a NaN, and row -1 is named"),

@@ -27,9 +27,9 @@ SIZES: dict[str, dict[str, list[tuple[int, ...]]]] = {
         "first_use": [(10_007, 203, 20), (1_001, 328, 300), (40_000, 64, 32)],
         "large": [(20_011, 4_104, 32), (20_011, 4_104, 1_000), (100_003, 203, 20), (262_144, 1_024, 32)],
     },
-    "min_sqdist_hopper": {  # more steps than the pipeline has stages, more tiles than a card has multiprocessors
+    "min_sqdist_hopper": {  # more steps than stages, more tiles than multiprocessors, chosen rows in several chunks
         "small": [(300, 328, 257)],
-        "first_use": [(20_011, 328, 257), (8_192, 64, 192)],
+        "first_use": [(20_011, 328, 257), (16_500, 4_096, 192)],
         "large": [(20_011, 4_104, 1_000), (40_000, 328, 257), (262_144, 1_024, 968)],
     },
     "pool_min_sqdist": {  # rows, tokens, columns, centers: those of the launch, and those that are screened after it
@@ -181,11 +181,12 @@ def _check_bounds(bound: torch.Tensor, x: torch.Tensor, centers: torch.Tensor, o
     wrong = int(first_violation(bound, below))
     if wrong >= 0:
         raise WrongResultError(
-            f"bound {float(bound[wrong])!r} of row {wrong} is below its distance {float(below[wrong])!r}"
+            f"bound {float(bound[wrong])!r} of row {wrong} is below its squared distance {float(below[wrong])!r}"
         )
     origin = offset.to(torch.float64)
     far = (centers.to(torch.float64) - origin).norm(dim=1).max()
-    reach = torch.cat([(part.to(torch.float64) - origin).norm(dim=1) for part in x.split(65_536)]) + far
+    parts = x.split(max(1, reference.CHUNK_ELEMENTS // x.shape[1]))
+    reach = torch.cat([(part.to(torch.float64) - origin).norm(dim=1) for part in parts]) + far
     _expect((bound <= below + NEAR * reach.square()).all(), "a bound is far above its distance, or was not lowered")
 
 
@@ -206,16 +207,21 @@ def _screen(
 
 def _screening(kernel: Kernel, device: torch.device, generator: torch.Generator, n: int, dim: int, count: int) -> None:
     shift = 3.0 * _normal(generator, dim)
-    x = (_normal(generator, n, dim) + shift).to(getattr(torch, kernel.dtype))
+    x = torch.randn((n, dim), generator=generator, device=device, dtype=getattr(torch, kernel.dtype)).add_(shift)
     centers = x[torch.randperm(n, generator=generator, device=device)[:count]].to(torch.float32)
     offset = x[:1024].to(torch.float32).mean(dim=0)
-    aligned = kernel.name.endswith("_hopper")  # the only rows that it takes
-    for view in (x,) if aligned else (x, _in_wider_rows(x)):
+    hopper = kernel.name.endswith("_hopper")
+    # Some of the rows: half of them, or as many as make a kernel for many rows take them.
+    rows = torch.randperm(n, generator=generator, device=device)[: max(n // 2, min(n, 8192))].sort().values
+    if hopper:
+        from . import native
+
+        for chosen in (None, rows):
+            _expect(native.takes_hopper(x, chosen, count), "the kernel does not take its own problem")
+    for view in (x,) if hopper else (x, _in_wider_rows(x)):  # of all rows, Hopper's takes aligned ones alone
         bound, bad = _screen(kernel, view, centers, offset)
         _expect(int(bad) == -1, f"row {int(bad)} is said not to be finite")
         _check_bounds(bound, x, centers, offset)
-    # Some of the rows: half of them, so that a kernel for many rows takes them too.
-    rows = torch.randperm(n, generator=generator, device=device)[: max(n // 2, min(n, 8192))].sort().values
     bound, _ = _screen(kernel, x, centers, offset, rows)
     _check_bounds(bound[rows], x[rows], centers, offset)
     others = torch.ones(n, dtype=torch.bool, device=device)

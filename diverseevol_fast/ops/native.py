@@ -145,6 +145,17 @@ def min_sqdist(
     return bad
 
 
+def takes_hopper(x: torch.Tensor, numbers: torch.Tensor | None, num_centers: int) -> bool:
+    """Whether min_sqdist of x, of all rows or of these, launches the kernel that Hopper alone has."""
+    return _native.suits_hopper(
+        where(x.device),
+        _rows(x),
+        numbers=_address(numbers),
+        count=len(x) if numbers is None else len(numbers),
+        num_centers=num_centers,
+    )
+
+
 def pick_block(
     rows: torch.Tensor,
     centers: torch.Tensor,
