@@ -217,3 +217,13 @@ def test_values_that_change_after_they_were_bounded_are_met():
     x *= 3.0
     with pytest.raises(audit.BoundViolationError, match="rows that changed after they were bounded"):
         stream.select(5)
+
+
+@needs_native
+def test_on_a_cpu_large_work_is_audited(monkeypatch):
+    audited = []
+    from_below = audit.sqdist_from_below
+    monkeypatch.setattr(audit, "sqdist_from_below", lambda x, *given: audited.append(len(x)) or from_below(x, *given))
+    monkeypatch.setattr(bounds, "AUDIT_WORK", 1 << 20)
+    kcenter(make("gaussian", 9_000, 64, 1, 1.0, 2.0), 5, list(range(20)), block_size=64)
+    assert audited[0] == 9_000 // bounds.AUDIT_SHARE

@@ -329,6 +329,30 @@ def test_env_check_without_a_gpu(capsys):
     assert "env --check: no GPU to check: torch is built for" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("cuda", "error", "said"),
+    [
+        (None, None, "built for the CPU"),
+        ("13.0", "Found no NVIDIA driver on your system. Please\nmore", "built for CUDA 13.0; Found no NVIDIA"),
+        (
+            "13.0",
+            "The NVIDIA driver on your system is too old (found version 12020)",
+            "built for CUDA 13.0; The NVIDIA driver",
+        ),
+    ],
+)
+def test_env_says_why_there_is_no_gpu(monkeypatch, capsys, cuda, error, said):
+    def init():
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert cli.main(["env"]) == 0
+    assert f"GPU: none (torch is {said}" in capsys.readouterr().out
+    assert cli.main(["env", "--check"]) == 2
+
+
 def test_the_real_child_refuses_another_gpu(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA A100")
     with pytest.raises(SystemExit):

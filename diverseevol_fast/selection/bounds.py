@@ -15,8 +15,8 @@ AUDITED_ROWS = 1024  # of a screen
 AUDITED_REFINED = 128  # of the rows that are refined at once, which are held against all centers
 # On a CPU an audit takes under 1 %: work too small for it is not audited, of other work so many rows that float64
 # distances take a share of 1 / AUDIT_SHARE of the multiplications.
-AUDIT_WORK = 1 << 30  # multiplications
-AUDIT_SHARE = 400
+AUDIT_WORK = 1 << 32  # multiplications
+AUDIT_SHARE = 2000
 
 
 class Bounds:
