@@ -218,7 +218,8 @@ def as_verdict(result: Any) -> Verdict:
 def child_command(names: Sequence[str], index: int) -> list[str]:
     """The command of a child that checks these kernels on the GPU with this number."""
     name = torch.cuda.get_device_name(index)
-    return [sys.executable, "-m", f"{__package__}.self_check", "--gpu", str(index), "--name", name, *names]
+    code = f"from {__name__} import main; main()"
+    return [sys.executable, "-c", code, "--gpu", str(index), "--name", name, *names]
 
 
 def child_environment() -> dict[str, str]:
@@ -252,7 +253,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(2, f"GPU {args.gpu} is {torch.cuda.get_device_name(args.gpu)} here, not {args.name}\n")
     device = torch.device("cuda", args.gpu)
     serve(args.kernels, lambda name: [asdict(checked(name, device, "first_use"))])
-
-
-if __name__ == "__main__":
-    main()
