@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What needs a GPU, in pieces of at most 5 minutes and a half, each useful alone:
 #   bash bench/device.sh check | measure | embedding | experiment [RESULTS_FOLDER]
-# check: builds, holds every kernel against float64 on large problems, times one shape of each, runs the tests on the GPU.
+# check: builds, checks the kernels as a user's first call does and then on large problems, times one shape of each, runs
+# the tests on the GPU.
 # measure: races and bad accesses, then all timings, whole selections, other projects' kernels, hardware counters.
 # embedding: a 7B model's embeddings, and one whole round. experiment: K-Center and random pools on the GPU, side by side.
 # Lines go to RESULTS_FOLDER/<gpu>.jsonl (bench/results) as they come, what is printed to RESULTS_FOLDER/<piece>.log: a
@@ -62,7 +63,7 @@ build() {  # build CUDA(on, off) SECONDS
 if ! command -v nvcc >/dev/null || ! build on 100; then build off 40; fi
 case $piece in
   check)
-    step "versions" 20 python -m diverseevol_fast env --help
+    step "self-check, as a user's first call makes it" 50 python -m diverseevol_fast env --check
     step "check" 75 python bench/device.py check --output "$results"
     step "first timings" 45 python bench/device.py measure --brief --seconds 35 --output "$results"
     # Triton compiles a kernel anew for most shapes: several processes, where pytest-xdist is there. What is compiled
