@@ -12,20 +12,18 @@ from .. import _native  # ImportError when it was not built; ops.backends turns 
 from .audit import BoundViolationError
 
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-# The automatic choice, widest first. Not amxbf16: checked on an emulation of its instructions alone (test_amx.py).
-PROVEN_ISAS = ("avx512bf16", "avx512", "avx2", "scalar")
 
 
 def chosen_isa() -> str:
-    """The widest proven ISA that is usable here, or the one that DIVERSEEVOL_ISA names (for tests).
+    """The widest ISA that is usable here, or the one that DIVERSEEVOL_ISA names (for tests).
 
     Raises:
         ValueError: the named ISA is unknown, or cannot run here.
     """
     forced = os.environ.get("DIVERSEEVOL_ISA")
+    usable = _native.usable_isas()  # slowest first
     if forced is None:
-        return next(isa for isa in PROVEN_ISAS if _native.isa_usable(isa))
-    usable = _native.usable_isas()
+        return usable[-1]
     if forced not in usable:
         raise ValueError(f"DIVERSEEVOL_ISA: expected one of {', '.join(usable)} on this machine, got {forced!r}")
     return forced
