@@ -13,10 +13,10 @@ REFINED_BLOCKS = 4  # how many blocks of rows are refined at first; twice as man
 REFINED_SHARE = 8  # where it is not known how many suffice: an eighth of all rows, at small cost beside the screen
 AUDITED_ROWS = 1024  # of a screen
 AUDITED_REFINED = 128  # of the rows that are refined at once, which are held against all centers
-# On a CPU an audit takes under 1 %: work too small for it is not audited, of other work so many rows that float64
-# distances take a share of 1 / AUDIT_SHARE of the multiplications.
-AUDIT_WORK = 1 << 32  # multiplications
-AUDIT_SHARE = 2000
+# On a CPU an audit takes under 1 %: of a screen of at least so many multiplications, one row in AUDIT_SHARE; none of
+# those that are refined, where taking the centers to float64 would cost more.
+AUDIT_WORK = 1 << 32
+AUDIT_SHARE = 4000
 
 
 class Bounds:
@@ -66,7 +66,7 @@ class Bounds:
         """
         seen = centers[: self.most_seen]
         count = len(self.rows) if refined is None else len(refined)
-        size = self._audited(count, len(seen), AUDITED_ROWS if refined is None else AUDITED_REFINED)
+        size = self._audited(len(seen), refined)
         if size == 0:
             return
         drawn = queue_to(torch.from_numpy(np.random.default_rng().integers(count, size=size)), self.rows.device)
@@ -75,16 +75,16 @@ class Bounds:
         place = audit.first_violation(self.bound[rows], below)
         self.violation = torch.where((self.violation < 0) & (place >= 0), rows[place], self.violation)
 
-    def _audited(self, count: int, centers: int, most: int) -> int:
-        """How many of `count` rows, bounded just now, are audited against so many centers."""
+    def _audited(self, centers: int, refined: torch.Tensor | None) -> int:
+        """How many rows are audited against so many centers: of those that were refined, or of all."""
         if self.rows.chosen["min_sqdist"] == "reference":
             return 0
-        most = min(most, self.rows.largest_block // 2)  # a block's memory is there for them
+        most = min(AUDITED_ROWS, self.rows.largest_block // 2)  # a block's memory is there for them
         if not device_rows.waits_are_free(self.rows.device):
-            return min(most, count)
-        if count * centers * self.rows.dim < AUDIT_WORK:
+            return min(most, len(self.rows)) if refined is None else min(most, AUDITED_REFINED, len(refined))
+        if refined is not None or len(self.rows) * centers * self.rows.dim < AUDIT_WORK:
             return 0
-        return min(most, count // AUDIT_SHARE)
+        return min(most, len(self.rows) // AUDIT_SHARE)
 
     def refine(self, centers: torch.Tensor, size: int) -> None:
         """Go on until no out-of-date bound is among the `size` largest."""

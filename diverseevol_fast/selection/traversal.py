@@ -89,10 +89,10 @@ def kcenter(
             tiles and blocks where needed. With k=None it is made to hold 512 picks. The workspace of backend
             "reference" is not counted.
         on_violation: while the selection runs, bounds of rows that are drawn at random are held against their float64
-            distances (1,024 of the first screen and 128 of each later one on a GPU; on a CPU as many as take under 1 %
-            of the time, none of small problems). One that is too low is a fault of a kernel, a compiler or the machine:
-            "raise" says so; "reference" warns and selects anew in float64. A fault in a share p of all rows is met with
-            a probability of 1 - (1 - p)^1024.
+            distances (1,024 of the first screen and 128 of each later one on a GPU; on a CPU as many of the first as
+            take under 1 % of the time, none of small problems). One that is too low is a fault of a kernel, a compiler
+            or the machine: "raise" says so; "reference" warns and selects anew in float64. On a GPU a fault in a share
+            p of all rows is met with a probability of 1 - (1 - p)^1024.
         progress: show picks, rate and the current radius.
 
     Raises:
