@@ -59,10 +59,15 @@ def order_of(lines: list[dict]) -> list[str]:
     for line in lines:
         if line["passed"] and line.get("p50"):
             times.setdefault(backend_of(line["kernel"]), {})[line["device"], *line["shape"]] = line["p50"]
+    if "cuda_general" in failed:  # "cuda" takes it where Hopper's does not suit
+        failed.add("cuda")
     for backend in failed:
         times.pop(backend, None)
-    if "cuda" in times and "cuda_general" in times:  # "cuda" takes the general kernel where Hopper's does not suit
-        times["cuda"] = times["cuda_general"] | times["cuda"]
+    general = times.get("cuda_general", {})
+    if "cuda" in times:
+        times["cuda"] = general | times["cuda"]
+    elif general and "cuda" not in failed:  # there is no Hopper kernel: the two are one
+        times["cuda"] = times.pop("cuda_general")
     shared = set.intersection(*map(set, times.values())) if times else set()
     if not shared:
         return []

@@ -171,6 +171,10 @@ def test_hopper_s_kernel_counts_for_cuda_where_it_is_taken():
     lines = [kernel_line(general, 1.0), kernel_line(triton, 2.0), kernel_line(general, 9.0, shape=[9]),
              kernel_line(triton, 3.0, shape=[9]), kernel_line(hopper, 1.0, shape=[9])]  # fmt: skip
     assert order_of(lines) == ["cuda", "triton", "cuda_general"]
+    assert order_of(lines[:4]) == ["triton", "cuda"]  # another GPU, where "cuda" is the general kernel
+    broken = kernel_line(hopper, None, what="check")
+    assert order_of([*lines[:4], broken]) == ["triton", "cuda_general"]
+    assert order_of([*lines, kernel_line(general, None, what="check")]) == ["triton"]
 
 
 def test_the_table_is_rewritten_and_says_when_it_is_old(tmp_path, monkeypatch):

@@ -34,6 +34,7 @@ log = logging.getLogger("diverseevol_fast")
 
 PACKAGE = Path(__file__).resolve().parents[1]
 KERNEL_SECONDS = 60.0  # without a word for so long, a kernel's check hangs; Triton compiles it within a few
+CHECK_SECONDS = 240.0  # when no further kernel is waited for: a GPU on which all of them hang
 LOCK_SECONDS = 300.0  # for another process that checks the same GPU
 
 
@@ -203,7 +204,13 @@ def _run_group(names: Sequence[str], index: int) -> list[tuple[str, Verdict]]:
     results = run_isolated(
         names, lambda left: child_command(left, index), unit_seconds=KERNEL_SECONDS, environment=child_environment()
     )
-    return [(name, as_verdict(result)) for name, result in results]
+    found, until = [], time.perf_counter() + CHECK_SECONDS
+    for name, result in results:
+        found.append((name, as_verdict(result)))
+        if time.perf_counter() > until:
+            break
+    late = Verdict(None, f"left out, the checks took more than {CHECK_SECONDS:.0f} s")
+    return found + [(name, late) for name in names[len(found) :]]
 
 
 def as_verdict(result: Any) -> Verdict:
@@ -237,8 +244,10 @@ def checked(name: str, device: torch.device, sizes: str) -> Verdict:
         check_problems.check(kernels.kernel_named(name), device, sizes)
     except check_problems.WrongResultError as error:
         return Verdict(False, str(error))
-    except torch.OutOfMemoryError as error:  # says nothing about the kernel
-        return Verdict(None, f"{error}".splitlines()[0][:200])
+    except RuntimeError as error:  # torch's own, or that of a CUDA call
+        if "out of memory" not in str(error):
+            raise
+        return Verdict(None, str(error).splitlines()[0][:200])  # it says nothing about the kernel
     return Verdict(True)
 
 
@@ -252,4 +261,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if torch.cuda.get_device_name(args.gpu) != args.name:  # CUDA_VISIBLE_DEVICES was changed meanwhile
         parser.exit(2, f"GPU {args.gpu} is {torch.cuda.get_device_name(args.gpu)} here, not {args.name}\n")
     device = torch.device("cuda", args.gpu)
+    torch.zeros(1, device=device)  # a GPU that this process cannot have says so before the first kernel is blamed
     serve(args.kernels, lambda name: [asdict(checked(name, device, "first_use"))])
