@@ -77,11 +77,21 @@ def verdict_of(passed: bool | None) -> str:
     return {True: "passed", False: "FAILED", None: "not compared"}[passed]
 
 
-def units_of_ops(brief: bool, tiny: bool) -> Iterator[str]:
-    """Every op, shape and contender; the first shapes of all ops come first."""
+def all_units(tiny: bool) -> Iterator[str]:
+    """What is measured, what matters most first: time may run out."""
+    shapes = max(len(shapes) for _, shapes in (TINY if tiny else CASES).values())
+    yield from units_of_ops(0, tiny)
+    yield from units_of_selections(tiny)
+    for place in range(1, shapes):
+        yield from units_of_ops(place, tiny)
+    if not tiny:
+        yield from (SEPARATOR.join(("peer", name)) for name in device_peers.FOREIGN)
+
+
+def units_of_ops(place: int, tiny: bool, others: bool = True) -> Iterator[str]:
+    """Every op on the shape at this place of its list, on each of our kernels and, if asked for, by other ways."""
     cases = TINY if tiny else CASES
-    places = sorted((place, op) for op, (_, shapes) in cases.items() for place in range(1 if brief else len(shapes)))
-    for place, op in places:
+    for op in [op for op, (_, shapes) in cases.items() if place < len(shapes)]:
         dtype = cases[op][1][place][0]
         mine = list(kernel_backends(op, dtype))
         if op == "min_sqdist":
@@ -89,7 +99,7 @@ def units_of_ops(brief: bool, tiny: bool) -> Iterator[str]:
             mine += [str(hopper)] * (hopper in kernels_here()) + [*VARIANTS] * (dtype == torch.float32)
         if op == "pool_min_sqdist":
             mine += [f"{name}, two calls" for name in mine]
-        for contender in mine if brief else [*mine, *OTHERS]:
+        for contender in [*mine, *OTHERS] if others else mine:
             yield SEPARATOR.join(("op", op, str(place), contender))
 
 
@@ -266,11 +276,8 @@ def main() -> int:
         return 0 if sanitize(lines, args.tool, kernels_here(), args.seconds) else 1
     rates = ceilings(256, 1 << 16) if args.tiny else ceilings()
     print({name: f"{rate:.4g}" for name, rate in rates.items()}, flush=True)
-    units = [*units_of_ops(args.brief, args.tiny)]
-    if not args.brief:
-        units += [*units_of_selections(args.tiny)]
-        units += [SEPARATOR.join(("peer", name)) for name in device_peers.FOREIGN if not args.tiny]
-    return 0 if measure(lines, units, partial(child, "measure", args.tiny), rates, args.seconds) else 1
+    units = units_of_ops(0, args.tiny, others=False) if args.brief else all_units(args.tiny)
+    return 0 if measure(lines, list(units), partial(child, "measure", args.tiny), rates, args.seconds) else 1
 
 
 if __name__ == "__main__":
