@@ -29,7 +29,7 @@ from device_cases import CASES, TINY, Case, is_ours, kernel_backends
 from device_lines import ROOT, Lines, about_kernel
 from device_timing import DEVICE, ceilings, roofline, synchronize, times
 
-from diverseevol_fast.ops import backends, kernels, self_check
+from diverseevol_fast.ops import backends, check_child, kernels, self_check
 from diverseevol_fast.ops.isolated import Failure, run_isolated, serve
 from diverseevol_fast.ops.kernels import Kernel, kernel_named
 
@@ -212,7 +212,7 @@ def timed(case: Case, op: str, place: int, contender: str, tiny: bool) -> dict |
 
 
 def do_check(unit: str, tiny: bool) -> list[dict]:
-    return [asdict(self_check.checked(unit, torch.device(DEVICE), "small" if tiny else "large"))]
+    return [asdict(check_child.checked(unit, torch.device(DEVICE), "small" if tiny else "large"))]
 
 
 # compute-sanitizer.

@@ -15,7 +15,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # read when a Triton kernel is defined
 import torch
 from gpu import cuda_works
 
-from diverseevol_fast.ops import backends, self_check
+from diverseevol_fast.ops import backends, check_child
 from diverseevol_fast.ops.isolated import serve
 
 
@@ -34,7 +34,7 @@ def check(name: str, faults: dict[str, str]):
         return found
 
     backends.run = wrong
-    verdict = self_check.checked(name, torch.device("cpu"), "small")
+    verdict = check_child.checked(name, torch.device("cpu"), "small")
     backends.run = run
     yield asdict(verdict)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gpu import cuda_works
 
-from diverseevol_fast.ops import backends, kernels, self_check
+from diverseevol_fast.ops import backends, check_child, kernels
 from diverseevol_fast.ops.kernels import Kernel
 from diverseevol_fast.ops.self_check import Verdict
 
@@ -27,11 +27,11 @@ def test_the_problems_pass(emulated, kernel):
     if kernel.launcher == "triton":
         pytest.importorskip("triton")
     if not torch.cuda.is_available():
-        assert self_check.checked(str(kernel), CPU, "small") == Verdict(True)
+        assert check_child.checked(str(kernel), CPU, "small") == Verdict(True)
         return
     if kernel not in kernels.all_kernels(torch.cuda.get_device_capability()):
         pytest.skip("this GPU has no such kernel")
-    assert self_check.checked(str(kernel), torch.device("cuda", 0), "first_use") == Verdict(True)
+    assert check_child.checked(str(kernel), torch.device("cuda", 0), "first_use") == Verdict(True)
 
 
 def faulty(monkeypatch, change):
@@ -80,7 +80,7 @@ def test_a_planted_fault_of_a_screen_is_found(monkeypatch, change, reason):
     if backends.native_unavailable():
         pytest.skip(backends.native_unavailable())
     faulty(monkeypatch, change)
-    verdict = self_check.checked("cuda min_sqdist float32", CPU, "small")
+    verdict = check_child.checked("cuda min_sqdist float32", CPU, "small")
     assert verdict.passed is False
     assert reason in verdict.reason
     assert verdict.reason.startswith("150x70x33: ")
@@ -96,4 +96,4 @@ def test_results_that_differ_from_one_run_to_the_next_are_found(monkeypatch):
         given[3][3] = torch.nextafter(given[3][3], torch.tensor(float("inf"))) if len(calls) % 2 else given[3][3]
 
     faulty(monkeypatch, change)
-    assert self_check.checked("cuda min_sqdist float32", CPU, "small").reason.endswith("two runs gave different bits")
+    assert check_child.checked("cuda min_sqdist float32", CPU, "small").reason.endswith("two runs gave different bits")

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from diverseevol_fast import cli, environment
-from diverseevol_fast.ops import backends, check_problems, isolated, kernels, self_check
+from diverseevol_fast.ops import backends, check_child, check_problems, isolated, kernels, self_check
 from diverseevol_fast.ops.kernels import Kernel
 from diverseevol_fast.ops.self_check import Gpu
 
@@ -352,11 +352,10 @@ def test_env_says_why_there_is_no_gpu(monkeypatch, capsys, cuda, error, said):
     assert cli.main(["env", "--check"]) == 2
 
 
-def test_the_real_child_refuses_another_gpu(monkeypatch, capsys):
+def test_the_real_child_refuses_another_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA A100")
-    with pytest.raises(SystemExit):
-        self_check.main(["--gpu", "0", "--name", "NVIDIA H100", "cuda min_sqdist float32"])
-    assert "GPU 0 is NVIDIA A100 here, not NVIDIA H100" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="GPU 0 is NVIDIA A100 here, not NVIDIA H100"):
+        check_child.main(0, "NVIDIA H100", ["cuda min_sqdist float32"])
 
 
 def test_the_real_child_runs_as_far_as_it_can(monkeypatch):
@@ -398,12 +397,12 @@ def test_whatever_says_out_of_memory_is_no_verdict(monkeypatch, error, verdict):
         raise error
 
     monkeypatch.setattr(check_problems, "check", check)
-    found = self_check.checked("cuda min_sqdist float32", torch.device("cpu"), "small")
+    found = check_child.checked("cuda min_sqdist float32", torch.device("cpu"), "small")
     assert found.passed is None
     assert found.reason.startswith(verdict)
     monkeypatch.setattr(check_problems, "check", lambda *given: (_ for _ in ()).throw(RuntimeError("illegal access")))
     with pytest.raises(RuntimeError, match="illegal access"):  # it ends the child
-        self_check.checked("cuda min_sqdist float32", torch.device("cpu"), "small")
+        check_child.checked("cuda min_sqdist float32", torch.device("cpu"), "small")
 
 
 def test_the_digest_is_of_what_runs():

@@ -4,7 +4,6 @@ A kernel is chosen by itself only where its self-check has passed. What a check 
 these versions of torch and Triton, and these very kernels; with any other, all is checked anew.
 """
 
-import argparse
 import contextlib
 import hashlib
 import importlib.metadata
@@ -27,7 +26,7 @@ import torch
 
 from ..files import read_json, write_json
 from . import kernels
-from .isolated import Failure, run_isolated, serve
+from .isolated import Failure, run_isolated
 from .kernels import Kernel
 
 log = logging.getLogger("diverseevol_fast")
@@ -224,9 +223,8 @@ def as_verdict(result: Any) -> Verdict:
 
 def child_command(names: Sequence[str], index: int) -> list[str]:
     """The command of a child that checks these kernels on the GPU with this number."""
-    name = torch.cuda.get_device_name(index)
-    code = f"from {__name__} import main; main()"
-    return [sys.executable, "-c", code, "--gpu", str(index), "--name", name, *names]
+    code = f"import json, sys; from {__package__}.check_child import main; main(*json.loads(sys.argv[1]))"
+    return [sys.executable, "-c", code, json.dumps([index, torch.cuda.get_device_name(index), list(names)])]
 
 
 def child_environment() -> dict[str, str]:
@@ -234,32 +232,3 @@ def child_environment() -> dict[str, str]:
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     return {name: value for name, value in environment.items() if name != "TRITON_INTERPRET"}
-
-
-def checked(name: str, device: torch.device, sizes: str) -> Verdict:
-    """Check one kernel here."""
-    from . import check_problems  # which launches the kernels through backends.py, which imports this module
-
-    try:
-        check_problems.check(kernels.kernel_named(name), device, sizes)
-    except check_problems.WrongResultError as error:
-        return Verdict(False, str(error))
-    except RuntimeError as error:  # torch's own, or that of a CUDA call
-        if "out of memory" not in str(error):
-            raise
-        return Verdict(None, str(error).splitlines()[0][:200])  # it says nothing about the kernel
-    return Verdict(True)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The child: check the named kernels on a GPU, one after the other."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--gpu", type=int, required=True)
-    parser.add_argument("--name", required=True, help="what the parent calls this GPU")
-    parser.add_argument("kernels", nargs="+")
-    args = parser.parse_args(arguments)
-    if torch.cuda.get_device_name(args.gpu) != args.name:  # CUDA_VISIBLE_DEVICES was changed meanwhile
-        parser.exit(2, f"GPU {args.gpu} is {torch.cuda.get_device_name(args.gpu)} here, not {args.name}\n")
-    device = torch.device("cuda", args.gpu)
-    torch.zeros(1, device=device)  # a GPU that this process cannot have says so before the first kernel is blamed
-    serve(args.kernels, lambda name: [asdict(checked(name, device, "first_use"))])
