@@ -16,12 +16,13 @@ cd "$outside"
 venv/bin/python - "$checkout" <<'PY'
 import sys
 import diverseevol_fast
-from diverseevol_fast.ops import backends
+from diverseevol_fast.ops import backends, kernels
 
 home = diverseevol_fast.__file__
 sys.exit(
     (home.startswith(sys.argv[1]) and f"imported from the checkout: {home}")
     or backends.native_unavailable()
+    or (not kernels.preference("min_sqdist", "float32", (9, 0)) and "the wheel has no order of preference")
     or 0
 )
 PY
