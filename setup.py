@@ -1,6 +1,7 @@
 """Builds the C++ extension with CMake and lists the packages; all else is in pyproject.toml."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,8 @@ class CMakeBuild(build_ext):
                 self._cmake(library, "off")
         except (CompileError, OSError) as error:
             failed["native_build.txt"] = error
-            for stale in (library, ROOT / "diverseevol_fast" / library.name):
-                stale.unlink(missing_ok=True)
+            for folder in self._folders(library.parent):
+                (folder / library.name).unlink(missing_ok=True)  # of an earlier build
         self._note(library.parent, failed)
         if "native_build.txt" in failed:
             raise CompileError(
@@ -45,11 +46,14 @@ class CMakeBuild(build_ext):
         if failed:
             self.warn(f"the CUDA kernels were not built ({failed['cuda_build.txt']}); DEF_CUDA=off does without them")
 
+    def _folders(self, folder):
+        """Where the library is: in this folder, and in the checkout when it is used from there."""
+        return {folder, ROOT / "diverseevol_fast"} if self.inplace or self.editable_mode else {folder}
+
     def _note(self, folder, failed):
-        """Says beside the library why something was not built; in the checkout too, when it is used from there."""
-        folders = {folder, ROOT / "diverseevol_fast"} if self.inplace or self.editable_mode else {folder}
+        """Says beside the library why something was not built."""
         for name in ("native_build.txt", "cuda_build.txt"):
-            for place in folders:
+            for place in self._folders(folder):
                 if name in failed:
                     (place / name).write_text(f"{failed[name]}\n", encoding="utf-8")
                 else:
@@ -61,9 +65,11 @@ class CMakeBuild(build_ext):
         build = Path(self.build_temp).resolve() / "native"
         build.mkdir(parents=True, exist_ok=True)
         architectures = os.environ.get("DEF_CUDA_ARCHS")
+        ninja = shutil.which("ninja")  # a cached path may be that of a build environment that is gone
         self._run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                   f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                   f"-DPython_EXECUTABLE={sys.executable}",
+                  *([f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),
                   f"-DDEF_WERROR={os.environ.get('DEF_WERROR', 'OFF')}",
                   f"-DDEF_CUDA={cuda}",
                   f"-DDEF_CUDA_ARCHS={architectures}" if architectures else "-UDEF_CUDA_ARCHS",
