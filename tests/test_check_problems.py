@@ -5,7 +5,7 @@ import pytest
 import torch
 from gpu import cuda_works
 
-from diverseevol_fast.ops import backends, check_child, kernels
+from diverseevol_fast.ops import backends, check_child, check_problems, kernels
 from diverseevol_fast.ops.kernels import Kernel
 from diverseevol_fast.ops.self_check import Verdict
 
@@ -97,3 +97,24 @@ def test_results_that_differ_from_one_run_to_the_next_are_found(monkeypatch):
 
     faulty(monkeypatch, change)
     assert check_child.checked("cuda min_sqdist float32", CPU, "small").reason.endswith("two runs gave different bits")
+
+
+@pytest.mark.parametrize("sizes", ["first_use", "large"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_problems_of_the_screen_reach_every_tile_of_triton(sizes, dtype):
+    """Few centers and many, with and without what Triton knows of addresses and widths."""
+    module = pytest.importorskip("diverseevol_fast.triton_ops.min_sqdist")
+    stored = getattr(torch, dtype)
+    elements = module.PRODUCTS[module.PRODUCTS_OF[stored]].elements
+    size = max(stored.itemsize, elements.itemsize)
+    reached = {
+        module.tile_of(torch.empty(1, dim, dtype=stored), count, elements)
+        for _, dim, count in check_problems.SIZES["min_sqdist"][sizes]
+    }
+    assert reached == {*module.TILES[size], *module.UNALIGNED[size]}
+
+
+def test_every_kernel_has_problems_of_every_size():
+    for kernel in {*kernels.all_kernels((9, 0)), Kernel("cuda", "min_sqdist_hopper", "bfloat16")}:
+        assert set(check_problems.SIZES[kernel.name]) == {"small", "first_use", "large"}
+        assert kernel.op in check_problems.PROBLEMS
