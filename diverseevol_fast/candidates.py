@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from .config import Config
@@ -14,12 +13,15 @@ from .encoders import Encoder, encoder_of, uncertainty_encoder
 from .models import folder_sha256, load_causal_lm
 from .precision import in_dtype
 from .preparation import Given
-from .state import RunState
+from .state import FREE_UNTIL_SELECTED, RunState
+from .store import read_whole_npy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger("diverseevol_fast")
+
+NOT_OF_EMBEDDINGS = FREE_UNTIL_SELECTED - {"config.embed_dtype"} | {"config.n_round"}  # settings that change none
 
 
 class Candidates:
@@ -44,22 +46,26 @@ class Candidates:
 
     def embedded(self) -> Embeddings:
         """By the model of the round before, the pool first."""
-        encoder, folder = encoder_of(self._last_model()), self.state.model_folder(self.r - 1)
-        return self._embed(encoder, folder, self.state.embeddings_file(self.r), self.pool, compared=self.r == 1)
+        model_sha256, encoder = self._last_sha256(), encoder_of(self._last_model())
+        return self._embed(encoder, model_sha256, self.state.embeddings_file(self.r), self.pool, compared=self.r == 1)
 
     def embedded_by_base(self) -> torch.Tensor:
         """By the base model: [N, D]. Embedded once in a run."""
         base, store = self.given.base, self.state.base_embeddings_file
-        if store.exists():  # whole, and this run's, whose identity was checked
-            return torch.from_numpy(np.load(store, mmap_mode="c", allow_pickle=False))
+        finished = read_whole_npy(store)  # this run's, whose identity was checked
+        if finished is not None and finished.shape[0] == len(self):
+            return torch.from_numpy(finished)
         self._given_model = None  # its memory is needed for the base model
         gc.collect()
-        return self._embed(encoder_of(self._load(base)), base, store, []).values
+        return self._embed(encoder_of(self._load(base)), folder_sha256(base), store, []).values
 
     def logit_statistics(self) -> torch.Tensor:
         """By the model of the round before: [N, 3], as selection.uncertainty takes them."""
-        encoder, folder = uncertainty_encoder(self._last_model()), self.state.model_folder(self.r - 1)
-        return self._embed(encoder, folder, self.state.statistics_file(self.r), []).values
+        model_sha256, encoder = self._last_sha256(), uncertainty_encoder(self._last_model())
+        return self._embed(encoder, model_sha256, self.state.statistics_file(self.r), []).values
+
+    def _last_sha256(self) -> str:
+        return self.state.model_sha256(self.r - 1, loaded=self._given_model is None)
 
     def _last_model(self) -> "PreTrainedModel":
         return self._given_model or self._load(self.state.model_folder(self.r - 1))
@@ -72,7 +78,7 @@ class Candidates:
         )  # fmt: skip
 
     def _embed(
-        self, encoder: Encoder, model: Path, store: Path, first: list[int], compared: bool = False
+        self, encoder: Encoder, model_sha256: str, store: Path, first: list[int], compared: bool = False
     ) -> Embeddings:
         given, config = self.given, self.config
         log.info("round %d: embedding %d rows", self.r, len(self))
@@ -80,10 +86,11 @@ class Candidates:
         embedded = embed_tokens(
             encoder, given.tokens, given.candidates,
             store=store,
-            made_from=given.identity | {
-                "model_sha256": folder_sha256(model), "tokens_sha256": given.tokens.sha256(),
+            made_from={key: value for key, value in given.identity.items() if key not in NOT_OF_EMBEDDINGS} | {
+                "model_sha256": model_sha256, "tokens_sha256": given.tokens.sha256(),
             },
             first=first,
+            replace=True,
             max_tokens_per_batch=config.max_tokens_per_batch,
         )  # fmt: skip
         if embedded.figures:

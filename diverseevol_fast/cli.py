@@ -65,7 +65,9 @@ def _command(args: argparse.Namespace, rest: list[str]) -> str:
     from . import distributed
 
     with distributed.job():
-        return _run(*_config_and_overrides(rest)) if args.command == "run" else _function(args.command)(args)
+        if args.command == "run":
+            return _run(*_config_and_overrides(rest), args.restart)
+        return _function(args.command)(args)
 
 
 def _function(command: str) -> Callable[[argparse.Namespace], str]:
@@ -73,14 +75,14 @@ def _function(command: str) -> Callable[[argparse.Namespace], str]:
     return getattr(importlib.import_module(module, __package__), name)
 
 
-def _run(path: Path, overrides: dict) -> str:
+def _run(path: Path, overrides: dict, restart: bool) -> str:
     from .config import load_config
 
     config = load_config(path, overrides)
     from .loop import run
     from .table import rounds_table
 
-    state = run(config)
+    state = run(config, restart)
     return (
         f"{rounds_table(state, config.n_round)}\n"
         f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, figures)"

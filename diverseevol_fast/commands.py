@@ -12,18 +12,20 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="diverseevol", description="Exact, fast diverse data selection.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser(
+    run = commands.add_parser(
         "run",
         parents=[common],
         help="a whole DiverseEvol run; continues an unfinished one",
-        usage="diverseevol run CONFIG.yml [--quiet] [--debug] [--key value ...]",
+        usage="diverseevol run CONFIG.yml [--restart] [--quiet] [--debug] [--key value ...]",
         description="Fine-tune, embed, select, repeat. Every key of the config may be given as --key value and wins "
         "over the file; --train_args.learning_rate 1e-4 reaches inside.",
     )
+    run.add_argument("--restart", action="store_true", help="begin anew; what was made before is kept aside")
     model = _model_options()
     _add_select(commands, common, model)
     embed = commands.add_parser("embed", parents=[common, model], help="embeddings of a data set as .npy")
     embed.add_argument("--output", type=Path, required=True, metavar="X.npy")
+    embed.add_argument("--overwrite", action="store_true", help="replace embeddings of another data set or model")
     _add_diversity(commands, common)
     _add_generate(commands, common)
     _add_judge(commands, common)
@@ -81,7 +83,16 @@ def _add_select(commands, common, model) -> None:
         choices=("trl", "llama-factory", "axolotl"),
         help="write the rows as this trainer reads them, and say what to tell it",
     )
-    select.add_argument("--picks", type=Path, metavar="FILE", help="the record (picks.json beside the output)")
+    select.add_argument("--picks", type=Path, metavar="FILE", help="the record (<output>.picks.json beside the output)")
+    select.add_argument("--overwrite", action="store_true", help="replace what was made from another input")
+    select.add_argument(
+        "--no-keep-embeddings", dest="keep_embeddings", action="store_false",
+        help="do not keep <output>.embeddings.npy, with which another N is instant",
+    )  # fmt: skip
+    select.add_argument(
+        "--allow-other-data", action="store_true",
+        help="take --embeddings or --selected of another data set: their row numbers are right all the same",
+    )  # fmt: skip
     select.add_argument("--skip-empty", action="store_true", help="leave rows with an empty instruction or output out")
     select.add_argument("--seed", type=int, default=0, help="draws the first row when nothing is selected yet (0)")
 

@@ -1,5 +1,6 @@
 """embed: a data set's embeddings by a model, into memory or a file, and what can be picked among them at once."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,6 +17,7 @@ from .data import Data, data_of
 from .encoders import Encoder, encoder_of, is_sentence_transformer, sentence_texts
 from .engine import Engine, shares_prefixes
 from .errors import InputError
+from .files import locked
 from .models import check_vocabulary, model_sha256, usable_length
 from .ops import masked_mean_pool
 from .prefix import run_alone
@@ -158,10 +160,12 @@ def embed_tokens(
     first: list[int] | np.ndarray = (),
     max_tokens_per_batch: int | str = "auto",
     progress: bool = True,
+    replace: bool = False,
 ) -> Embeddings:
     """As embed, of `rows` of tokens: position i is row rows[i], and `first` are positions.
 
-    made_from: what a file is to be recognised by, beside `first` and its shape.
+    made_from: what a file is to be recognised by, beside `first` and its shape. replace: a finished file that was made
+    from something else, or is damaged, is begun anew instead of being refused.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: expected {', '.join(DTYPES)}, got {dtype!r}")
@@ -171,19 +175,27 @@ def embed_tokens(
     budget = _budget(encoder, int(tokens.lengths()[rows].max()), max_tokens_per_batch)
     budget = int(distributed.lowest(torch.tensor(budget)))  # the same batches for every process
     shape = (len(rows), encoder.dim)
-    if path is None:
-        place = encoder.device if store == "device" else "cpu"
-        kept = MemoryStore(*shape, DTYPES[dtype], place, budget)
-    else:
-        first_sha256 = hashlib.sha256(json.dumps(first.tolist()).encode()).hexdigest()
-        made_from = made_from | {"first_sha256": first_sha256, "shares_prefixes": shares_prefixes(encoder)}
-        kept = FileStore(path, *shape, made_from, budget, DTYPES[dtype])
-    if kept.complete:
-        return Embeddings(kept, {}, first.tolist(), None)
-    engine = Engine(encoder, tokens, rows, kept, budget)
-    figures = engine.run(first, progress)
+    with _locked_while_written(path, replace):
+        if path is None:
+            place = encoder.device if store == "device" else "cpu"
+            kept = MemoryStore(*shape, DTYPES[dtype], place, budget)
+        else:
+            first_sha256 = hashlib.sha256(json.dumps(first.tolist()).encode()).hexdigest()
+            made_from = made_from | {"first_sha256": first_sha256, "shares_prefixes": shares_prefixes(encoder)}
+            kept = FileStore(path, *shape, made_from, budget, DTYPES[dtype], replace)
+        if kept.complete:
+            return Embeddings(kept, {}, first.tolist(), None)
+        engine = Engine(encoder, tokens, rows, kept, budget)
+        figures = engine.run(first, progress)
     log.info("embedded %s", describe(figures))
     return Embeddings(kept, figures, first.tolist(), engine.stream)
+
+
+def _locked_while_written(path: Path | None, replace: bool) -> contextlib.AbstractContextManager:
+    """A file that stands is finished: it is read, from where nothing can be written, too."""
+    if path is None or not distributed.is_first() or (path.exists() and not replace):
+        return contextlib.nullcontext()
+    return locked(path)
 
 
 def describe(figures: dict[str, float]) -> str:

@@ -86,6 +86,8 @@ class Engine:
         rest = np.setdiff1d(np.arange(len(self.rows)), first)
         plan = self._plan(first, 0)
         plan_of_rest = self._plan(rest, len(plan))
+        self._stored = {number for number, _, positions in plan + plan_of_rest if self.store.has(number, positions)}
+        distributed.barrier()  # no process writes before all have looked
         pack = packed(self.body, self.sharing) if self.pack else contextlib.nullcontext()
         with Progress("embed", int(self.lengths.sum()), "token", shown=progress) as self.bar, pack as packing:
             self.forward = Forward(self.body, self.tokens, packing)
@@ -124,10 +126,10 @@ class Engine:
     def _run(self, plan: Plan) -> None:
         """Those of the plan that are not in the store, and are this process's share; the bounds of the others."""
         mine = slice(distributed.rank(), None, distributed.world())
-        stored = [batch for batch in plan if batch[0] in self.store.done]
+        stored = [batch for batch in plan if batch[0] in self._stored]
         for _, _, positions in stored[mine]:
             self._bound_stored(positions)
-        for number, group, positions in [batch for batch in plan if batch[0] not in self.store.done][mine]:
+        for number, group, positions in [batch for batch in plan if batch[0] not in self._stored][mine]:
             self._run_batch(number, group, positions)
         self._arrivals.settle()
 

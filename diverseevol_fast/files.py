@@ -1,16 +1,32 @@
-"""Atomic writes: a reader sees the old file or the new one, never half of it, also after a crash."""
+"""Atomic writes: a reader sees the old file or the new one, never half of it, also after a crash; and locks."""
 
+import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from .errors import InputError
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; renamed to `path` when the block ends well, removed when it does not."""
+    """A name beside `path` to write to; renamed to `path` when the block ends well, removed when it does not.
+
+    A symbolic link stays, and the file that it points to is replaced. A device or a pipe is written to as it is.
+
+    Raises:
+        InputError: `path` is a folder.
+    """
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file to write to, got a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -23,6 +39,43 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold what is written at `path` against other processes; the lock is a hidden file beside it, removed at the end.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():  # a device or a pipe has no content that two could spoil
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.with_name(f".{path.name}.lock")
+    while True:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, name):
+                break
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise InputError(f"{path}: another process is writing it; wait for it, or name another file") from error
+        os.close(descriptor)  # its holder has removed the name since it was opened
+    try:
+        yield
+    finally:
+        name.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one of that name."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -32,11 +85,21 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def file_sha256(path: Path) -> str:
+    """Digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_text(value: Any) -> str:
+    """What write_json writes."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` whole or not at all."""
     with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+        file.write(json_text(value))
 
 
 def read_json(path: Path) -> Any:

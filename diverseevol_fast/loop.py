@@ -15,14 +15,16 @@ from .training import train
 log = logging.getLogger("diverseevol_fast")
 
 
-def run(config: Config) -> RunState:
+def run(config: Config, restart: bool = False) -> RunState:
     """Run every round that is not finished yet; returns the run's records.
+
+    restart: what was made before is kept aside, as <folder>.before-<n>, and every round is run.
 
     Raises:
         InputError: something the user gave is wrong; nothing was changed.
         RunError: numbers that are not finite on the way; every finished stage stands.
     """
-    with open_run(config.output_path) as state:
+    with open_run(config.output_path, restart) as state:
         with distributed.first_then_others():
             given = preparation.prepare(config, state)
         model, pool = None, []
@@ -70,6 +72,7 @@ def train_round(r: int, pool: list[int], given: preparation.Given, config: Confi
         for name, rows in (("held_out", given.held_out), ("unseen", given.unseen)):
             trained |= evaluate_held_out(model, given.tokens, rows, name)
         state.record_metrics(r, pool=len(pool), train=trained)
+        state.record_model(r, folder)
         return model
 
     return build_folder_together(state.model_folder(r), build)

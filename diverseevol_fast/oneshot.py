@@ -1,20 +1,23 @@
 """One-shot commands: embed a data set, select a diverse subset of it."""
 
 import argparse
+import contextlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
-from . import distributed
+from . import distributed, provenance
 from .config import check_tokens_per_batch
 from .data import Data, check_row_file, load_data, write_rows
 from .embedding import Embeddings, embed_tokens
 from .encoders import encoder_of, is_sentence_transformer, sentence_texts
 from .errors import InputError
-from .files import read_json, write_json
+from .files import locked, read_json, write_json
 from .models import (
     folder_sha256,
     is_sentence_folder,
@@ -47,7 +50,7 @@ def embed_data(args: argparse.Namespace) -> str:
     data, empty = load_data(args.data, columns_of(args.columns))
     if empty:
         log.warning("%d rows have an empty instruction or output, the first is row %d", len(empty), empty[0])
-    embedded = _embed(args, data, np.arange(len(data.rows)), args.output, [])
+    embedded = _embed(args, data, np.arange(len(data.rows)), _made_from(args, data), args.output, [])
     return f"{args.output}: {' x '.join(map(str, embedded.values.shape))} {args.store_dtype}"
 
 
@@ -65,12 +68,36 @@ def select_subset(args: argparse.Namespace) -> str:
         raise InputError("select: --model is missing, which embeds the data; or give their --embeddings")
     if args.embeddings is None or args.output is not None or args.trainer is not None:
         _require(args, "data")
+    files = _files(args)
+    _check_nothing_read_is_replaced(args, files)
+    if files.output:
+        check_row_file(files.output)
+        check_trainer(args.trainer, files.output)
+    with contextlib.ExitStack() as stack:
+        for path in (files.picks, files.output):
+            if path is not None and distributed.is_first():
+                stack.enter_context(locked(path))
+        return _select(args, files)
+
+
+@dataclass(frozen=True)
+class Files:
+    """What `diverseevol select` writes."""
+
+    picks: Path  # the record
+    output: Path | None  # the picked rows; None: the record alone
+    embeddings: Path | None  # None: they are given
+
+
+def _files(args: argparse.Namespace) -> Files:
     output = args.output or (Path("subset.jsonl") if args.data else None)
-    picks = args.picks or (output.parent if output else Path()) / "picks.json"
-    _check_nothing_is_replaced(args, output, picks)
-    if output:
-        check_row_file(output)
-        check_trainer(args.trainer, output)
+    base = output or Path(args.embeddings.name)
+    stem = base.with_name(base.name.removesuffix(".gz")).with_suffix("")
+    picks = args.picks or stem.with_name(f"{stem.name}.picks.json")
+    return Files(picks, output, None if args.embeddings else stem.with_name(f"{stem.name}.embeddings.npy"))
+
+
+def _select(args: argparse.Namespace, files: Files) -> str:
     data, empty = load_data(args.data, columns_of(args.columns)) if args.data else (None, [])
     if empty and not args.skip_empty:
         raise InputError(
@@ -82,10 +109,13 @@ def select_subset(args: argparse.Namespace) -> str:
     if x is not None and n != len(x):
         raise InputError(f"{args.embeddings}: {len(x)} rows, but {args.data} has {n}")
     candidates = np.setdiff1d(np.arange(n), np.array(empty, dtype=np.int64))
+    made_from = _provenance(args, data, x)
     centers = _centers(args, candidates, n)
+    if not args.overwrite:
+        _check_outputs(files, made_from)
     if x is None:
-        temporary = output.with_name(output.name + ".embeddings.npy")
-        embedded = _embed(args, data, candidates, temporary, centers or [])
+        keep = args.keep_embeddings or files.embeddings.exists()
+        embedded = _embed(args, data, candidates, made_from, files.embeddings, centers or [])
         result = embedded.select(args.n, seed=args.seed)
     else:
         result = _kcenter(x[candidates] if empty else x, args, centers)
@@ -93,25 +123,75 @@ def select_subset(args: argparse.Namespace) -> str:
     distributed.barrier()  # the others read the embeddings until here
     told = []
     if distributed.is_first():
-        if output:
-            write_rows(output, rows_for(args.trainer, data, rows))
-            told = [f"{output}: {len(rows)} rows", *describe(args.trainer, data, rows, output)]
-        write_json(picks, _record(rows, result, args))
+        # The record is written first, since it says what the output is made from.
+        write_json(files.picks, _record(rows, result, args) | {"provenance": made_from, "output": _name(files.output)})
+        if files.output:
+            write_rows(files.output, rows_for(args.trainer, data, rows))
+            told = [f"{files.output}: {len(rows)} rows", *describe(args.trainer, data, rows, files.output)]
         if x is None:
-            remove_embeddings(temporary)
-    return "\n".join([*told, f"{picks}: {len(rows)} picks in {result.seconds:.2f} s, {result.passes:.2f} passes"])
+            told += _keep(embedded, files.embeddings, keep)
+    return "\n".join([*told, f"{files.picks}: {len(rows)} picks in {result.seconds:.2f} s, {result.passes:.2f} passes"])
 
 
-def _check_nothing_is_replaced(args: argparse.Namespace, output: Path | None, picks: Path) -> None:
-    """No file that is read, or that was just written, is written over."""
-    if output is not None and output.resolve() == picks.resolve():
-        raise InputError(f"--picks {picks}: is --output too; name another file")
+def _check_nothing_read_is_replaced(args: argparse.Namespace, files: Files) -> None:
+    """No file that is read, or that is written too, is written over."""
     given = [("--data", args.data), ("--embeddings", args.embeddings)]
     given += [("--selected", path) for path in args.selected or []]
-    inputs = {Path(path).resolve(): f"{name} {path}" for name, path in given if path is not None}
-    for name, path in (("--output", output), ("--picks", picks)):
-        if path is not None and path.resolve() in inputs:
-            raise InputError(f"{inputs[path.resolve()]}: would be replaced; give another {name}")
+    used = {Path(path).resolve(): f"{name} {path}" for name, path in given if path is not None}
+    for name, path in (("--output", files.output), ("--picks", files.picks), ("--output", files.embeddings)):
+        if path is None:
+            continue
+        if path.resolve() in used:
+            raise InputError(f"{used[path.resolve()]}: would be replaced; give another {name}")
+        used[path.resolve()] = f"{name} {path}"
+
+
+def _provenance(args: argparse.Namespace, data: Data | None, x: np.ndarray | None) -> dict[str, Any]:
+    """Of the picks. Raises InputError where what is given is of several data sets, as far as it is known."""
+    of = {}
+    if data and args.model:
+        of[f"--data {args.data}"] = _made_from(args, data)
+    elif data:
+        of[f"--data {args.data}"] = {"data_sha256": data.sha256(), "data_rows": len(data.rows)}
+    if x is not None:
+        of[f"--embeddings {args.embeddings}"] = provenance.of_embeddings(args.embeddings, len(x))
+    known = {key: value for one in reversed(of.values()) for key, value in one.items()}
+    for path in args.selected or []:
+        of[f"--selected {path}"] = provenance.of_picks(path)
+    if not args.allow_other_data:
+        provenance.check_same_data(of, "--allow-other-data")
+    made_from = {key: known.get(key) for key in ("data_sha256", "data_rows", "model_sha256")}
+    if made_from["model_sha256"] is None:  # the file's name stands for what is not known
+        made_from["embeddings"] = str(args.embeddings.resolve())
+    return made_from
+
+
+def _check_outputs(files: Files, made_from: dict[str, Any]) -> None:
+    """Raises InputError where an output stands that is not known to be of the same input, or is another's record."""
+    standing = next((path for path in (files.picks, files.output) if path is not None and path.is_file()), None)
+    if standing is None:
+        return
+    before = provenance.of_picks(files.picks)
+    differing = provenance.differences(before, made_from, "it") if before else ["nothing says what of"]
+    other = provenance.output_of_picks(files.picks)
+    if other not in (None, _name(files.output)):
+        differing = [f"it is the record of {other}"]
+    if differing:
+        raise InputError(f"{standing}: exists ({'; '.join(differing)}); give another name, or replace it: --overwrite")
+
+
+def _name(path: Path | None) -> str | None:
+    return path and path.name
+
+
+def _keep(embedded: Embeddings, path: Path, keep: bool) -> list[str]:
+    """Says that the embeddings are kept, or removes them."""
+    if not keep:
+        remove_embeddings(path)
+        return []
+    size = path.stat().st_size / 1e6
+    shape = " x ".join(map(str, embedded.values.shape))
+    return [f"{path}: {shape} embeddings, {size:,.1f} MB, kept for another -n (--no-keep-embeddings)"]
 
 
 def _centers(args: argparse.Namespace, candidates: np.ndarray, n: int) -> list[int] | None:
@@ -183,12 +263,23 @@ def load_row_numbers(path: Path, n: int) -> list[int]:
     return numbers
 
 
-def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path, first: list[int]) -> Embeddings:
+def _model_folder(args: argparse.Namespace) -> Path:
+    return resolve_model(args.model, trust_remote_code=args.trust_remote_code)
+
+
+def _made_from(args: argparse.Namespace, data: Data) -> dict[str, Any]:
+    """The provenance of what is made from a data set with --model."""
+    model = folder_sha256(_model_folder(args))
+    return {"data_sha256": data.sha256(), "data_rows": len(data.rows), "model_sha256": model}
+
+
+def _embed(
+    args: argparse.Namespace, data: Data, rows: np.ndarray, made_from: dict[str, Any], path: Path, first: list[int]
+) -> Embeddings:
     """Embed `rows` of the data into a file, those at the positions `first` before the others."""
-    folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code)
+    folder = _model_folder(args)
     encoder, tokenizer, longest = _encoder(args, folder)
     check_template(data, tokenizer)
-    made_from = {"data_sha256": data.sha256(), "model_sha256": folder_sha256(folder)}
     if is_sentence_transformer(encoder.model):
         data = sentence_texts(encoder.model, data)
     length = usable_length(longest, encoder.body.config, tokenizer, encoder.reserved_positions)
@@ -198,7 +289,7 @@ def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path, f
     left_out = np.setdiff1d(np.arange(len(data.rows)), rows)
     tokens = tokenize(data, tokenizer, length, left_out.tolist())
     log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(rows), tokens.truncated, length)
-    made_from |= {
+    made_from = made_from | {
         "tokens_sha256": tokens.sha256(), "dtype": args.dtype, "attention": args.attn_implementation,
         "pooling": args.pooling,
     }  # fmt: skip
@@ -206,7 +297,7 @@ def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path, f
         encoder, _ = in_dtype(encoder, args.dtype, tokens, rows, compared=True)
     return embed_tokens(
         encoder, tokens, rows, store=path, made_from=made_from, dtype=args.store_dtype, first=first,
-        max_tokens_per_batch=args.max_tokens_per_batch,
+        max_tokens_per_batch=args.max_tokens_per_batch, replace=args.overwrite,
     )  # fmt: skip
 
 
@@ -248,7 +339,7 @@ def _kcenter(x: np.ndarray, args: argparse.Namespace, centers: list[int] | None)
         raise InputError(text) from error
 
 
-def _record(rows: np.ndarray, result: KCenterResult, args: argparse.Namespace) -> dict:
+def _record(rows: np.ndarray, result: KCenterResult, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "indices": rows.tolist(),
         "sqdist": [value if np.isfinite(value) else None for value in result.sqdist.tolist()],

@@ -16,6 +16,7 @@ from .config import FREE_KEYS, Config
 from .data import Data, load_data, write_rows
 from .encoders import check_head
 from .errors import InputError
+from .files import file_sha256
 from .models import (
     SMALL_LLAMA,
     build_base_model,
@@ -27,6 +28,7 @@ from .models import (
 )
 from .ops import backends
 from .state import RunState, build_folder, check_identity, record_identity
+from .store import remove_embeddings
 from .templates import Tokens, check_template, render, tokenize
 from .training import training_arguments, translate_train_args
 
@@ -82,12 +84,17 @@ def prepare(config: Config, state: RunState) -> Given:
     check_template(data, tokenizer)
     length = usable_length(config.model_max_length, _model_config(base, config), tokenizer)
     identity = _identity(config, data, base)
-    begun = check_identity(state, identity)
+    before = check_identity(state, identity)
+    begun = before is not None
     if begun:
+        if distributed.is_first():
+            state.check_files(config.n_round + 1)
         log.info("%s: this run was begun before; what is finished stands", state.folder)
-        before, now = state.manifest(0).get("processes", distributed.world()), distributed.world()
-        if before != now:
-            log.warning("begun with %d processes, now %d: training takes other steps, later rounds differ", before, now)
+        processes, now = state.manifest(0).get("processes", distributed.world()), distributed.world()
+        if processes != now:
+            log.warning(
+                "begun with %d processes, now %d: training takes other steps, later rounds differ", processes, now
+            )
     shown = int(candidates[0])
     log.info("sample %d, as the model sees it:\n%s", shown, "".join(text for text, _ in render(data, shown, tokenizer)))
     tokens = Tokens.load(state.tokens_file) if begun else tokenize(data, tokenizer, length, empty)
@@ -101,9 +108,12 @@ def prepare(config: Config, state: RunState) -> Given:
     for name, rows in (("val_set_size", held_out), ("unseen", unseen)):
         if len(rows) and not any(tokens.has_response(row) for row in rows):
             raise InputError(f"model_max_length {length} cuts the response of every row of {name} away; raise it")
-    if not begun:
+    if before != identity:
         _check_strategy(config, base, len(candidates))
-        tokens.save(state.tokens_file)  # made once: a chat template may print the day's date
+        remove_embeddings(state.base_embeddings_file)  # of other settings
+        if not begun:
+            tokens.save(state.tokens_file)  # made once: a chat template may print the day's date
+            state.record_manifest(0, {"tokens_sha256": file_sha256(state.tokens_file)})
         record_identity(state, identity)
     return Given(data, tokens, tokenizer, base, candidates, held_out, unseen, initial_pool, identity)
 
@@ -209,7 +219,7 @@ def _base_model(config: Config, data: Data, state: RunState) -> Path:
     if config.model_name_or_path != SMALL_LLAMA:
         return resolve_model(config.model_name_or_path, config.cache_dir, config.trust_remote_code)
     folder = state.folder / "base"
-    if not state.identity_file.exists():  # left by a start that was refused, perhaps on other data
+    if distributed.is_first() and not state.has_stages():  # left by a start on other data, perhaps
         shutil.rmtree(folder, ignore_errors=True)
     if not folder.is_dir():
         build_folder(folder, lambda partial: build_base_model(data, partial, config.seed))

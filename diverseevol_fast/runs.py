@@ -78,4 +78,4 @@ def read_run(folder: Path) -> MadeRun:
         rounds += 1
     if rounds == 0:
         raise InputError(f"{folder}: no round has a model yet; give its diverseevol run command again first")
-    return MadeRun(state, make_config(state.manifest(0)["config"]), rounds)
+    return MadeRun(state, make_config(state.manifest(rounds - 1)["config"]), rounds)

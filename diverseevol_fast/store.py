@@ -14,8 +14,10 @@ from . import distributed
 from .errors import InputError
 from .files import atomic_path, sync_folder, write_json
 from .prefix import BATCHING
+from .provenance import differences
 
 SECONDS_BETWEEN_FLUSHES = 2.0
+BATCH_KEYS = ("first_sha256", "shares_prefixes", "batching")  # of a provenance: they say which rows a batch holds
 FILE_DTYPES = {torch.float32: np.float32, torch.float16: np.float16}
 
 
@@ -25,9 +27,12 @@ class MemoryStore:
     def __init__(self, rows: int, dim: int, dtype: torch.dtype, device: torch.device | str, budget: int):
         self.values = torch.zeros((rows, dim), dtype=dtype, device=device)
         self.budget = budget
-        self.done: set[int] = set()
         self.complete = False
         self._mine = torch.zeros(rows, dtype=torch.bool, device=device)  # written by this process
+
+    def has(self, number: int, rows: np.ndarray) -> bool:
+        """Whether batch `number`, of these row positions, was stored by an earlier start: nothing was."""
+        return False
 
     def write(self, number: int, rows: torch.Tensor, values: torch.Tensor) -> None:
         """Store batch `number`: values [B, D] for the row positions, int64 [B], both where the store is."""
@@ -56,18 +61,20 @@ class FileStore:
 
     While it is filled it is called `<path>.part`, and `<path>.progress` lists the finished batches (a further
     process's are in `<path>.progress.<rank>`); opened again with the same fingerprint it goes on from there.
-    `<path>.json` keeps the fingerprint of the finished file. The token budget that the batches were made with stands
-    in the progress file, and holds until all are through: in another their numbers mean something else.
+    `<path>.json` keeps the fingerprint of the finished file. Which rows were in a batch together changes no more than
+    the last bits of its values, so that it also serves where the fingerprint differs in BATCH_KEYS alone. The token
+    budget of the batches stands in the progress file, and holds until all are through: in another their numbers mean
+    something else.
     """
 
     def __init__(
         self, path: Path, rows: int, dim: int, fingerprint: dict[str, Any], budget: int,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.float32, replace: bool = False,
     ):  # fmt: skip
-        """Open or create.
+        """Open or create. replace: a finished file of something else, or a damaged one, is begun anew.
 
         Raises:
-            InputError: `path` holds embeddings of something else.
+            InputError: `path` holds embeddings of something else, or is damaged, and is not to be replaced.
             OSError: no space for the whole file (it is reserved at once).
         """
         self.path, self.dtype = path, FILE_DTYPES[dtype]
@@ -77,7 +84,7 @@ class FileStore:
         self.fingerprint |= {} if dtype == torch.float32 else {"dtype": "float16"}
         self.done: set[int] = set()
         self.budget = budget
-        self.complete = self._is_complete()
+        self.complete = self._is_complete(replace)
         distributed.barrier()  # no process makes or removes what another has not looked for yet
         self._pending: list[int] = []
         self._flushed = time.perf_counter()
@@ -90,7 +97,7 @@ class FileStore:
             elif distributed.is_first():
                 self._create(rows, dim)
         distributed.barrier()  # all have read what there is
-        if not self.progress.exists() or self._header(self.progress) is None:
+        if not self._header(self.progress):
             self.progress.unlink(missing_ok=True)
             self._begin()
         self.map = np.lib.format.open_memmap(self.part, mode="r+")
@@ -109,36 +116,66 @@ class FileStore:
     def _progress_of(self, rank: int) -> Path:
         return self.path.with_name(f"{self.path.name}.progress" + (f".{rank}" if rank else ""))
 
-    def _is_complete(self) -> bool:
+    def _is_complete(self, replace: bool) -> bool:
         if not self.path.exists():
             return False
-        if self.meta.exists() and json.loads(self.meta.read_text(encoding="utf-8")) == self.fingerprint:
+        wrong = self._what_is_wrong()
+        if wrong is None:
             return True
-        raise InputError(f"{self.path}: exists, and is not made from this data and model; remove it or name another")
+        if replace:
+            return False
+        raise InputError(f"{self.path}: exists, and is {wrong}; remove it (--overwrite does), or name another")
+
+    def _what_is_wrong(self) -> str | None:
+        """Why the file at `path` is not these embeddings."""
+        try:
+            made_from = json.loads(self.meta.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return f"not known to be made from this data and model: {self.meta.name} does not say so"
+        if not isinstance(made_from, dict):
+            return f"not known to be made from this data and model: {self.meta.name} is no provenance"
+        differing = differences(*(_without_batches(one) for one in (made_from, self.fingerprint)), "it")
+        if differing:
+            return f"not made from this data and model ({'; '.join(differing)})"
+        if not self._is_whole(self.path):
+            return f"damaged: expected a whole .npy file of {' x '.join(map(str, self._shape))} numbers"
+        return None
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.fingerprint["rows"], self.fingerprint["dim"]
+
+    def _is_whole(self, path: Path) -> bool:
+        """Whether it is a .npy file of this shape and dtype that was not cut short."""
+        array = read_whole_npy(path)
+        return array is not None and array.shape == self._shape and array.dtype == self.dtype
 
     def _can_resume(self) -> bool:
-        progress = self._progress_of(0)
-        if not (self.part.exists() and progress.exists()):
+        if not (self.part.exists() and self._is_whole(self.part)):
             return False
-        return (self._header(progress) or {}).get("made_from") == self.fingerprint
+        return self._header(self._progress_of(0)).get("made_from") == self.fingerprint
 
-    def _header(self, progress: Path) -> dict[str, Any] | None:
-        """The first line of a process's list; None when a crash left half of it, or none."""
-        line, whole, _ = progress.read_text(encoding="utf-8").partition("\n")
-        return json.loads(line) if whole else None
+    def _header(self, progress: Path) -> dict[str, Any]:
+        """The first line of a process's list; empty when it is not there, or a crash left half of it."""
+        try:
+            line, whole, _ = progress.read_text(encoding="utf-8").partition("\n")
+            header = json.loads(line) if whole else {}
+        except (OSError, ValueError):
+            return {}
+        return header if isinstance(header, dict) and type(header.get("budget")) is int else {}
 
     def _resume(self) -> None:
         """What any process finished before, under any number of them."""
         for path in progress_files(self.path):
             header = self._header(path)
-            if header is None:
+            if not header:
                 continue
             whole, _, cut_short = path.read_text(encoding="utf-8").rpartition("\n")
             if cut_short and path == self.progress:  # by a crash in a write: what is appended next must not join it
                 with atomic_path(path) as partial:
                     partial.write_text(whole + "\n", encoding="utf-8")
             self.budget = header["budget"]
-            self.done |= {int(line) for line in whole.split("\n")[1:]}
+            self.done |= {int(line) for line in whole.split("\n")[1:] if line.isdecimal()}
 
     def _create(self, rows: int, dim: int) -> None:
         for path in progress_files(self.path):
@@ -155,6 +192,13 @@ class FileStore:
 
     def _begin(self) -> None:
         self._append(json.dumps({"made_from": self.fingerprint, "budget": self.budget}) + "\n")
+
+    def has(self, number: int, rows: np.ndarray) -> bool:
+        """Whether batch `number`, of these row positions, was stored by an earlier start.
+
+        A row of zeros alone was not: the file began with them, and a list of batches may be of another file.
+        """
+        return number in self.done and bool(self.map[rows].any(axis=1).all())
 
     def write(self, number: int, rows: torch.Tensor, values: torch.Tensor) -> None:
         """Store batch `number`: values [B, D] for the row positions, int64 [B], in host memory."""
@@ -175,6 +219,7 @@ class FileStore:
         distributed.barrier()
         del self.map
         if distributed.is_first():
+            self.path.unlink(missing_ok=True)  # what is replaced: never beside the provenance of another
             write_json(self.meta, self.fingerprint)
             os.replace(self.part, self.path)
             sync_folder(self.path.parent)
@@ -200,6 +245,18 @@ class FileStore:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _without_batches(provenance: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in provenance.items() if key not in BATCH_KEYS}
+
+
+def read_whole_npy(path: Path) -> np.ndarray | None:
+    """A .npy file, memory-mapped (copy on write); None when it is none, or was cut short."""
+    try:
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def remove_embeddings(path: Path) -> None:

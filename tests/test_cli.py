@@ -28,13 +28,16 @@ def fails(capsys, argv, words, status=2):
 def test_select_writes_rows_and_picks(tmp_path, data_file, rows, tiny_model, capsys):
     out = tmp_path / "subset.jsonl"
     assert main(["select", "--data", str(data_file), "--model", str(tiny_model), "-n", "12", "--output", str(out)]) == 0
-    record = json.loads((tmp_path / "picks.json").read_text())
+    record = json.loads((tmp_path / "subset.picks.json").read_text())
     assert [json.loads(line) for line in out.read_text().splitlines()] == [rows[i] for i in record["indices"]]
     assert record["sqdist"][0] is None
     assert all(a >= b for a, b in zip(record["sqdist"][1:], record["sqdist"][2:], strict=False))
     assert {"passes", "seconds", "versions", "backend"} <= set(record)
     assert "sample 0, as the model sees it" in capsys.readouterr().err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["picks.json", "rows.jsonl", "subset.jsonl"]
+    assert (record["output"], record["provenance"]["data_rows"]) == ("subset.jsonl", 90)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "rows.jsonl", "subset.embeddings.npy", "subset.embeddings.npy.json", "subset.jsonl", "subset.picks.json",
+    ]  # fmt: skip
 
 
 def test_embed_then_select_from_the_file_is_the_same(tmp_path, data_file, tiny_model, capsys):
@@ -81,7 +84,7 @@ def test_select_with_an_encoder(tmp_path, data_file, tiny_model):
     arguments = ["--data", str(data_file), "--model", str(tmp_path / "bert"), "--quiet"]
     assert main(["select", *arguments, "-n", "7", "--output", str(tmp_path / "o.jsonl")]) == 0
     assert main(["embed", *arguments, "--output", str(tmp_path / "x.npy")]) == 0
-    picks = json.loads((tmp_path / "picks.json").read_text())["indices"]
+    picks = json.loads((tmp_path / "o.picks.json").read_text())["indices"]
     assert picks == kcenter(np.load(tmp_path / "x.npy"), 7, seed=0).indices.tolist()
 
 
@@ -124,7 +127,10 @@ def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):
     for files, words in (
         (["--picks", str(x)], "x.npy: would be replaced; give another --picks"),
         (["--output", str(data_file)], "rows.jsonl: would be replaced; give another --output"),
-        (["--output", str(tmp_path / "o.json"), "--picks", str(tmp_path / "o.json")], "is --output too"),
+        (
+            ["--output", str(tmp_path / "o.json"), "--picks", str(tmp_path / "o.json")],
+            "o.json: would be replaced; give another --picks",
+        ),
     ):
         fails(capsys, [*both, *files], words)
     assert before == (x.read_bytes(), data_file.read_bytes())
@@ -221,7 +227,7 @@ def test_empty_rows_are_refused_or_never_selected(tmp_path, rows, tiny_model, ca
     fails(capsys, [*arguments, "-n", "86"], "4 rows have an empty instruction or output, the first is row 0")
     fails(capsys, [*arguments, "-n", "87", "--skip-empty"], "-n: expected 0 to 86")
     assert main([*arguments, "-n", "86", "--skip-empty"]) == 0
-    picked = json.loads((tmp_path / "picks.json").read_text())["indices"]
+    picked = json.loads((tmp_path / "o.picks.json").read_text())["indices"]
     assert sorted(picked + empty) == list(range(len(rows)))
     assert [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()] == [rows[i] for i in picked]
     assert main(["embed", "--data", str(data), "--model", str(tiny_model), "--output", str(tmp_path / "x.npy")]) == 0

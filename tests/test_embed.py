@@ -156,11 +156,19 @@ def changed(change, model, tokenizer, texts):
     """What embed is given when one thing is changed."""
     model = other(model, change) if change in ("weights", "settings") else model
     texts = [*texts[:-1], texts[-1] + "!"] if change == "rows" else texts
-    options = {"max_length": 9, "pooling": "last", "dtype": "float16", "centers_first": [3]}
+    options = {"max_length": 9, "pooling": "last", "dtype": "float16"}
     return (model, tokenizer, texts), {name: value for name, value in options.items() if name == change}
 
 
-@pytest.mark.parametrize("change", ["weights", "settings", "rows", "max_length", "pooling", "dtype", "centers_first"])
+def test_a_finished_file_serves_whatever_was_embedded_first(model, tokenizer, texts, tmp_path, monkeypatch):
+    """Which rows were in a batch together is of no account; the picks begin with the centres asked for."""
+    values = embed(model, tokenizer, texts[:60], store=tmp_path / "x.npy").values
+    monkeypatch.setattr("diverseevol_fast.embedding.Engine", None)
+    found = embed(model, tokenizer, texts[:60], store=tmp_path / "x.npy", centers_first=[7, 3])
+    assert found.select(9).indices.tolist() == kcenter(values, 9, [7, 3]).indices.tolist()
+
+
+@pytest.mark.parametrize("change", ["weights", "settings", "rows", "max_length", "pooling", "dtype"])
 def test_a_file_of_something_else_is_begun_anew_or_refused(model, tokenizer, texts, tmp_path, monkeypatch, change):
     path = tmp_path / "x.npy"
     stopped(monkeypatch, 4, model, tokenizer, texts, store=path, max_tokens_per_batch=500)

@@ -32,7 +32,8 @@ def select(tmp_path, capsys):
         ])  # fmt: skip
         printed = capsys.readouterr()
         assert status == 0, printed.err
-        return json.loads((tmp_path / output).with_name("picks.json").read_text())["indices"], printed.out
+        picks = (tmp_path / output).with_name("mine.picks.json")
+        return json.loads(picks.read_text())["indices"], printed.out
 
     return call
 
@@ -112,7 +113,7 @@ def test_llama_factorys_other_entries_stay(select, tmp_path):
 )  # fmt: skip
 def test_axolotl(rows, entry, select, tmp_path):
     picks, printed = select(rows, "axolotl", "mine.jsonl")
-    stanza = printed[printed.index("datasets:") : printed.index(str(tmp_path / "picks.json"))]
+    stanza = printed[printed.index("datasets:") : printed.index(str(tmp_path / "mine.picks.json"))]
     path = str(tmp_path / "mine.jsonl")
     assert yaml.safe_load(stanza) == {"datasets": [{"path": path, "ds_type": "json"} | entry]}
     lines = [json.loads(line) for line in (tmp_path / "mine.jsonl").read_text().splitlines()]

@@ -1,0 +1,97 @@
+"""Provenance: what a file was made from, as far as it says so, and whether two of them belong together.
+
+A provenance is a dictionary; "data_sha256" (Data.sha256), "data_rows" (the number of rows of the whole data set) and
+"model_sha256" (models.folder_sha256) are the keys that the files of `embed` and `select` share. A key that is missing,
+or None, is not known and differs from nothing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .files import read_json
+
+DATA_KEYS = {"data_sha256": "content (SHA-256)", "data_rows": "number of rows"}
+
+
+def of_embeddings(path: Path, rows: int) -> dict[str, Any]:
+    """The provenance of a .npy file of `rows` embeddings, out of the <path>.json that `embed` writes beside it.
+
+    Raises:
+        InputError: <path>.json is about another number of embeddings, or about some of a data set's rows.
+    """
+    beside = path.with_name(path.name + ".json")
+    made_from = _known(beside)
+    if "rows" in made_from and made_from["rows"] != rows:
+        raise InputError(
+            f"{beside}: is about {made_from['rows']} embeddings, but {path.name} has {rows}: that is another file; "
+            "remove the .json file if the embeddings are right"
+        )
+    if made_from.get("data_rows", rows) != rows:
+        raise InputError(
+            f"{path}: holds {rows} of the data set's {made_from['data_rows']} rows, those that --skip-empty left; "
+            "expected all of them, as diverseevol embed writes them"
+        )
+    return {"data_rows": rows} | made_from
+
+
+def of_picks(path: Path) -> dict[str, Any]:
+    """The provenance of a file of picks: a record of `select`, or a run's state/rd_<r>/selected.json."""
+    if path.suffix == ".npy":
+        return {}
+    if path.name == "selected.json" and path.absolute().parent.parent.name == "state":
+        return _known(path.absolute().parent.parent / "run.json")
+    return _known(path).get("provenance") or {}
+
+
+def output_of_picks(path: Path) -> str | None:
+    """The name of the file of rows that a record of `select` belongs to, where it says so."""
+    return _known(path).get("output")
+
+
+def check_same_data(of: dict[str, dict[str, Any]], override: str) -> None:
+    """Raises InputError unless all are of one data set, as far as is known.
+
+    Args:
+        of: what the user calls a file -> its provenance.
+        override: the option that the message names.
+    """
+    for key, meaning in DATA_KEYS.items():
+        known = [(name, one[key]) for name, one in of.items() if one.get(key) is not None]
+        for name, value in known[1:]:
+            if value != known[0][1]:
+                raise InputError(
+                    f"{name}: is of other data than {known[0][0]}: its {meaning} is {_short(value)}, not "
+                    f"{_short(known[0][1])}; give what belongs together, or {override} if the row numbers are right"
+                )
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], owner: str) -> list[str]:
+    """ "key: <owner> has x, now y" for each key that differs; keys of dictionaries inside are "outer.inner"."""
+    before, now = _flat(before), _flat(now)
+    return [
+        f"{key}: {owner} has {_short(before.get(key))}, now {_short(now.get(key))}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """A JSON file's dictionary; empty when it is not there or no such thing."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _flat(provenance: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in provenance.items():
+        flat |= {f"{key}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 30 else text[:12] + "..." + text[-5:]
