@@ -8,7 +8,7 @@ import pytest
 from diverseevol_fast.data import load_data, write_rows
 from diverseevol_fast.errors import InputError
 from diverseevol_fast.models import load_tokenizer
-from diverseevol_fast.templates import check_template, render, tokenize
+from diverseevol_fast.templates import Template, choose_template, render, tokenize
 
 CHAT = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
@@ -72,9 +72,9 @@ def test_every_assistant_turn_of_a_conversation_is_response(tmp_path, tokenizer)
     turns = [("system", "Be kind."), ("user", "One?"), ("assistant", "1."), ("user", "Two?"), ("assistant", "2.")]
     data = loaded(tmp_path, [{"messages": [{"role": role, "content": text} for role, text in turns]}])
     with pytest.raises(InputError, match="conversations need a chat template"):
-        check_template(data, tokenizer)
+        choose_template(None, data, tokenizer)
     tokenizer.chat_template = CHAT
-    check_template(data, tokenizer)
+    choose_template(None, data, tokenizer)
     segments = render(data, 0, tokenizer)
     assert "".join(text for text, _ in segments) == (
         "<system>Be kind.<user>One?<assistant>1.</s><user>Two?<assistant>2.</s>"
