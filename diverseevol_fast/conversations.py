@@ -22,7 +22,8 @@ def conversation_segments(
     """The conversation's text in pieces, each with whether it is an assistant turn.
 
     An assistant turn begins where the turns before it and the generation prompt end, and ends where the conversation
-    up to it does. where: names the conversation in an error.
+    up to it does; one that begins the conversation answers nothing, and does not count. where: names the conversation
+    in an error.
 
     Raises:
         InputError: the chat template refuses the conversation or reorders it.
@@ -53,7 +54,7 @@ class _Conversation:
         So only some are looked up, where that is fewer: the first and the last turn of those between the same roles.
         """
         self.whole = self.render(self.turns, False)
-        numbers = [number for number, turn in enumerate(self.turns) if turn["role"] == "assistant"]
+        numbers = [number for number, turn in enumerate(self.turns) if number and turn["role"] == "assistant"]
         between = {number: self._neighbours(number) for number in numbers}
         first = {roles: number for number, roles in reversed(between.items())}
         last = {roles: number for number, roles in between.items()}
@@ -62,9 +63,9 @@ class _Conversation:
             return spans
         return self._looked_up(numbers)
 
-    def _neighbours(self, number: int) -> tuple[str | None, str | None]:
-        before = self.turns[number - 1]["role"] if number else None
-        return before, self.turns[number + 1]["role"] if number + 1 < len(self.turns) else None
+    def _neighbours(self, number: int) -> tuple[str, str | None]:
+        following = self.turns[number + 1]["role"] if number + 1 < len(self.turns) else None
+        return self.turns[number - 1]["role"], following
 
     def _looked_up(self, numbers: Iterable[int]) -> Spans:
         """Where these turns are, by rendering what comes before them."""
@@ -78,7 +79,7 @@ class _Conversation:
             spans[number] = len(begin), len(end)
         return spans
 
-    def _like(self, examples: set[int], between: dict[int, tuple[str | None, str | None]]) -> Spans | None:
+    def _like(self, examples: set[int], between: dict[int, tuple[str, str | None]]) -> Spans | None:
         """Every assistant turn's place, in relation to its content as the examples' are to theirs.
 
         None: contents cannot be told from what is written around them, or turns between the same roles differ in that.
@@ -90,7 +91,7 @@ class _Conversation:
             found = self._looked_up(sorted(examples))
         except InputError:  # the first turn that cannot be found is to be named
             return None
-        around: dict[tuple[str | None, str | None], tuple[str, str]] = {}
+        around: dict[tuple[str, str | None], tuple[str, str]] = {}
         for number, span in found.items():
             text = self._around(contents[number], span)
             if text is None or around.setdefault(between[number], text) != text:

@@ -161,7 +161,7 @@ def _read_datasets(path: Path) -> tuple[list[dict], str]:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(f"{path}: needs the datasets package; pip install 'diverseevol_fast[data]'") from error
+        raise InputError(f"{path}: needs the datasets package; pip install 'datasets>=3'") from error
     try:
         if path.is_dir():
             loaded, kind = datasets.load_from_disk(str(path)), "datasets folder"
@@ -257,5 +257,5 @@ def _write_parquet(path: Path, rows: Iterable[dict]) -> None:
     try:
         import datasets
     except ImportError as error:
-        raise InputError("parquet output needs the datasets package; pip install 'diverseevol_fast[data]'") from error
+        raise InputError("parquet output needs the datasets package; pip install 'datasets>=3'") from error
     datasets.Dataset.from_list(list(rows)).to_parquet(os.fspath(path))
