@@ -16,9 +16,7 @@ Spans = dict[int, tuple[int, int]]  # a turn's number -> where it begins and end
 MARK = re.compile("\ue000([0-9]+)\ue001")  # stands for a turn's content
 
 
-def conversation_segments(
-    turns: Turns, tokenizer: "PreTrainedTokenizerBase", where: str
-) -> list[tuple[str, bool]]:  # fmt: skip
+def conversation_segments(turns: Turns, tokenizer: "PreTrainedTokenizerBase", where: str) -> list[tuple[str, bool]]:
     """The conversation's text in pieces, each with whether it is an assistant turn.
 
     An assistant turn begins where the turns before it and the generation prompt end, and ends where the conversation

@@ -142,9 +142,7 @@ def is_sentence_transformer(model: Any) -> bool:
     return package is not None and isinstance(model, package.SentenceTransformer)
 
 
-def template_for(
-    encoder: Encoder, name: str | None, data: Data, tokenizer: "PreTrainedTokenizerBase"
-) -> Template:  # fmt: skip
+def template_for(encoder: Encoder, name: str | None, data: Data, tokenizer: "PreTrainedTokenizerBase") -> Template:
     """The template (choose_template's `name`) that makes the texts this encoder takes.
 
     A sentence-transformers model's default prompt, if it has one, comes before each.

@@ -1,6 +1,7 @@
 """A row to the text that a model sees, and texts to token ids with the response marked."""
 
 import hashlib
+import itertools
 import json
 import logging
 import string
@@ -83,6 +84,12 @@ class Template:
         last, is_response = segments.pop()
         return [*segments, (last + end, is_response)]
 
+    def prompt(self, instruction: str, further: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+        """What comes before the response; further: the row's `input`, which may be empty. Not of "chat"."""
+        row = {"instruction": instruction, "input": further, "output": "."}
+        segments = self.segments(Data([row], "alpaca", {name: name for name in PLACEHOLDERS}, "prompt"), 0, tokenizer)
+        return "".join(text for text, _ in itertools.takewhile(lambda segment: not segment[1], segments))
+
     def provenance(self, data: Data) -> dict[str, str]:
         """What a record says of it; nothing of the schema's own, of which earlier versions said nothing either."""
         if self.name == DEFAULTS[data.schema]:
@@ -116,7 +123,7 @@ def choose_template(
     """
     default = "plain" if encoder else DEFAULTS[data.schema]
     chosen = default if name is None else name
-    pieces = () if chosen in TEMPLATES else _read_template(Path(chosen))
+    pieces = () if chosen in TEMPLATES else read_template(Path(chosen))
     if data.schema == "text" and chosen != "plain":
         raise InputError(
             f"template '{chosen}': the rows are texts, which are taken as they are; expected none, or plain"
@@ -135,7 +142,7 @@ def choose_template(
     return Template(chosen, not encoder, before, pieces)
 
 
-def _read_template(path: Path) -> tuple[tuple[str, str | None], ...]:
+def read_template(path: Path) -> tuple[tuple[str, str | None], ...]:
     """A template file's pieces: (text, the placeholder after it). Its last line break is not part of it."""
     try:
         text = path.read_text(encoding="utf-8").removesuffix("\n")

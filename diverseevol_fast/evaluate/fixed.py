@@ -158,8 +158,8 @@ def _embedded(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.
         tokenizer, max_length = model.tokenizer, min(max_length, model.max_seq_length or max_length)
     else:
         tokenizer = load_tokenizer(folder, space.trust_remote_code)
-    without = data.schema != "alpaca" and not tokenizer.chat_template
-    template = choose_template("plain" if without else None, data, tokenizer)
+    no_chat = data.schema != "alpaca" and not tokenizer.chat_template
+    template = choose_template("plain" if no_chat else None, data, tokenizer)
     log.info("%s: embedding %d rows by %s", store, len(rows), folder)
     return embed(
         model, tokenizer, fixed_texts(data, rows, tokenizer, template), store=store, max_length=max_length
