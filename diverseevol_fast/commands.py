@@ -55,7 +55,12 @@ def _model_options() -> argparse.ArgumentParser:
     model.add_argument("--store-dtype", default="float32", choices=("float32", "float16"), help="of the embeddings")
     model.add_argument("--pooling", choices=("mean", "cls", "last"), help="of the last hidden states (mean)")
     model.add_argument("--attn-implementation", metavar="NAME")
+    model.add_argument(
+        "--template", metavar="alpaca|plain|chat|FILE",
+        help="from a row to a text (encoders: plain; causal models: alpaca, chat for conversations)",
+    )  # fmt: skip
     model.add_argument("--columns", metavar="MAP", help="other names: '{instruction: question}'")
+    model.add_argument("--text-column", metavar="NAME", help="rows of any kind, of which this is the text")
     model.add_argument("--trust-remote-code", action="store_true")
     return model
 

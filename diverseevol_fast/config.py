@@ -46,6 +46,7 @@ class Config:
     embed_dtype: str | None = None  # of the weights while candidates are embedded; None: as trained
     peft: dict[str, Any] | None = None  # peft.LoraConfig
     report_to: str | list[str] = "none"
+    template: str | None = None  # "alpaca", "plain", "chat" or a file; None: alpaca, or chat for conversations
     columns: dict[str, str] | None = None
     skip_empty: bool = False  # leave rows with an empty instruction or output aside instead of refusing them
     keep_embeddings: bool = False
@@ -59,8 +60,9 @@ class Config:
 
 # Settings that may differ when a run is continued: they do not say what is picked (batches change an embedding in its
 # last bits alone).
+# The template is compared by what it says, not by its file's name.
 FREE_KEYS = ("output_dir", "result_dir_name", "report_to", "keep_embeddings", "cache_dir", "full_data_path",
-             "model_name_or_path", "max_tokens_per_batch")  # fmt: skip
+             "model_name_or_path", "max_tokens_per_batch", "template")  # fmt: skip
 
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:

@@ -53,12 +53,15 @@ class Data:
         return self.rows[index].get(self.columns[name]) or ""
 
 
-def load_data(path: str, columns: dict[str, str] | None = None) -> tuple[Data, list[int]]:
-    """Read a data set and check every row. Returns it and the rows with an empty instruction or output.
+def load_data(
+    path: str, columns: dict[str, str] | None = None, text_column: str | None = None
+) -> tuple[Data, list[int]]:
+    """Read a data set and check every row. Returns it and the rows with an empty instruction or output, or text.
 
     Args:
         path: a file, a saved `datasets` folder, or "builtin:quickstart".
         columns: other names for our columns, {"instruction": "question", ...}.
+        text_column: rows are of any kind, and this key's value is their text.
 
     Raises:
         InputError: no such file, a broken line (file, line, what), a missing key, an unknown schema, no rows.
@@ -75,7 +78,12 @@ def load_data(path: str, columns: dict[str, str] | None = None) -> tuple[Data, l
         rows, kind = _read(Path(path))
     if not rows:
         raise InputError(f"{path}: no rows; expected at least one")
-    schema = _schema(rows[0], names, path)
+    if text_column is None:
+        schema = _schema(rows[0], names, path)
+    elif columns:
+        raise InputError("columns: name parts of a row, of which a text column takes none; give one of the two")
+    else:
+        schema, names = "text", {"text": text_column}
     data = Data(rows, schema, names, str(path))
     empty = [index for index in range(len(rows)) if _check_row(data, index)]
     log.info("data: %s, %s, %s schema, %d rows", path, kind, schema, len(rows))
@@ -153,7 +161,7 @@ def _read_datasets(path: Path) -> tuple[list[dict], str]:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(f"{path}: needs the datasets package; pip install 'diverseevol_fast[data]'") from error
+        raise InputError(f"{path}: needs the datasets package; pip install 'datasets>=3'") from error
     try:
         if path.is_dir():
             loaded, kind = datasets.load_from_disk(str(path)), "datasets folder"
@@ -177,18 +185,19 @@ def _schema(row: dict, names: dict[str, str], path: str) -> str:
 
 
 def _check_row(data: Data, index: int) -> bool:
-    """Raises on a malformed row; True when its instruction or its output is empty."""
+    """Raises on a malformed row; True when its instruction or its output, or its text, is empty."""
     where = f"{data.source}, row {index}"
     row = data.rows[index]
-    if data.schema == "alpaca":
-        for name in ("instruction", "input", "output"):
+    if data.schema in ("alpaca", "text"):
+        names = ("instruction", "input", "output") if data.schema == "alpaca" else ("text",)
+        for name in names:
             key = data.columns[name]
             if name != "input" and key not in row:
                 raise InputError(f"{where}: key '{key}' is missing; got {', '.join(map(repr, row))}")
             if not isinstance(row.get(key) or "", str):
                 raise InputError(f"{where}: '{key}' expected text, got {type(row[key]).__name__}")
             _check_text(where, row.get(key) or "")
-        return not (data.field(index, "instruction").strip() and data.field(index, "output").strip())
+        return not all(data.field(index, name).strip() for name in names if name != "input")
     try:
         turns = data.conversation(index)
     except (KeyError, TypeError) as error:
@@ -248,5 +257,5 @@ def _write_parquet(path: Path, rows: Iterable[dict]) -> None:
     try:
         import datasets
     except ImportError as error:
-        raise InputError("parquet output needs the datasets package; pip install 'diverseevol_fast[data]'") from error
+        raise InputError("parquet output needs the datasets package; pip install 'datasets>=3'") from error
     datasets.Dataset.from_list(list(rows)).to_parquet(os.fspath(path))

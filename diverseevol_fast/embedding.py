@@ -14,7 +14,7 @@ import torch
 from . import distributed
 from .budget import find_budget
 from .data import Data, data_of
-from .encoders import Encoder, encoder_of, is_sentence_transformer, sentence_texts
+from .encoders import Encoder, encoder_of, is_sentence_transformer, template_for
 from .engine import Engine, shares_prefixes
 from .errors import InputError
 from .files import locked
@@ -25,7 +25,7 @@ from .selection.arguments import as_row_numbers
 from .selection.stream import KCenterStream
 from .selection.traversal import KCenterResult, kcenter
 from .store import FILE_DTYPES, FileStore, MemoryStore
-from .templates import Tokens, check_template, tokenize
+from .templates import Tokens, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,6 +73,7 @@ def embed(
     rows: list[str] | list[dict] | Data,
     *,
     pooling: str | None = None,
+    template: str | Path | None = None,
     store: str | Path = "host",
     dtype: str = "float32",
     max_length: int | None = None,
@@ -91,9 +92,11 @@ def embed(
     Args:
         model: a transformers model, causal or encoder, or a sentence-transformers model.
         tokenizer: a fast one; None for a sentence-transformers model, which has its own.
-        rows: texts, taken as they are, or rows in a schema that README.md names, as a model is trained on them.
+        rows: texts, taken as they are, or rows in a schema that README.md names.
         pooling: "mean" (None), "cls" (the first token's state) or "last". A sentence-transformers model's own
             pooling, prompt and what follows (normalisation) hold for it; None is expected then.
+        template: from a row to a text: "alpaca", "plain", "chat" or a file, as README.md says. None: for an encoder
+            the row's own texts, for a causal model what it is trained on.
         store: "host" (memory), "device" (where the model is), or a path ending in .npy: a file that is filled batch
             by batch, goes on where it was after a crash, and is refused when it is of another model or other rows.
         dtype: of the store: "float32", "float16", or, not in a file, "bfloat16".
@@ -114,7 +117,7 @@ def embed(
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
     given = {"store": store, "dtype": dtype, "max_tokens_per_batch": max_tokens_per_batch, "progress": progress}
     try:
-        return _embed(encoder_of(model, pooling), tokenizer, data, pooling, max_length, centers_first, given)
+        return _embed(encoder_of(model, pooling), tokenizer, data, pooling, template, max_length, centers_first, given)
     finally:
         for module, training in modes:
             module.training = training
@@ -125,6 +128,7 @@ def _embed(
     tokenizer: "PreTrainedTokenizerBase | None",
     data: Data,
     pooling: str | None,
+    template: str | Path | None,
     max_length: int | None,
     centers_first: Any,
     given: dict[str, Any],
@@ -135,14 +139,12 @@ def _embed(
         tokenizer = model.tokenizer
     if tokenizer is None:
         raise InputError("tokenizer: is missing; expected the model's own")
-    check_template(data, tokenizer)
-    if is_sentence_transformer(model):
-        data = sentence_texts(model, data)
+    chosen = template_for(encoder, None if template is None else str(template), data, tokenizer)
     length = usable_length(max_length, encoder.body.config, tokenizer, encoder.reserved_positions)
-    tokens = tokenize(data, tokenizer, length)
+    tokens = tokenize(data, tokenizer, length, template=chosen)
     if tokens.truncated:
         log.warning("%d of %d rows are longer than %d tokens and were cut", tokens.truncated, len(tokens), length)
-    made_from = {"tokens_sha256": tokens.sha256(), "pooling": pooling or "mean"}
+    made_from = {"tokens_sha256": tokens.sha256(), "pooling": pooling or "mean"} | chosen.provenance(data)
     if given["store"] not in ("host", "device"):
         made_from["model_sha256"] = model_sha256(encoder.model, encoder.body.config)
     first = [] if centers_first is None else _row_numbers(centers_first, len(tokens))

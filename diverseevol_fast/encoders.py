@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .data import Data, data_of
+from .data import Data
 from .errors import InputError
 from .models import backbone
 from .ops import logit_stats
+from .prefix import run_alone
 from .selection.stream import CandidateError
-from .templates import render
+from .templates import Template, choose_template
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 POOLINGS = ("mean", "cls", "last")
 
@@ -141,10 +142,26 @@ def is_sentence_transformer(model: Any) -> bool:
     return package is not None and isinstance(model, package.SentenceTransformer)
 
 
-def sentence_texts(model: Any, data: Data) -> Data:
-    """The rows' texts as a sentence-transformers model takes them: after its default prompt, if it has one."""
-    rendered = (render(data, row, model.tokenizer) for row in range(len(data.rows)))
-    return data_of([_prompt(model) + "".join(text for text, _ in parts) for parts in rendered])
+def template_for(encoder: Encoder, name: str | None, data: Data, tokenizer: "PreTrainedTokenizerBase") -> Template:
+    """The template (choose_template's `name`) that makes the texts this encoder takes.
+
+    A sentence-transformers model's default prompt, if it has one, comes before each.
+
+    Raises:
+        InputError: a template that there is not, or that does not fit rows or tokenizer.
+    """
+    if is_sentence_transformer(encoder.model):
+        return choose_template(name, data, tokenizer, encoder=True, before=_prompt(encoder.model))
+    return choose_template(name, data, tokenizer, encoder=is_bidirectional(encoder.body))
+
+
+@torch.inference_mode()
+def is_bidirectional(body: torch.nn.Module) -> bool:
+    """Whether a token's state depends on later tokens by more than rounding: an encoder, not a causal model."""
+    weight = body.get_input_embeddings().weight
+    ids = torch.tensor([[0, 1, 0, 1, last] for last in (0, 1)], device=weight.device)
+    first, second = (run_alone(body, row[None], None)[0, :-1].float() for row in ids)
+    return float((first - second).norm()) > 4 * torch.finfo(weight.dtype).eps * float(first.norm())
 
 
 def _prompt(model: Any) -> str:

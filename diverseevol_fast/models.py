@@ -76,7 +76,19 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> "PreTrained
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if (folder / "tokenizer.model").is_file() and not _reads_sentencepiece():  # transformers asks for tiktoken
+            reason = "its tokenizer.model needs packages that are missing; pip install sentencepiece protobuf"
+            raise InputError(f"{folder}: {reason}") from error
         raise InputError(f"{folder}: no usable tokenizer: {_first_line(error)}") from error
+
+
+def _reads_sentencepiece() -> bool:
+    try:
+        import google.protobuf  # noqa: F401
+        import sentencepiece  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def load_causal_lm(
@@ -133,9 +145,7 @@ def load_sentence_transformer(folder: Path, *, dtype: str, trust_remote_code: bo
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise InputError(
-            f"{folder}: a sentence-transformers model; pip install 'diverseevol_fast[sentence]'"
-        ) from error
+        raise InputError(f"{folder}: a sentence-transformers model; pip install 'sentence-transformers>=5'") from error
     try:
         return SentenceTransformer(
             str(folder), device=str(device()), trust_remote_code=trust_remote_code,

@@ -15,7 +15,7 @@ from . import distributed, provenance
 from .config import check_tokens_per_batch
 from .data import Data, check_row_file, load_data, write_rows
 from .embedding import Embeddings, embed_tokens
-from .encoders import encoder_of, is_sentence_transformer, sentence_texts
+from .encoders import encoder_of, template_for
 from .errors import InputError
 from .files import locked, read_json, write_json
 from .models import (
@@ -32,7 +32,7 @@ from .preparation import versions
 from .selection.shared import kcenter_shared
 from .selection.traversal import KCenterResult
 from .store import remove_embeddings
-from .templates import check_template, render, tokenize
+from .templates import tokenize
 from .trainers import check_trainer, describe, rows_for
 
 log = logging.getLogger("diverseevol_fast")
@@ -47,9 +47,9 @@ def embed_data(args: argparse.Namespace) -> str:
     _require(args, "data", "model")
     if args.output.suffix != ".npy":
         raise InputError(f"--output {args.output}: expected a name ending in .npy")
-    data, empty = load_data(args.data, columns_of(args.columns))
+    data, empty = load_data(args.data, columns_of(args.columns), args.text_column)
     if empty:
-        log.warning("%d rows have an empty instruction or output, the first is row %d", len(empty), empty[0])
+        log.warning("%d rows have an empty %s, the first is row %d", len(empty), _needed(args), empty[0])
     embedded = _embed(args, data, np.arange(len(data.rows)), _made_from(args, data), args.output, [])
     return f"{args.output}: {' x '.join(map(str, embedded.values.shape))} {args.store_dtype}"
 
@@ -73,6 +73,8 @@ def select_subset(args: argparse.Namespace) -> str:
     if files.output:
         check_row_file(files.output)
         check_trainer(args.trainer, files.output)
+    if args.trainer and args.text_column:
+        raise InputError(f"--for {args.trainer}: trains on responses, which rows of --text-column do not have")
     with contextlib.ExitStack() as stack:
         for path in (files.picks, files.output):
             if path is not None and distributed.is_first():
@@ -98,10 +100,10 @@ def _files(args: argparse.Namespace) -> Files:
 
 
 def _select(args: argparse.Namespace, files: Files) -> str:
-    data, empty = load_data(args.data, columns_of(args.columns)) if args.data else (None, [])
+    data, empty = load_data(args.data, columns_of(args.columns), args.text_column) if args.data else (None, [])
     if empty and not args.skip_empty:
         raise InputError(
-            f"{args.data}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "
+            f"{args.data}: {len(empty)} rows have an empty {_needed(args)}, the first is row {empty[0]}; "
             "remove them, or leave them out with --skip-empty"
         )
     x = load_embeddings(args.embeddings) if args.embeddings else None
@@ -131,6 +133,11 @@ def _select(args: argparse.Namespace, files: Files) -> str:
         if x is None:
             told += _keep(embedded, files.embeddings, keep)
     return "\n".join([*told, f"{files.picks}: {len(rows)} picks in {result.seconds:.2f} s, {result.passes:.2f} passes"])
+
+
+def _needed(args: argparse.Namespace) -> str:
+    """What no row may lack."""
+    return f"'{args.text_column}'" if args.text_column else "instruction or output"
 
 
 def _check_nothing_read_is_replaced(args: argparse.Namespace, files: Files) -> None:
@@ -279,15 +286,14 @@ def _embed(
     """Embed `rows` of the data into a file, those at the positions `first` before the others."""
     folder = _model_folder(args)
     encoder, tokenizer, longest = _encoder(args, folder)
-    check_template(data, tokenizer)
-    if is_sentence_transformer(encoder.model):
-        data = sentence_texts(encoder.model, data)
+    template = template_for(encoder, args.template, data, tokenizer)
+    made_from = made_from | template.provenance(data)
     length = usable_length(longest, encoder.body.config, tokenizer, encoder.reserved_positions)
     check_tokens_per_batch("--max-tokens-per-batch", args.max_tokens_per_batch, length)
-    sample = render(data, int(rows[0]), tokenizer)
+    sample = template.segments(data, int(rows[0]), tokenizer)
     log.info("sample %d, as the model sees it:\n%s", rows[0], "".join(text for text, _ in sample))
     left_out = np.setdiff1d(np.arange(len(data.rows)), rows)
-    tokens = tokenize(data, tokenizer, length, left_out.tolist())
+    tokens = tokenize(data, tokenizer, length, left_out.tolist(), template)
     log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(rows), tokens.truncated, length)
     made_from = made_from | {
         "tokens_sha256": tokens.sha256(), "dtype": args.dtype, "attention": args.attn_implementation,
@@ -349,6 +355,8 @@ def _record(rows: np.ndarray, result: KCenterResult, args: argparse.Namespace) -
         "data": args.data,
         "model": args.model,
         "embeddings": str(args.embeddings) if args.embeddings else None,
+        "template": args.template,
+        "text_column": args.text_column,
         "selected": [str(path) for path in args.selected or []],
         "seed": args.seed,
         "versions": versions(),

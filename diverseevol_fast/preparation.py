@@ -29,7 +29,7 @@ from .models import (
 from .ops import backends
 from .state import RunState, build_folder, check_identity, record_identity
 from .store import remove_embeddings
-from .templates import Tokens, check_template, render, tokenize
+from .templates import Template, Tokens, choose_template, tokenize
 from .training import training_arguments, translate_train_args
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Given:
     data: Data
     tokens: Tokens
     tokenizer: "PreTrainedTokenizerBase"
+    template: Template
     base: Path  # the base model's folder
     candidates: np.ndarray  # row numbers that may be picked, ascending: not held out, not empty
     held_out: np.ndarray  # row numbers of the held-out part
@@ -81,9 +82,10 @@ def prepare(config: Config, state: RunState) -> Given:
     base = _base_model(config, data, state)
     tokenizer = load_tokenizer(base, config.trust_remote_code)
     _complete(tokenizer, config.model_name_or_path)
-    check_template(data, tokenizer)
+    template = choose_template(config.template, data, tokenizer)
+    template.check_trainable()
     length = usable_length(config.model_max_length, _model_config(base, config), tokenizer)
-    identity = _identity(config, data, base)
+    identity = _identity(config, data, base) | template.provenance(data)
     before = check_identity(state, identity)
     begun = before is not None
     if begun:
@@ -96,8 +98,9 @@ def prepare(config: Config, state: RunState) -> Given:
                 "begun with %d processes, now %d: training takes other steps, later rounds differ", processes, now
             )
     shown = int(candidates[0])
-    log.info("sample %d, as the model sees it:\n%s", shown, "".join(text for text, _ in render(data, shown, tokenizer)))
-    tokens = Tokens.load(state.tokens_file) if begun else tokenize(data, tokenizer, length, empty)
+    sample = template.segments(data, shown, tokenizer)
+    log.info("sample %d, as the model sees it:\n%s", shown, "".join(text for text, _ in sample))
+    tokens = Tokens.load(state.tokens_file) if begun else tokenize(data, tokenizer, length, empty, template)
     log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length)
     if not any(tokens.has_response(row) for row in initial_pool):
         longest = int(tokens.lengths().max())
@@ -115,7 +118,7 @@ def prepare(config: Config, state: RunState) -> Given:
             tokens.save(state.tokens_file)  # made once: a chat template may print the day's date
             state.record_manifest(0, {"tokens_sha256": file_sha256(state.tokens_file)})
         record_identity(state, identity)
-    return Given(data, tokens, tokenizer, base, candidates, held_out, unseen, initial_pool, identity)
+    return Given(data, tokens, tokenizer, template, base, candidates, held_out, unseen, initial_pool, identity)
 
 
 def _check_backend(schedule: str) -> None:
@@ -198,7 +201,8 @@ def record_manifest(state: RunState, r: int, given: Given, config: Config) -> No
         name: hashlib.sha256(value.encode() if isinstance(value, str) else value.numpy().tobytes()).hexdigest()
         for name, value in states.items()
     }
-    made_from = {"round": r, "seed": config.seed, "random_state_sha256": digests, "config": asdict(config)}
+    made_from = {"round": r, "seed": config.seed, "random_state_sha256": digests, "config": asdict(config),
+                 "template": given.template.name}  # fmt: skip
     state.record_manifest(r, made_from | {"made_from": given.identity, "versions": versions(),
                                "processes": distributed.world()})  # fmt: skip
 

@@ -215,7 +215,7 @@ def with_lora(model: "PreTrainedModel", settings: dict[str, Any]) -> torch.nn.Mo
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise InputError("config: peft: the peft package is missing; pip install 'diverseevol_fast[peft]'") from error
+        raise InputError("config: peft: the peft package is missing; pip install 'peft>=0.17'") from error
     try:
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     except (TypeError, ValueError) as error:

@@ -23,6 +23,7 @@ from diverseevol_fast.encoders import encoder_of
 from diverseevol_fast.errors import InputError
 from diverseevol_fast.models import load_causal_lm, load_tokenizer
 from diverseevol_fast.quickstart import generate_rows
+from diverseevol_fast.templates import PROMPT as PROMPT_TEXT
 
 LONGEST = 64
 ENCODER = SMALL | {"max_position_embeddings": LONGEST, "pad_token_id": 0}
@@ -262,6 +263,83 @@ def test_learned_prompts_of_a_peft_model_are_not_left_out_unsaid(tiny_model, tok
     settings = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     with pytest.raises(InputError, match="model"):
         embed(peft.get_peft_model(load_causal_lm(tiny_model), settings), tokenizer, ["a"])
+
+
+TALKS = [{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": t * 2}]} for t in ("ab", "c")]
+TALKS_AS_TEXTS = ["ab\nabab", "c\ncc"]
+
+
+def plain(rows):
+    return ["\n".join(text for text in (r["instruction"], r.get("input"), r["output"]) if text) for r in rows]
+
+
+@pytest.mark.parametrize("kind", ["sentence", "encoder", "causal sentence"])
+def test_an_encoder_gets_the_rows_own_texts(bert, tiny_model, tokenizer, rows, kind):
+    """No preamble, and not the end token, which this tokenizer has."""
+    rows = [*rows[:12], {"instruction": "a", "input": "b", "output": "c"}]
+    if kind == "encoder":
+        model, given = AutoModel.from_pretrained(bert), tokenizer
+    else:
+        model, given = sentence(bert if kind == "sentence" else tiny_model, length=LONGEST, **PROMPT), None
+    for data, texts in ((rows, plain(rows)), (TALKS, TALKS_AS_TEXTS)):
+        assert torch.equal(embed(model, given, data).values, embed(model, given, texts).values)
+        if given is None:
+            expected = model.encode(texts, batch_size=1)
+            assert np.abs(embed(model, None, data).values.numpy() - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_a_template_given_holds_for_encoders_and_causal_models(bert, tokenizer, rows):
+    rows = [row for row in rows if not row.get("input")][:6]
+    for model, end in ((AutoModel.from_pretrained(bert), ""), (build("llama"), "</s>")):
+        for name, texts in (
+            ("alpaca", [PROMPT_TEXT.format(**row) + row["output"] + end for row in rows]),
+            ("plain", [text + end for text in plain(rows)]),
+        ):
+            found = embed(model, tokenizer, rows, template=name)
+            assert torch.equal(found.values, embed(model, tokenizer, texts).values)
+
+
+def test_the_template_is_part_of_a_files_record(bert, tokenizer, rows, tmp_path):
+    model = AutoModel.from_pretrained(bert)
+    for name, recorded in ((None, "plain"), ("alpaca", None)):
+        embed(model, tokenizer, rows[:5], template=name, store=tmp_path / f"{name}.npy")
+        assert json.loads((tmp_path / f"{name}.npy.json").read_text()).get("template") == recorded
+
+
+def test_the_command_line_takes_any_rows_by_a_text_column(bert, tmp_path, capsys):
+    data, output = tmp_path / "rows.jsonl", tmp_path / "subset.jsonl"
+    rows = [{"id": i, "body": text} for i, text in enumerate(["a b", "c", "d e f", "  "])]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = ["--data", str(data), "--model", str(bert)]
+    select = ["select", *given, "--output", str(output), "-n", "3"]
+    assert main([*select, "--text-column", "body"]) == 2
+    assert "1 rows have an empty 'body', the first is row 3" in capsys.readouterr().err
+    assert main([*select, "--text-column", "text"]) == 2
+    assert "row 0: key 'text' is missing; got 'id', 'body'" in capsys.readouterr().err
+    assert main([*select, "--text-column", "body", "--for", "trl"]) == 2
+    assert "--for trl: trains on responses" in capsys.readouterr().err
+    assert main([*select, "--text-column", "body", "--skip-empty", "--template", "alpaca"]) == 2
+    assert "template 'alpaca': the rows are texts" in capsys.readouterr().err
+    assert main([*select, "--text-column", "body", "--columns", "{output: id}"]) == 2
+    assert "columns: name parts of a row" in capsys.readouterr().err
+    assert main([*select, "--text-column", "body", "--skip-empty"]) == 0
+    assert "template: plain, the default for encoders" in capsys.readouterr().err
+    assert sorted(output.read_text().splitlines()) == [json.dumps(row) for row in rows[:3]]
+    assert main(["embed", *given, "--text-column", "body", "--output", str(tmp_path / "x.npy")]) == 0
+    tokenizer = load_tokenizer(bert)
+    expected = embed(AutoModel.from_pretrained(bert), tokenizer, [row["body"] for row in rows]).values
+    assert np.abs(np.load(tmp_path / "x.npy") - expected.numpy()).max() < 1e-6
+
+
+def test_the_command_line_takes_a_template_file(bert, tmp_path, data_file, rows, capsys):
+    template = tmp_path / "mine.txt"
+    template.write_text("{output} <- {instruction}\n")
+    given = ["embed", "--data", str(data_file), "--model", str(bert), "--template", str(template)]
+    assert main([*given, "--output", str(tmp_path / "x.npy")]) == 0
+    assert f"template: {template}, as given" in capsys.readouterr().err
+    texts = [f"{row['output']} <- {row['instruction']}" for row in rows]
+    expected = embed(AutoModel.from_pretrained(bert), load_tokenizer(bert), texts).values.numpy()
+    assert np.abs(np.load(tmp_path / "x.npy") - expected).max() < 1e-6
 
 
 def test_the_command_line_takes_a_sentence_models_folder(bert, tmp_path):

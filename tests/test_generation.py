@@ -181,6 +181,20 @@ def test_upstream_prompt(made, ask, capsys):
     assert "as the model sees it:\n Below is an instruction" in capsys.readouterr().err
 
 
+def test_a_run_is_asked_by_the_template_it_was_trained_with(tmp_path, tiny_model, rows, ask, capsys):
+    own = tmp_path / "own.txt"
+    own.write_text("Q: {instruction} ({input})\nA: {output}")
+    run = make_run(tmp_path, rows, tiny_model, n_round=0, template=str(own))
+    prompts = [f"Q: {r.get('question') or r['instruction']} ({r.get('input', '')})\nA: " for r in QUESTIONS]
+    prompts[0] = "Q: Name three colours. (red, green, blue)\nA: "
+    assert answers(ask(run)) == alone(run / "output/rd_0", prompts)
+    ask(run, "--upstream-prompt", output="upstream", status=2)
+    assert "--upstream-prompt: is Alpaca's" in capsys.readouterr().err
+    own.write_text("Q: {instruction}\nA: {output}")
+    ask(run, output="other", status=2)
+    assert "own.txt: is not what" in capsys.readouterr().err
+
+
 def test_a_run_on_conversations_is_asked_through_its_chat_template(tmp_path, tiny_model, rows, ask, capsys):
     model = tmp_path / "chat-model"
     shutil.copytree(tiny_model, model)

@@ -248,5 +248,5 @@ def test_without_the_openai_package(files, tmp_path):
     command = [sys.executable, "-c", code, *files.arguments("http://127.0.0.1:9/v1")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert ended.returncode == 2
-    assert "needs the openai package; pip install 'diverseevol_fast[evaluate]'" in ended.stderr
+    assert "needs the openai package; pip install 'openai>=3'" in ended.stderr
     assert subprocess.run([*command, "--dry-run"], capture_output=True, check=False).returncode == 0

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "diverseevol_fast"
 MAY_IMPORT_TRANSFORMERS = {"models", "templates", "prefix_cache", "packing", "training", "preparation", "quickstart"}
 STAGES = {
     "data",
+    "conversations",
     "templates",
     "batches",
     "prefix",

@@ -286,7 +286,7 @@ def test_mistakes(made, tmp_path, capsys, monkeypatch):
         assert words in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as where it is not installed
     assert main(["report", kc, "--output", str(tmp_path / "x.html")]) == 2
-    assert "pip install 'diverseevol_fast[evaluate]'" in capsys.readouterr().err
+    assert "pip install 'matplotlib>=3.9'" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.html"))
 
 

@@ -13,7 +13,7 @@ from test_config import PUBLIC
 from diverseevol_fast import kcenter
 from diverseevol_fast.cli import main
 from diverseevol_fast.models import load_causal_lm, load_tokenizer
-from diverseevol_fast.templates import tokenize
+from diverseevol_fast.templates import Tokens, tokenize
 
 
 def run(tmp_path, settings, *extra) -> int:
@@ -256,3 +256,32 @@ def test_a_refused_start_leaves_nothing_in_the_way(tmp_path, settings, monkeypat
     monkeypatch.setenv("DIVERSEEVOL_BACKEND", "foo")
     assert run(tmp_path, settings) == 2
     assert "DIVERSEEVOL_BACKEND: expected 'auto' or one of" in capsys.readouterr().err
+
+
+def test_a_template_of_the_configs_is_what_is_trained_on(tmp_path, settings, tiny_model, rows, capsys):
+    settings |= {"n_round": 0, "val_set_size": 0}
+    own = tmp_path / "own.txt"
+    own.write_text("Q: {instruction}\nA: {output}")
+    assert run(tmp_path, settings, "--template", str(own)) == 0
+    out, tokenizer = Path(settings["output_dir"]), load_tokenizer(tiny_model)
+    ids, is_response = Tokens.load(out / "state/tokens.npz").row(3)
+    assert tokenizer.decode(ids[~is_response]) == f"Q: {rows[3]['instruction']}\nA: "
+    assert tokenizer.decode(ids[is_response]) == rows[3]["output"] + "</s>"
+    assert json.loads((out / "state/rd_0/manifest.json").read_text())["template"] == str(own)
+    assert run(tmp_path, settings) == 2
+    assert "template: the run has" in capsys.readouterr().err
+    own.rename(tmp_path / "renamed.txt")
+    assert run(tmp_path, settings, "--template", str(tmp_path / "renamed.txt")) == 0
+    (tmp_path / "renamed.txt").write_text("{output} of {instruction}")
+    assert (
+        run(tmp_path, settings, "--template", str(tmp_path / "renamed.txt"), "--output_dir", str(tmp_path / "o")) == 2
+    )
+    assert "renamed.txt: expected {output} once, as its end" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+    other = tmp_path / "other"
+    assert run(tmp_path, settings, "--output_dir", str(other), "--template", "alpaca") == 0
+    identity = json.loads((other / "state/run.json").read_text())
+    assert "template" not in identity  # nor in those of earlier versions, which are continued
+    assert "config.template" not in identity
+    assert run(tmp_path, settings, "--output_dir", str(other)) == 0

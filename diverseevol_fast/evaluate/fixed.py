@@ -25,7 +25,7 @@ from ..models import (
     resolve_model,
 )
 from ..runs import MadeRun
-from ..templates import check_template, render
+from ..templates import Template, choose_template, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,14 +110,16 @@ def embed_rows(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch
     return values
 
 
-def fixed_texts(data: Data, rows: np.ndarray, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+def fixed_texts(
+    data: Data, rows: np.ndarray, tokenizer: "PreTrainedTokenizerBase", template: Template | None = None
+) -> list[str]:
     """The rows' training texts without the end token, stripped, after one space: as DiverseEvol measures diversity.
 
     Raises:
         InputError: a conversation that the tokenizer's chat template refuses.
     """
     end = tokenizer.eos_token or ""
-    texts = ("".join(text for text, _ in render(data, int(row), tokenizer)) for row in rows)
+    texts = ("".join(text for text, _ in render(data, int(row), tokenizer, template)) for row in rows)
     return [" " + text.rstrip().removesuffix(end).strip() for text in texts]
 
 
@@ -156,6 +158,9 @@ def _embedded(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.
         tokenizer, max_length = model.tokenizer, min(max_length, model.max_seq_length or max_length)
     else:
         tokenizer = load_tokenizer(folder, space.trust_remote_code)
-    check_template(data, tokenizer)
+    no_chat = data.schema != "alpaca" and not tokenizer.chat_template
+    template = choose_template("plain" if no_chat else None, data, tokenizer)
     log.info("%s: embedding %d rows by %s", store, len(rows), folder)
-    return embed(model, tokenizer, fixed_texts(data, rows, tokenizer), store=store, max_length=max_length).values
+    return embed(
+        model, tokenizer, fixed_texts(data, rows, tokenizer, template), store=store, max_length=max_length
+    ).values

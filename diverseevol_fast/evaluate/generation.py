@@ -20,6 +20,7 @@ from ..errors import InputError, RunError
 from ..models import folder_sha256
 from ..progress import Progress
 from ..runs import MadeRun, read_run
+from ..templates import DEFAULTS, TEMPLATES, Template, read_template
 from .generated import GeneratedFile
 from .questions import Question, benchmark_name, read_questions
 from .respondent import NextToken, Respondent
@@ -54,16 +55,17 @@ def answer_questions(args: argparse.Namespace) -> str:
     run = read_run(args.run)
     rounds = _rounds(args.rounds, run)
     benchmarks = _benchmarks(args.questions)
-    kind = _kind_of_prompt(run, args.upstream_prompt)
+    template, recorded = _template(run)
+    kind = _kind_of_prompt(template, args.upstream_prompt)
     told, todo = [], {}
     for r in rounds:  # all of them, before the first is begun
-        for task in _tasks(r, run, benchmarks, kind, args):
+        for task in _tasks(r, run, benchmarks, {"prompt": kind} | recorded, args):
             if task.file.is_finished():
                 told.append(f"{task.file.path}: was finished before")
             else:
                 todo.setdefault(r, []).append(task)
     for r, tasks in todo.items():
-        model = _load(r, run, args)
+        model = _load(r, run, template, args)
         told += _answer_round(tasks, model, kind, args, shown=r == min(todo))
         del model
         gc.collect()  # adapters leave a cycle on it; its memory is needed for the next one
@@ -106,22 +108,30 @@ def _benchmarks(paths: list[Path]) -> dict[str, list[Question]]:
     return benchmarks
 
 
-def _kind_of_prompt(run: MadeRun, upstream: bool) -> str:
-    """ "training", "upstream" or, after training on conversations, "chat"."""
+def _template(run: MadeRun) -> tuple[Template, dict[str, str]]:
+    """What the run trained on, and what a record says of it."""
     pool, _ = load_data(str(run.state.data_file(0, "labeled")), run.config.columns)
-    if pool.schema == "alpaca":
-        return "upstream" if upstream else "training"
-    if upstream:
-        raise InputError("--upstream-prompt: is of instruction data; this run was trained on conversations")
-    return "chat"
+    name = run.config.template or DEFAULTS[pool.schema]
+    template = Template(name, pieces=() if name in TEMPLATES else read_template(Path(name)))
+    recorded = template.provenance(pool)
+    if recorded.get("template") != run.state.manifest(0)["made_from"].get("template"):
+        raise InputError(f"template {name}: is not what {run.state.folder} was trained with any more; restore the file")
+    return template, recorded
+
+
+def _kind_of_prompt(template: Template, upstream: bool) -> str:
+    """ "training", "upstream" or "chat"."""
+    if upstream and template.name != "alpaca":
+        raise InputError(f"--upstream-prompt: is Alpaca's; this run was trained with the template {template.name}")
+    return "upstream" if upstream else "chat" if template.name == "chat" else "training"
 
 
 def _tasks(
-    r: int, run: MadeRun, benchmarks: dict[str, list[Question]], kind: str, args: argparse.Namespace
+    r: int, run: MadeRun, benchmarks: dict[str, list[Question]], prompt: dict[str, str], args: argparse.Namespace
 ) -> list[Task]:
     folder = run.state.model_folder(r)
-    made_from: dict[str, Any] = {
-        "model_sha256": folder_sha256(folder), "prompt": kind, "dtype": args.dtype or run.config.dtype,
+    made_from: dict[str, Any] = prompt | {
+        "model_sha256": folder_sha256(folder), "dtype": args.dtype or run.config.dtype,
         "max_new_tokens": args.max_new_tokens, "temperature": args.temperature,
     }  # fmt: skip
     if _is_adapter(folder):
@@ -141,10 +151,10 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def _load(r: int, run: MadeRun, args: argparse.Namespace) -> Respondent:
+def _load(r: int, run: MadeRun, template: Template, args: argparse.Namespace) -> Respondent:
     folder = run.state.model_folder(r)
     return Respondent(
-        folder, dtype=args.dtype or run.config.dtype, attn_implementation=run.config.attn_implementation,
+        folder, template, dtype=args.dtype or run.config.dtype, attn_implementation=run.config.attn_implementation,
         trust_remote_code=args.trust_remote_code, base=run.base_model() if _is_adapter(folder) else None,
     )  # fmt: skip
 

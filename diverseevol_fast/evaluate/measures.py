@@ -100,7 +100,7 @@ def partition(x: torch.Tensor, seed: int) -> np.ndarray:
     try:
         from sklearn.cluster import MiniBatchKMeans
     except ImportError as error:
-        raise InputError("diversity: needs scikit-learn; pip install 'diverseevol_fast[evaluate]'") from error
+        raise InputError("diversity: needs scikit-learn; pip install 'scikit-learn>=1.5'") from error
     return MiniBatchKMeans(cell_count(len(x)), random_state=seed, n_init=1).fit(x.float().numpy()).labels_
 
 

@@ -6,7 +6,7 @@ import torch
 
 from ..errors import InputError
 from ..models import NO_LIMIT, check_vocabulary, load_causal_lm, load_tokenizer
-from ..templates import prompt_of
+from ..templates import Template
 from .generated import Generated
 from .questions import Question
 
@@ -14,12 +14,13 @@ from .questions import Question
 class Respondent:
     """A model and its tokenizer. Of the model's own settings for generation nothing holds but its end tokens."""
 
-    def __init__(self, folder: Path, *, trust_remote_code: bool, **options):
-        """Load both from a folder; options: as load_causal_lm's.
+    def __init__(self, folder: Path, template: Template, *, trust_remote_code: bool, **options):
+        """Load both from a folder; template: what the model was trained on; options: as load_causal_lm's.
 
         Raises:
             InputError: not a model, or no tokenizer.
         """
+        self.template = template
         self.tokenizer = load_tokenizer(folder, trust_remote_code)
         model = load_causal_lm(folder, trust_remote_code=trust_remote_code, **options)
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters stay in it
@@ -33,7 +34,7 @@ class Respondent:
     def prompt(self, question: Question, kind: str) -> str:
         """The text that the answer follows.
 
-        kind: "training", what the run's instruction data has before a response; "upstream", what the public
+        kind: "training", what the run's template has before a response; "upstream", what the public
         implementation generates with; "chat", the tokenizer's chat template.
 
         Raises:
@@ -41,7 +42,7 @@ class Respondent:
         """
         if kind == "chat":
             return self._chat_prompt(question)
-        text = prompt_of(question.text, question.input)
+        text = self.template.prompt(question.text, question.input, self.tokenizer)
         return f" {text}\n" if kind == "upstream" else text
 
     def _chat_prompt(self, question: Question) -> str:

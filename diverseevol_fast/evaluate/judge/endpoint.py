@@ -120,7 +120,7 @@ class Endpoint:
         try:
             import openai
         except ImportError as error:
-            raise InputError("judge: needs the openai package; pip install 'diverseevol_fast[evaluate]'") from error
+            raise InputError("judge: needs the openai package; pip install 'openai>=3'") from error
         key = key_in(key_env)
         self.url, self.model, self.key_env = base_url, model, key_env
         self._openai, self._key, self._is_secret = openai, _as_written(key), len(key) >= SECRET_LENGTH

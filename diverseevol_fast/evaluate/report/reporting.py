@@ -38,7 +38,7 @@ def write_report(args: argparse.Namespace) -> str:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
-        raise InputError("report: needs matplotlib; pip install 'diverseevol_fast[evaluate]'") from error
+        raise InputError("report: needs matplotlib; pip install 'matplotlib>=3.9'") from error
     output = args.output or args.runs[0] / "report.html"
     if output.suffix not in (".html", ".htm"):
         raise InputError(f"--output: expected a name that ends in .html, got {output}")
