@@ -26,6 +26,7 @@ from .models import (
 )
 from .precision import in_dtype
 from .preparation import versions
+from .result import Result
 from .selection.shared import kcenter_shared
 from .selection.traversal import KCenterResult
 from .store import remove_embeddings
@@ -35,8 +36,8 @@ from .trainers import check_trainer, describe, rows_for
 log = logging.getLogger("diverseevol_fast")
 
 
-def embed_data(args: argparse.Namespace) -> str:
-    """`diverseevol embed`: writes args.output; returns what to tell the user.
+def embed_data(args: argparse.Namespace) -> Result:
+    """`diverseevol embed`: writes args.output.
 
     Raises:
         InputError, RunError: as embedding does.
@@ -48,11 +49,16 @@ def embed_data(args: argparse.Namespace) -> str:
     if empty:
         log.warning("%d rows have an empty instruction or output, the first is row %d", len(empty), empty[0])
     embedded = _embed(args, data, np.arange(len(data.rows)), args.output, [])
-    return f"{args.output}: {' x '.join(map(str, embedded.values.shape))} {args.store_dtype}"
+    rows, dimension = embedded.values.shape
+    return Result(
+        f"{args.output}: {rows} x {dimension} {args.store_dtype}",
+        {"output": str(args.output), "rows": rows, "dimension": dimension, "dtype": args.store_dtype}
+        | {"figures": embedded.figures},
+    )
 
 
-def select_subset(args: argparse.Namespace) -> str:
-    """`diverseevol select`: writes the subset and the record of picks; returns what to tell the user.
+def select_subset(args: argparse.Namespace) -> Result:
+    """`diverseevol select`: writes the subset and the record of picks.
 
     Everything that can be checked before the embedding is.
 
@@ -91,15 +97,16 @@ def select_subset(args: argparse.Namespace) -> str:
         result = _kcenter(x[candidates] if empty else x, args, centers)
     rows = candidates[result.indices]
     distributed.barrier()  # the others read the embeddings until here
-    told = []
+    told, record = [], _record(rows, result, args)
     if distributed.is_first():
         if output:
             write_rows(output, rows_for(args.trainer, data, rows))
             told = [f"{output}: {len(rows)} rows", *describe(args.trainer, data, rows, output)]
-        write_json(picks, _record(rows, result, args))
+        write_json(picks, record)
         if x is None:
             remove_embeddings(temporary)
-    return "\n".join([*told, f"{picks}: {len(rows)} picks in {result.seconds:.2f} s, {result.passes:.2f} passes"])
+    files = {"output": str(output) if output else None, "picks": str(picks)}
+    return Result("\n".join([*told, f"{picks}: {len(rows)} picks in {result.seconds:.2f} s"]), files | record)
 
 
 def _check_nothing_is_replaced(args: argparse.Namespace, output: Path | None, picks: Path) -> None:
