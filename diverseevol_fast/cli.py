@@ -8,11 +8,13 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from tqdm import tqdm
 
 from .commands import build_parser
 from .errors import InputError, RunError
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = build_parser().parse_known_args(argv)
     _set_up_logging(args.quiet)
     try:
-        with _noticing_termination():
+        with _noticing_termination(), _others_silenced(args.quiet):
             result = _command(args, rest)
         if FIRST:
             print(json.dumps(result.record, indent=1, ensure_ascii=False) if args.json else result.text)
@@ -134,10 +136,37 @@ def _config_and_overrides(rest: list[str]) -> tuple[Path, dict]:
     return Path(files[0]), overrides
 
 
+class LinesAboveBars(logging.StreamHandler):
+    """Log lines that leave a bar on the same terminal whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line where the bar was, and the bar below it."""
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+@contextmanager
+def _others_silenced(quiet: bool) -> Iterator[None]:
+    """With --quiet, no warnings of other packages: neither Python's nor those that they log without a handler."""
+    last_resort = logging.lastResort.level
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore")
+            logging.lastResort.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.lastResort.setLevel(last_resort)
+
+
 def _set_up_logging(quiet: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    handler = logging.StreamHandler(sys.stderr)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too; ours say what goes on
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if quiet:  # read when these are imported
+        for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
+            os.environ.setdefault(name, "error")
+    handler = LinesAboveBars(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers = [handler]
     log.propagate = False

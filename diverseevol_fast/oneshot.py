@@ -11,6 +11,7 @@ import yaml
 from . import distributed
 from .config import check_tokens_per_batch
 from .data import Data, check_row_file, load_data, write_rows
+from .data_summary import log_lengths
 from .embedding import Embeddings, embed_tokens
 from .encoders import encoder_of, is_sentence_transformer, sentence_texts
 from .errors import InputError
@@ -204,7 +205,7 @@ def _embed(args: argparse.Namespace, data: Data, rows: np.ndarray, path: Path, f
     log.info("sample %d, as the model sees it:\n%s", rows[0], "".join(text for text, _ in sample))
     left_out = np.setdiff1d(np.arange(len(data.rows)), rows)
     tokens = tokenize(data, tokenizer, length, left_out.tolist())
-    log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(rows), tokens.truncated, length)
+    log_lengths(tokens, length)
     made_from |= {
         "tokens_sha256": tokens.sha256(), "dtype": args.dtype, "attention": args.attn_implementation,
         "pooling": args.pooling,
