@@ -3,24 +3,29 @@
 import argparse
 import errno
 import importlib
+import json
 import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from tqdm import tqdm
 
 from .commands import build_parser
 from .errors import InputError, RunError
+from .result import Result
 
 log = logging.getLogger("diverseevol_fast")
 
 FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started; it tells the user what is going on
 
-COMMANDS = {  # each takes the parsed arguments and returns what to tell the user; imported when it is called
+COMMANDS = {  # each takes the parsed arguments and returns a Result; imported when it is called
+    "init": (".init", "write_config"),
     "embed": (".oneshot", "embed_data"),
     "select": (".oneshot", "select_subset"),
     "diversity": (".evaluate.diversity", "measure_diversity"),
@@ -33,19 +38,16 @@ COMMANDS = {  # each takes the parsed arguments and returns what to tell the use
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for a mistake in what was given, 1 for a failure on the way."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    args, rest = build_parser().parse_known_args(argv)
     _set_up_logging(args.quiet)
-    if rest and args.command != "run":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        with _noticing_termination():
-            told = _command(args, rest)
+        with _noticing_termination(), _others_silenced(args.quiet):
+            result = _command(args, rest)
         if FIRST:
-            print(told)
+            print(json.dumps(result.record, indent=1, ensure_ascii=False) if args.json else result.text)
         return 0
     except (KeyboardInterrupt, TerminatedError) as error:
-        _complain(f"{error or 'stopped'}; what is finished is kept, the same command goes on from there")
+        _complain(f"{str(error) or 'stopped'}; what is finished is kept, the same command goes on from there")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     except Exception as error:
         if args.debug:
@@ -54,8 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, InputError) else 1
 
 
-def _command(args: argparse.Namespace, rest: list[str]) -> str:
-    """What to tell the user."""
+def _command(args: argparse.Namespace, rest: list[str]) -> Result:
     if args.command == "env":
         from .environment import check_kernels, describe
 
@@ -70,12 +71,12 @@ def _command(args: argparse.Namespace, rest: list[str]) -> str:
         return _function(args.command)(args)
 
 
-def _function(command: str) -> Callable[[argparse.Namespace], str]:
+def _function(command: str) -> Callable[[argparse.Namespace], Result]:
     module, name = COMMANDS[command]
     return getattr(importlib.import_module(module, __package__), name)
 
 
-def _run(path: Path, overrides: dict, restart: bool) -> str:
+def _run(path: Path, overrides: dict, restart: bool) -> Result:
     from .config import load_config
 
     config = load_config(path, overrides)
@@ -83,9 +84,11 @@ def _run(path: Path, overrides: dict, restart: bool) -> str:
     from .table import rounds_table
 
     state = run(config, restart)
-    return (
+    rounds = [{"round": r, **state.metrics(r)} for r in range(config.n_round + 1)]
+    return Result(
         f"{rounds_table(state, config.n_round)}\n"
-        f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, figures)"
+        f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, figures)",
+        {"folder": str(state.folder), "rounds": rounds},
     )
 
 
@@ -135,10 +138,37 @@ def _config_and_overrides(rest: list[str]) -> tuple[Path, dict]:
     return Path(files[0]), overrides
 
 
+class LinesAboveBars(logging.StreamHandler):
+    """Log lines that leave a bar on the same terminal whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line where the bar was, and the bar below it."""
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+@contextmanager
+def _others_silenced(quiet: bool) -> Iterator[None]:
+    """With --quiet, no warnings of other packages: neither Python's nor those that they log without a handler."""
+    last_resort = logging.lastResort.level
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore")
+            logging.lastResort.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.lastResort.setLevel(last_resort)
+
+
 def _set_up_logging(quiet: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    handler = logging.StreamHandler(sys.stderr)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too; ours say what goes on
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if quiet:  # read when these are imported
+        for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
+            os.environ.setdefault(name, "error")
+    handler = LinesAboveBars(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers = [handler]
     log.propagate = False

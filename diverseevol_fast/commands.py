@@ -1,25 +1,75 @@
 """The commands and their options, as argparse has them."""
 
 import argparse
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from . import __version__
+from .completion import PrintCompletion
+from .config import nearest
+from .settings import help_text
 
-def build_parser() -> argparse.ArgumentParser:
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, but what it does not know is an error at once, which names what was probably meant."""
+
+    takes_keys = False  # --key value pairs that are no options of its own are handed back
+    words: Sequence[str] = ()
+    commands: argparse._SubParsersAction | None = None
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's, which calls this for each command with the words after its name."""
+        self.words = sys.argv[1:] if args is None else args
+        found, rest = super().parse_known_args(args, namespace)
+        if rest and not self.takes_keys:
+            unknown = [word.partition("=")[0] for word in rest if word.startswith("-")] or rest
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")  # without values: one may be a key
+        return found, rest
+
+    def error(self, message: str):
+        """Exit with status 2; a --word that is no option, or the command, may be misspelt."""
+        known = {name for action in self._actions for name in action.option_strings}
+        if self.commands:
+            known |= set(self.commands.choices)
+            words = self.words[:1]
+        else:
+            words = [word.partition("=")[0] for word in self.words if word.startswith("--")]
+        taken = {word for word in words for name in known if self.allow_abbrev and name.startswith(word)} | known
+        named = re.split(r"[ ',]+", message)
+        hints = [
+            ("" if word in named else f"; {word}: unknown") + nearest(word, known)
+            for word in words if word not in taken
+        ]  # fmt: skip
+        super().error("".join([message, *hints]))
+
+
+def build_parser() -> Parser:
     """The whole command line."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--quiet", action="store_true", help="no progress, warnings and results only")
     common.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
 
-    parser = argparse.ArgumentParser(prog="diverseevol", description="Exact, fast diverse data selection.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser = Parser(prog="diverseevol", description="Exact, fast diverse data selection.")
+    parser.takes_keys = True  # of run, which is the only command that hands any back
+    parser.add_argument("--version", action="version", version=f"diverseevol_fast {__version__}")
+    parser.add_argument("--print-completion", action=PrintCompletion)
+    parser.commands = commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_init(commands, common)
     run = commands.add_parser(
         "run",
         parents=[common],
+        allow_abbrev=False,  # what is no option is a key
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         help="a whole DiverseEvol run; continues an unfinished one",
-        usage="diverseevol run CONFIG.yml [--restart] [--quiet] [--debug] [--key value ...]",
-        description="Fine-tune, embed, select, repeat. Every key of the config may be given as --key value and wins "
-        "over the file; --train_args.learning_rate 1e-4 reaches inside.",
+        usage="diverseevol run CONFIG.yml [--restart] [--quiet] [--debug] [--json] [--key value ...]",
+        description="Fine-tune, embed, select, repeat. Every key of the config may be given as --key value and wins\n"
+        "over the file; --train_args.learning_rate 1e-4 reaches inside. `diverseevol init` writes a config.",
+        epilog=help_text(),
     )
+    run.takes_keys = True
     run.add_argument("--restart", action="store_true", help="begin anew; what was made before is kept aside")
     model = _model_options()
     _add_select(commands, common, model)
@@ -34,6 +84,16 @@ def build_parser() -> argparse.ArgumentParser:
     env = commands.add_parser("env", parents=[common], help="versions, CPU, GPU, and which backends can be used")
     env.add_argument("--check", action="store_true", help="check every GPU kernel on every GPU here, and remember it")
     return parser
+
+
+def _add_init(commands, common) -> None:
+    init = commands.add_parser(
+        "init", parents=[common], help="write a commented config for a run",
+        description="Write a config with every key, its default and what it does. An existing file is never replaced.",
+    )  # fmt: skip
+    init.add_argument("file", type=Path, nargs="?", default=Path("config.yml"), metavar="FILE", help="(config.yml)")
+    init.add_argument("--data", help="fills full_data_path in")
+    init.add_argument("--model", help="fills model_name_or_path in")
 
 
 def _model_options() -> argparse.ArgumentParser:
@@ -115,7 +175,6 @@ def _add_diversity(commands, common) -> None:
     diversity.add_argument("--embeddings", type=Path, metavar="X.npy", help="instead of a model: of every row")
     diversity.add_argument("--random", type=int, default=5, metavar="R", help="random subsets as the yardstick (5)")
     diversity.add_argument("--seed", type=int, default=0, help="of the draws and of the k-means cells (0)")
-    diversity.add_argument("--json", action="store_true", help="print JSON instead of a table")
     diversity.add_argument("--columns", metavar="MAP", help="the data set's other names: '{instruction: question}'")
     diversity.add_argument("--trust-remote-code", action="store_true")
 
@@ -167,7 +226,6 @@ def _add_score(commands, common) -> None:
         description="Relative Score = 100 x the model's summed scores / the reference's, both orders pooled.",
     )  # fmt: skip
     score.add_argument("judgements", type=Path, nargs="+", metavar="FILE", help="of judge, or public ones")
-    score.add_argument("--json", action="store_true", help="print JSON instead of a table")
     score.add_argument("--answers", type=Path, nargs="+", metavar="FILE", help="for their length, one per file")
     score.add_argument("--reference", type=Path, nargs="+", metavar="FILE", help="the same; one may serve all files")
     _add_number(score, "--resamples", 10_000, "N", "of the bootstrap")

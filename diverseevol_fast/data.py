@@ -7,16 +7,14 @@ Formats: a JSON list, JSON lines, both gzipped; parquet and a saved Hugging Face
 import gzip
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .data_summary import log_rows
 from .errors import InputError
 from .files import atomic_path
-
-log = logging.getLogger("diverseevol_fast")
 
 QUICKSTART = "builtin:quickstart"
 COLUMNS = ("instruction", "input", "output", "messages", "conversations")
@@ -86,7 +84,7 @@ def load_data(
         schema, names = "text", {"text": text_column}
     data = Data(rows, schema, names, str(path))
     empty = [index for index in range(len(rows)) if _check_row(data, index)]
-    log.info("data: %s, %s, %s schema, %d rows", path, kind, schema, len(rows))
+    log_rows(data, kind, empty)
     return data, empty
 
 

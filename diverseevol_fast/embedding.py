@@ -201,12 +201,11 @@ def _locked_while_written(path: Path | None, replace: bool) -> contextlib.Abstra
 
 
 def describe(figures: dict[str, float]) -> str:
-    """The figures of an embedding in one line."""
-    share = figures["flops_per_second"] / figures["matrix_rate"] if figures["matrix_rate"] else 0.0
+    """The figures of an embedding in one line, for people: all of them are in metrics.json."""
     return (
-        f"{figures['tokens']:,} tokens in {figures['seconds']:.1f} s, {figures['tokens_per_second']:,.0f} tokens/s, "
-        f"{figures['padding']:.1%} padding, {figures['prefix_share']:.1%} in shared prefixes, "
-        f"{share:.0%} of the matrix rate, peak memory {figures['peak_memory'] / 1e9:.2f} GB"
+        f"{figures['tokens']:,} tokens in {figures['seconds']:.1f} s ({figures['tokens_per_second']:,.0f} a second); "
+        f"{1 - figures['padding']:.0%} of the work was real tokens, the rest padding; sharing what rows begin with "
+        f"saved {figures['prefix_share']:.0%} of the tokens; at most {figures['peak_memory'] / 1e9:.1f} GB of memory"
     )
 
 

@@ -146,8 +146,7 @@ class Engine:
         real = int(self.lengths[positions].sum())
         counts.embedded += real
         counts.run += real - len(positions) * (prefix.length if prefix else 0)
-        run = counts.run + self.forward.prefix_tokens
-        self.bar.update(real, padding=1 - counts.run / counts.padded, prefix=1 - run / counts.embedded)
+        self.bar.update(real)
 
     @torch.inference_mode()
     def _embed(self, positions: np.ndarray, prefix: Prefix | None) -> tuple[np.ndarray, torch.Tensor]:

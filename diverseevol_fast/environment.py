@@ -3,36 +3,45 @@
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError, RunError
 from .ops import backends, kernels
 from .ops.self_check import version_of
+from .result import Result
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "triton", "datasets", "peft")
 
 
-def describe() -> str:
+def describe() -> Result:
     """The report, a fact a line; on a machine with a GPU whose kernels were never checked, they are checked."""
     import torch
 
     from . import __version__
 
-    lines = [f"diverseevol_fast {__version__}, Python {platform.python_version()}, {platform.platform()}"]
-    lines += [f"{name} {version_of(name)}" for name in PACKAGES]
-    lines += [f"CPU: {_cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    record = {
+        "diverseevol_fast": __version__, "python": platform.python_version(), "platform": platform.platform(),
+        "packages": {name: version_of(name) for name in PACKAGES},
+        "cpu": {"name": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "cuda_kernels": _cuda_kernels(), "gpus": _gpus(),
+        "backends": [_op(op, device_type) for device_type in ["cpu"] + ["cuda"] * torch.cuda.is_available()
+                     for op in backends.OPS],
+    }  # fmt: skip
+    lines = [f"diverseevol_fast {__version__}, Python {record['python']}, {record['platform']}"]
+    lines += [f"{name} {version}" for name, version in record["packages"].items()]
+    lines += ["CPU: {name}, {cores} cores, {threads} threads".format(**record["cpu"])]
     if backends.native_unavailable() is None:
         from .ops import native
 
-        lines += [f"C++ kernels: {', '.join(native._native.usable_isas())}; in use: {native.chosen_isa()}"]
-    lines += [f"CUDA C++ kernels: {_cuda_kernels()}"]
-    lines += _gpus()
-    for device_type in ["cpu"] + ["cuda"] * torch.cuda.is_available():
-        for op in backends.OPS:
-            lines += _op(op, device_type)
-    return "\n".join(lines)
+        record["cpp_kernels"] = {"usable": list(native._native.usable_isas()), "in_use": native.chosen_isa()}
+        lines += [f"C++ kernels: {', '.join(record['cpp_kernels']['usable'])}; in use: {native.chosen_isa()}"]
+    lines += [f"CUDA C++ kernels: {record['cuda_kernels']}", *record["gpus"]]
+    for op in record["backends"]:
+        lines += _op_lines(op)
+    return Result("\n".join(lines), record)
 
 
-def check_kernels() -> str:
+def check_kernels() -> Result:
     """Check all GPU kernels of all GPUs anew, and remember what is found: a table, a kernel a line.
 
     Raises:
@@ -45,7 +54,7 @@ def check_kernels() -> str:
 
     if not torch.cuda.is_available():
         raise InputError(f"env --check: no GPU to check: {_no_gpu()}")
-    lines, wrong = [], 0
+    lines, verdicts, wrong = [], [], 0
     for name in kernels.LAUNCHERS:
         if backends.unusable(name, "cuda") is not None:
             lines.append(f"{name}: {backends.unusable(name, 'cuda')}")
@@ -54,10 +63,11 @@ def check_kernels() -> str:
         for kernel, verdict in self_check.check_anew(number, backends.launchers()).items():
             state = {True: "passed", False: "FAILED", None: "not checked"}[verdict.passed]
             lines.append(f"  {kernel!s:40} {state:12} {verdict.reason}".rstrip())
+            verdicts.append({"gpu": number, "kernel": str(kernel), "passed": verdict.passed, "reason": verdict.reason})
             wrong += verdict.passed is not True
     if wrong:
         raise RunError("\n".join([*lines, f"{wrong} kernels did not pass; other backends are used in their place"]))
-    return "\n".join(lines)
+    return Result("\n".join(lines), {"kernels": verdicts})
 
 
 def _gpus() -> list[str]:
@@ -86,17 +96,26 @@ def _no_gpu() -> str:
     return f"torch is built for CUDA {torch.version.cuda} and sees none"
 
 
-def _op(op: str, device_type: str) -> list[str]:
-    """The chosen backend and why, once if all dtypes agree; then the others."""
+def _op(op: str, device_type: str) -> dict[str, Any]:
+    """The chosen backends and why, once if all dtypes agree; and the others."""
     dtypes: dict[backends.Choice, list[str]] = {}
     for dtype in kernels.OP_DTYPES[op]:
         dtypes.setdefault(_choice(op, device_type, dtype), []).append(dtype)
-    lines = []
-    for choice, names in dtypes.items():
-        only = f", {' and '.join(names)}" if len(dtypes) > 1 else ""
-        lines.append(f"{op} on {device_type}{only}: {choice.backend} ({choice.reason})")
     others = [name for name in backends.OPS[op] if name not in {choice.backend for choice in dtypes}]
-    return lines + [f"  {name}: {backends.unusable(name, device_type) or 'usable'}" for name in others]
+    return {
+        "op": op,
+        "device": device_type,
+        "chosen": [{"backend": c.backend, "reason": c.reason, "dtypes": names} for c, names in dtypes.items()],
+        "others": {name: backends.unusable(name, device_type) or "usable" for name in others},
+    }
+
+
+def _op_lines(op: dict[str, Any]) -> list[str]:
+    lines = []
+    for choice in op["chosen"]:
+        only = f", {' and '.join(choice['dtypes'])}" if len(op["chosen"]) > 1 else ""
+        lines.append(f"{op['op']} on {op['device']}{only}: {choice['backend']} ({choice['reason']})")
+    return lines + [f"  {name}: {state}" for name, state in op["others"].items()]
 
 
 def _choice(op: str, device_type: str, dtype: str) -> backends.Choice:

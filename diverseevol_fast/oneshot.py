@@ -14,6 +14,7 @@ import yaml
 from . import distributed, provenance
 from .config import check_tokens_per_batch
 from .data import Data, check_row_file, load_data, write_rows
+from .data_summary import log_lengths
 from .embedding import Embeddings, embed_tokens
 from .encoders import encoder_of, template_for
 from .errors import InputError
@@ -29,6 +30,7 @@ from .models import (
 )
 from .precision import in_dtype
 from .preparation import versions
+from .result import Result
 from .selection.shared import kcenter_shared
 from .selection.traversal import KCenterResult
 from .store import remove_embeddings
@@ -38,8 +40,8 @@ from .trainers import check_trainer, describe, rows_for
 log = logging.getLogger("diverseevol_fast")
 
 
-def embed_data(args: argparse.Namespace) -> str:
-    """`diverseevol embed`: writes args.output; returns what to tell the user.
+def embed_data(args: argparse.Namespace) -> Result:
+    """`diverseevol embed`: writes args.output.
 
     Raises:
         InputError, RunError: as embedding does.
@@ -51,11 +53,16 @@ def embed_data(args: argparse.Namespace) -> str:
     if empty:
         log.warning("%d rows have an empty %s, the first is row %d", len(empty), _needed(args), empty[0])
     embedded = _embed(args, data, np.arange(len(data.rows)), _made_from(args, data), args.output, [])
-    return f"{args.output}: {' x '.join(map(str, embedded.values.shape))} {args.store_dtype}"
+    rows, dimension = embedded.values.shape
+    return Result(
+        f"{args.output}: {rows} x {dimension} {args.store_dtype}",
+        {"output": str(args.output), "rows": rows, "dimension": dimension, "dtype": args.store_dtype}
+        | {"figures": embedded.figures},
+    )
 
 
-def select_subset(args: argparse.Namespace) -> str:
-    """`diverseevol select`: writes the subset and the record of picks; returns what to tell the user.
+def select_subset(args: argparse.Namespace) -> Result:
+    """`diverseevol select`: writes the subset and the record of picks.
 
     Everything that can be checked before the embedding is.
 
@@ -99,7 +106,7 @@ def _files(args: argparse.Namespace) -> Files:
     return Files(picks, output, None if args.embeddings else stem.with_name(f"{stem.name}.embeddings.npy"))
 
 
-def _select(args: argparse.Namespace, files: Files) -> str:
+def _select(args: argparse.Namespace, files: Files) -> Result:
     data, empty = load_data(args.data, columns_of(args.columns), args.text_column) if args.data else (None, [])
     if empty and not args.skip_empty:
         raise InputError(
@@ -124,15 +131,17 @@ def _select(args: argparse.Namespace, files: Files) -> str:
     rows = candidates[result.indices]
     distributed.barrier()  # the others read the embeddings until here
     told = []
+    record = _record(rows, result, args) | {"provenance": made_from, "output": _name(files.output)}
     if distributed.is_first():
-        # The record is written first, since it says what the output is made from.
-        write_json(files.picks, _record(rows, result, args) | {"provenance": made_from, "output": _name(files.output)})
+        write_json(files.picks, record)  # first, since it says what the output is made from
         if files.output:
             write_rows(files.output, rows_for(args.trainer, data, rows))
             told = [f"{files.output}: {len(rows)} rows", *describe(args.trainer, data, rows, files.output)]
         if x is None:
             told += _keep(embedded, files.embeddings, keep)
-    return "\n".join([*told, f"{files.picks}: {len(rows)} picks in {result.seconds:.2f} s, {result.passes:.2f} passes"])
+    written = {"output": str(files.output) if files.output else None, "picks": str(files.picks)}
+    told.append(f"{files.picks}: {len(rows)} picks in {result.seconds:.2f} s")
+    return Result("\n".join(told), record | written)
 
 
 def _needed(args: argparse.Namespace) -> str:
@@ -294,7 +303,7 @@ def _embed(
     log.info("sample %d, as the model sees it:\n%s", rows[0], "".join(text for text, _ in sample))
     left_out = np.setdiff1d(np.arange(len(data.rows)), rows)
     tokens = tokenize(data, tokenizer, length, left_out.tolist(), template)
-    log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(rows), tokens.truncated, length)
+    log_lengths(tokens, length)
     made_from = made_from | {
         "tokens_sha256": tokens.sha256(), "dtype": args.dtype, "attention": args.attn_implementation,
         "pooling": args.pooling,

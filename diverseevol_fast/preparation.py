@@ -14,6 +14,7 @@ import numpy as np
 from . import __version__, distributed, templates
 from .config import FREE_KEYS, Config
 from .data import Data, load_data, write_rows
+from .data_summary import log_lengths
 from .encoders import check_head
 from .errors import InputError
 from .files import file_sha256
@@ -101,7 +102,7 @@ def prepare(config: Config, state: RunState) -> Given:
     sample = template.segments(data, shown, tokenizer)
     log.info("sample %d, as the model sees it:\n%s", shown, "".join(text for text, _ in sample))
     tokens = Tokens.load(state.tokens_file) if begun else tokenize(data, tokenizer, length, empty, template)
-    log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length)
+    log_lengths(tokens, length)
     if not any(tokens.has_response(row) for row in initial_pool):
         longest = int(tokens.lengths().max())
         raise InputError(

@@ -1,4 +1,4 @@
-"""Progress of anything that takes more than a second: a bar on a terminal, plain lines elsewhere."""
+"""Progress of anything that takes more than a second: a bar on a terminal, a few plain lines elsewhere."""
 
 import logging
 import sys
@@ -8,23 +8,25 @@ from tqdm import tqdm
 
 log = logging.getLogger("diverseevol_fast")
 
-SECONDS_BETWEEN_LINES = 10.0
+LINES = 4  # one less is said of a stage, each when another fourth is done: a run has many stages
+SHORTEST_WAIT, LONGEST_WAIT = 10.0, 600.0  # seconds between two lines
 
 
 class Progress:
     """Counts `total` units of work: `with Progress("embed", n, "row") as bar: bar.update(3)`.
 
-    Silent when the package's logger is above INFO. Not on a terminal, a line is logged every ten seconds.
+    Silent when the package's logger is above INFO. On a terminal a bar, which stays as one line when it is through, if
+    that took more than a second. Elsewhere at most three lines, ten seconds apart or more, and one every ten minutes.
     """
 
     def __init__(self, label: str, total: int, unit: str, shown: bool = True):
         self.label, self.total, self.unit = label, total, unit
-        self.done = 0
+        self.done = self.part = 0
         self.began = self.last_line = time.perf_counter()
         shown = shown and log.isEnabledFor(logging.INFO)
         self.lines = shown and not sys.stderr.isatty()
         self.bar = tqdm(
-            total=total, desc=label, unit=unit, unit_scale=total > 9999, leave=False,
+            total=total, desc=label, unit=unit, unit_scale=total > 9999, leave=True,
             dynamic_ncols=True, disable=not shown or self.lines, delay=1.0,
         )  # fmt: skip
 
@@ -35,7 +37,7 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """The stage is over."""
         self.bar.close()
 
     def update(self, count: int, **facts: float) -> None:
@@ -45,13 +47,16 @@ class Progress:
             self.bar.set_postfix(facts, refresh=False)
         self.bar.update(count)
         now = time.perf_counter()
-        if self.lines and now - self.last_line >= SECONDS_BETWEEN_LINES:
-            self.last_line = now
+        part = LINES * self.done // max(self.total, 1)
+        waited = now - self.last_line
+        new_part = self.part < part < LINES and waited >= SHORTEST_WAIT
+        if self.lines and (new_part or waited >= LONGEST_WAIT):
+            self.last_line, self.part = now, part
             self._line(now - self.began, facts)
 
     def _line(self, seconds: float, facts: dict[str, float]) -> None:
         rate = self.done / seconds
         left = (self.total - self.done) / rate if rate else float("inf")
         shown = "".join(f", {name} {value:.4g}" for name, value in facts.items())
-        log.info("%s: %d/%d %s, %.1f %s/s, %.0f s left%s",
-                 self.label, self.done, self.total, self.unit, rate, self.unit, left, shown)  # fmt: skip
+        log.info("%s: %s of %s %ss, about %.0f s left%s",
+                 self.label, f"{self.done:,}", f"{self.total:,}", self.unit, left, shown)  # fmt: skip

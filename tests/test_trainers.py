@@ -1,6 +1,7 @@
 """The selected rows for TRL, LLaMA-Factory and axolotl: the file, and what they are told."""
 
 import json
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -144,3 +145,19 @@ def test_what_llama_factory_cannot_read_is_refused_before_any_work(output, conte
 def test_it_needs_data(capsys):
     assert main(["select", "--embeddings", "x.npy", "-n", "2", "--for", "trl"]) == 2
     assert "select: --data is missing" in capsys.readouterr().err
+
+
+def yaml_in(section: str) -> str:
+    text = (Path(__file__).parents[1] / "docs" / "trainers.md").read_text(encoding="utf-8")
+    return text.split(f"## {section}\n")[1].split("```yaml\n")[1].split("```")[0]
+
+
+@pytest.mark.parametrize("row", ALPACA[:2])
+def test_the_formats_for_axolotl_in_the_docs_give_the_embedded_text(row):
+    """As axolotl 0.18.0 fills them in: `format` where the row has an input, `no_input_format` where it has none."""
+    formats = yaml.safe_load(yaml_in("axolotl"))["datasets"][0]["type"]
+    names = ("instruction", "input", "output")
+    assert [formats[f"field_{name}"] for name in names] == list(names)
+    form = formats["format" if row["input"] else "no_input_format"]
+    text = form.format(instruction=row["instruction"], input=row["input"])
+    assert text == formats["system_prompt"] + prompt_of(row["instruction"], row["input"])

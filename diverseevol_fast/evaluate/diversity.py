@@ -18,6 +18,7 @@ from ..models import resolve_model
 from ..oneshot import columns_of, load_embeddings, load_row_numbers
 from ..ops.screening import first_not_finite
 from ..progress import Progress
+from ..result import Result
 from ..runs import MadeRun, read_run
 from ..selection.arguments import as_rows
 from ..state import RunState
@@ -32,8 +33,8 @@ HIGHEST_SEED = (1 << 32) - 1  # scikit-learn's
 Nested = tuple[torch.Tensor, list[int]]  # rows, and the sizes of the leading blocks to be measured, ascending
 
 
-def measure_diversity(args: argparse.Namespace) -> str:
-    """`diverseevol diversity`: measures runs' pools, or subsets of a data set; returns the tables, or JSON.
+def measure_diversity(args: argparse.Namespace) -> Result:
+    """`diverseevol diversity`: measures runs' pools, or subsets of a data set.
 
     Raises:
         InputError, RunError: as the loading and the embedding do.
@@ -46,9 +47,7 @@ def measure_diversity(args: argparse.Namespace) -> str:
             raise InputError(f"{source}: no such file or folder; expected the folder of a run, or a data set")
     are_runs = [RunState(Path(source)).identity_file.is_file() for source in args.source]
     records = _of_runs(args) if all(are_runs) else _of_data(args, any(are_runs))
-    if args.json:
-        return json.dumps(records, indent=1, ensure_ascii=False)
-    return "\n\n".join(_table(record) for record in records)
+    return Result("\n\n".join(_table(record) for record in records), records)
 
 
 def measure_run(

@@ -17,8 +17,10 @@ from ..batches import token_budget_batches
 from ..budget import Limit
 from ..data import load_data
 from ..errors import InputError, RunError
+from ..files import read_json
 from ..models import folder_sha256
 from ..progress import Progress
+from ..result import Result
 from ..runs import MadeRun, read_run
 from ..templates import DEFAULTS, TEMPLATES, Template, read_template
 from .generated import GeneratedFile
@@ -39,8 +41,8 @@ class Task:
     file: GeneratedFile
 
 
-def answer_questions(args: argparse.Namespace) -> str:
-    """`diverseevol generate`: writes `<output>/<questions>_test/<run>/rd_<r>.jsonl`; returns what to tell the user.
+def answer_questions(args: argparse.Namespace) -> Result:
+    """`diverseevol generate`: writes `<output>/<questions>_test/<run>/rd_<r>.jsonl`.
 
     The prompt is the one that the run trained on, up to where the response begins. Without a temperature the likeliest
     token is taken, the lowest of equals. With one, a token is drawn by a number that follows from the seed, the round,
@@ -61,7 +63,7 @@ def answer_questions(args: argparse.Namespace) -> str:
     for r in rounds:  # all of them, before the first is begun
         for task in _tasks(r, run, benchmarks, {"prompt": kind} | recorded, args):
             if task.file.is_finished():
-                told.append(f"{task.file.path}: was finished before")
+                told.append(_finished_before(task))
             else:
                 todo.setdefault(r, []).append(task)
     for r, tasks in todo.items():
@@ -69,7 +71,12 @@ def answer_questions(args: argparse.Namespace) -> str:
         told += _answer_round(tasks, model, kind, args, shown=r == min(todo))
         del model
         gc.collect()  # adapters leave a cycle on it; its memory is needed for the next one
-    return "\n".join(told)
+    return Result("\n".join(each.text for each in told), {"files": [each.record for each in told]})
+
+
+def _finished_before(task: Task) -> Result:
+    record = {"file": str(task.file.path), "round": task.r, "figures": read_json(task.file.record)["figures"]}
+    return Result(f"{task.file.path}: was finished before", record)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -159,8 +166,10 @@ def _load(r: int, run: MadeRun, template: Template, args: argparse.Namespace) ->
     )  # fmt: skip
 
 
-def _answer_round(tasks: list[Task], model: Respondent, kind: str, args: argparse.Namespace, shown: bool) -> list[str]:
-    """Answer what is not answered yet; returns what to tell the user. shown: one prompt is logged."""
+def _answer_round(
+    tasks: list[Task], model: Respondent, kind: str, args: argparse.Namespace, shown: bool
+) -> list[Result]:
+    """Answer what is not answered yet, file by file. shown: one prompt is logged."""
     if shown:
         first = tasks[0].questions[0]
         log.info("question %s of %s, as the model sees it:\n%s", first.id, tasks[0].name, model.prompt(first, kind))
@@ -170,14 +179,15 @@ def _answer_round(tasks: list[Task], model: Respondent, kind: str, args: argpars
     for task, of_task, most in zip(tasks, prompts, room, strict=True):
         with task.file.held():
             if task.file.is_finished():  # by another process, while the model was loaded
-                told.append(f"{task.file.path}: was finished before")
+                told.append(_finished_before(task))
                 continue
             _answer(task, of_task, most, model, limit, args)
             figures = task.file.finish(task.questions)
         facts = f"{figures['questions']} answers, {len(figures['empty'])} empty, {len(figures['cut'])} cut for length"
         log.info("round %d: %s: %s; %d tokens in %.1f s, %.0f tokens/s", task.r, task.name, facts,
                  figures["tokens"], figures["seconds"], figures["tokens_per_second"])  # fmt: skip
-        told.append(f"{task.file.path}: {facts}")
+        record = {"file": str(task.file.path), "round": task.r, "figures": figures}
+        told.append(Result(f"{task.file.path}: {facts}", record))
     return told
 
 

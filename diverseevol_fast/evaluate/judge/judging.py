@@ -5,11 +5,13 @@ import hashlib
 import json
 import logging
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ...data import write_rows
 from ...errors import InputError
+from ...result import Result
 from ..json_lines import listed
 from ..resumable_lines import check_folder, check_made_from
 from .answer_pairs import Answer, pair_answers
@@ -27,8 +29,8 @@ CHARACTERS_PER_TOKEN = 4  # of English text, for an estimate
 Pair = tuple[Answer, Answer]  # the model's and the reference's
 
 
-def judge_answers(args: argparse.Namespace) -> str:
-    """`diverseevol judge`: writes a judgement file; returns what to tell the user.
+def judge_answers(args: argparse.Namespace) -> Result:
+    """`diverseevol judge`: writes a judgement file.
 
     Every question is asked about in both orders. A reply is on the disk (`<output>.partial`) before it counts; when all
     are there, the judgements are written at once, in the answers' order. A reply without scores is kept and counted.
@@ -52,7 +54,8 @@ def judge_answers(args: argparse.Namespace) -> str:
     else:
         endpoint = _endpoint(args) if left else None
         written = _complete(args, pairs, output, made_from, endpoint)
-    return f"{_told(output, pairs, written, complete)}\n\n{_scores(output)}"
+    told, scores = _told(output, pairs, written, complete), _scores(output)
+    return Result(f"{told.text}\n\n{scores.text}", told.record | scores.record)
 
 
 def _complete(
@@ -148,24 +151,27 @@ def _prompt(answer: Answer, reference: Answer, order: int) -> str:
     return prompt(answer.question, first.text, second.text)
 
 
-def _estimate(left: list[Job], questions: int, max_tokens: int) -> str:
+def _estimate(left: list[Job], questions: int, max_tokens: int) -> Result:
     tokens = sum(len(text) for _, text in left) / CHARACTERS_PER_TOKEN
-    return (
+    return Result(
         f"{len(left):,} calls left of {2 * questions:,} ({questions:,} questions, both orders); about {tokens:,.0f} "
         f"tokens of prompts (characters / {CHARACTERS_PER_TOKEN}, an estimate for English) and at most "
-        f"{len(left) * max_tokens:,} of replies (--max-tokens {max_tokens} each); nothing was asked"
-    )
+        f"{len(left) * max_tokens:,} of replies (--max-tokens {max_tokens} each); nothing was asked",
+        {"questions": questions, "calls_left": len(left), "prompt_tokens": tokens,
+         "most_reply_tokens": len(left) * max_tokens},
+    )  # fmt: skip
 
 
-def _scores(output: Path) -> str:
+def _scores(output: Path) -> Result:
     """The table of scores, or why there are none: the judgements are written either way."""
     try:
-        return scores_table([scores_of(output)])
+        scores = scores_of(output)
     except InputError as error:
-        return str(error)
+        return Result(str(error), {"scores": None})
+    return Result(scores_table([scores]), {"scores": asdict(scores)})
 
 
-def _told(output: Path, pairs: list[Pair], replies: dict[Key, Reply], complete_before: bool) -> str:
+def _told(output: Path, pairs: list[Pair], replies: dict[Key, Reply], complete_before: bool) -> Result:
     """Where the judgements are, what they took, and which replies hold no scores."""
     prompts, written = (sum(reply.tokens[side] for reply in replies.values() if reply.tokens) for side in (0, 1))
     sentence = (
@@ -175,12 +181,17 @@ def _told(output: Path, pairs: list[Pair], replies: dict[Key, Reply], complete_b
     )
     keys = [(answer.key, order) for answer, _ in pairs for order in (0, 1)]
     unparsed = [key for key in keys if parse_scores(replies[key].text) is None]
+    record = {
+        "output": str(output), "questions": len(pairs), "complete_before": complete_before, "prompt_tokens": prompts,
+        "reply_tokens": written, "unparsed": [{"question": key, "order": order} for key, order in unparsed],
+    }  # fmt: skip
     if not unparsed:
-        return sentence
+        return Result(sentence, record)
     cut = sum(replies[key].finish_reason == "length" for key in unparsed)
-    return (
+    return Result(
         f"{sentence}\n{len(unparsed)} replies hold no scores"
         f"{f', {cut} of them cut off (a larger --max-tokens helps)' if cut else ''}: "
         f"{listed([f'question {key} order {order}' for key, order in unparsed])}. "
-        "To ask a question again, take its line out of the file and give the same command"
+        "To ask a question again, take its line out of the file and give the same command",
+        record,
     )

@@ -1,7 +1,6 @@
 """`diverseevol score`: the Relative Score of judgement files with its interval, and what else they say; offline."""
 
 import argparse
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from ...bootstrap import ratio_interval
 from ...errors import InputError
+from ...result import Result
 from ..json_lines import listed
 from .answer_pairs import Answer, check_same_questions, read_answers
 from .judgements import Judgement, read_judgements
@@ -42,8 +42,8 @@ class Scores:
     answer_length: dict[str, dict[str, float]] | None  # mean characters and words of the model and of the reference
 
 
-def score_judgements(args: argparse.Namespace) -> str:
-    """`diverseevol score`: returns a table and its details, or JSON with --json.
+def score_judgements(args: argparse.Namespace) -> Result:
+    """`diverseevol score`: a table and its details.
 
     Raises:
         InputError: an option or a file does not fit; see scores_of.
@@ -58,9 +58,7 @@ def score_judgements(args: argparse.Namespace) -> str:
         scores_of(path, args.resamples, args.seed, answer_file, reference_file)
         for path, answer_file, reference_file in zip(args.judgements, answers, references, strict=True)
     ]
-    if args.json:
-        return json.dumps([{"formula": FORMULA, **asdict(each)} for each in scores], indent=1, ensure_ascii=False)
-    return scores_table(scores)
+    return Result(scores_table(scores), [{"formula": FORMULA, **asdict(each)} for each in scores])
 
 
 def scores_of(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ... import __version__
 from ...errors import InputError
 from ...files import atomic_path
+from ...result import Result
 from ...runs import MadeRun, read_run
 from ..judge.scoring import Scores, scores_of
 
@@ -28,8 +29,8 @@ ROUND = re.compile(r"rd_(\d+)(?!\d)")  # how the name of a round's file begins
 Judged = dict[int, dict[str, dict[int, Scores]]]  # by the run's place in the report, test, round
 
 
-def write_report(args: argparse.Namespace) -> str:
-    """`diverseevol report`: returns where the page is.
+def write_report(args: argparse.Namespace) -> Result:
+    """`diverseevol report`: writes the page and its charts.
 
     Raises:
         InputError: matplotlib is not installed; something that is no run, or the same run twice; a judgement file that
@@ -50,7 +51,12 @@ def write_report(args: argparse.Namespace) -> str:
     records = look_at_runs(runs, names, judged)
     charts = write_page(output, records)
     rounds = ", ".join(f"{record.name} ({record.run.rounds} rounds)" for record in records)
-    return f"{output}: {rounds}; {charts} charts in {output.with_name(f'{output.stem}_files')}"
+    folder = output.with_name(f"{output.stem}_files")
+    return Result(
+        f"{output}: {rounds}; {charts} charts in {folder}",
+        {"output": str(output), "charts": charts, "charts_folder": str(folder)}
+        | {"runs": [{"name": record.name, "rounds": record.run.rounds} for record in records]},
+    )
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:

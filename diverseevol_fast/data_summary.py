@@ -1,0 +1,38 @@
+"""What is known of a data set before anything is embedded or trained: said in two lines."""
+
+import json
+import logging
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .data import Data
+    from .templates import Tokens
+
+log = logging.getLogger("diverseevol_fast")
+
+
+def log_rows(data: "Data", kind: str, empty: Collection[int]) -> None:
+    """Rows, exact duplicates, and rows with an empty instruction or output. kind: of the file, for people."""
+    log.info("data: %s, %s, %s schema, %d rows: %d repeat an earlier one, %d have an empty instruction or output",
+             data.source, kind, data.schema, len(data.rows), duplicates(data), len(empty))  # fmt: skip
+
+
+def log_lengths(tokens: "Tokens", limit: int) -> None:
+    """Median and longest length in tokens of the rows that are not left out, and how many were cut to the limit."""
+    lengths = tokens.lengths()
+    lengths = lengths[lengths > 0]
+    log.info("tokens: %d in %d rows, median %g, longest %d; %d rows cut to %d",
+             lengths.sum(), len(lengths), np.median(lengths), lengths.max(), tokens.truncated, limit)  # fmt: skip
+
+
+def duplicates(data: "Data") -> int:
+    """How many rows have the same texts as an earlier row; other keys, such as an id, do not count."""
+    if data.schema == "alpaca":
+        texts = (tuple(data.field(row, name) for name in ("instruction", "input", "output"))
+                 for row in range(len(data.rows)))  # fmt: skip
+    else:
+        texts = (json.dumps(data.conversation(row)) for row in range(len(data.rows)))
+    return len(data.rows) - len(set(texts))
