@@ -40,6 +40,7 @@ COMMON = {  # by heading; what a new user looks at
     },
 }
 FURTHER = {
+    "template": "alpaca, plain, chat, or a text file that ends in {output}; none: alpaca, or chat for conversations",
     "max_tokens_per_batch": "of an embedding batch, padding included; auto: 2048 on a CPU, by a probe on a GPU",
     "embed_dtype": "of the weights while candidates are embedded, such as bfloat16; none: as trained",
     "keep_embeddings": "true keeps each round's embeddings.npy",
