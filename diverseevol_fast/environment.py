@@ -26,10 +26,11 @@ def describe() -> str:
         lines += [f"C++ kernels: {', '.join(native._native.usable_isas())}; in use: {native.chosen_isa()}"]
     lines += [f"CUDA C++ kernels: {_cuda_kernels()}"]
     lines += _gpus()
-    for device_type in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+    device_types = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    for device_type in device_types:
         for op in backends.OPS:
             lines += _op(op, device_type)
-    return "\n".join(lines)
+    return "\n".join(lines + _unusable(device_types))
 
 
 def check_kernels() -> str:
@@ -87,7 +88,7 @@ def _no_gpu() -> str:
 
 
 def _op(op: str, device_type: str) -> list[str]:
-    """The chosen backend and why, once if all dtypes agree; then the others."""
+    """The chosen backend and why, once if all dtypes agree; then the others that could be."""
     dtypes: dict[backends.Choice, list[str]] = {}
     for dtype in kernels.OP_DTYPES[op]:
         dtypes.setdefault(_choice(op, device_type, dtype), []).append(dtype)
@@ -96,7 +97,19 @@ def _op(op: str, device_type: str) -> list[str]:
         only = f", {' and '.join(names)}" if len(dtypes) > 1 else ""
         lines.append(f"{op} on {device_type}{only}: {choice.backend} ({choice.reason})")
     others = [name for name in backends.OPS[op] if name not in {choice.backend for choice in dtypes}]
-    return lines + [f"  {name}: {backends.unusable(name, device_type) or 'usable'}" for name in others]
+    usable = [name for name in others if backends.unusable(name, device_type) is None]
+    return lines + [f"  usable too: {', '.join(usable)}"] * bool(usable)
+
+
+def _unusable(device_types: list[str]) -> list[str]:
+    """Why backends cannot be used, each reason once."""
+    names: dict[str, list[str]] = {}
+    for device_type in device_types:
+        for name in backends.NAMES:
+            reason = backends.unusable(name, device_type)
+            if reason is not None and name not in names.setdefault(reason, []):
+                names[reason].append(name)
+    return ["not usable here:", *(f"  {', '.join(names[reason])}: {reason}" for reason in names)] if names else []
 
 
 def _choice(op: str, device_type: str, dtype: str) -> backends.Choice:
@@ -110,7 +123,7 @@ def _choice(op: str, device_type: str, dtype: str) -> backends.Choice:
 
 def _cuda_kernels() -> str:
     if backends.cuda_unavailable() is not None:
-        return f"none; {backends.cuda_unavailable()}"
+        return "none"  # the reason stands with those of the other backends
     from .ops import native
 
     return f"for {native._native.cuda_architectures}"
