@@ -1,5 +1,6 @@
 """Builds the C++ extension with CMake and lists the packages; all else is in pyproject.toml."""
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -22,7 +23,10 @@ class CMakeBuild(build_ext):
         cuda = os.environ.get("DEF_CUDA", "auto")
         if cuda not in ("auto", "on", "off"):
             raise RuntimeError(f"DEF_CUDA: expected auto, on or off, got {cuda!r}")
-        failed = {}  # `diverseevol env` shows these notes
+        notes = {}  # `diverseevol env` shows them
+        if cuda == "auto" and not gpu_answers():
+            cuda = "off"
+            notes["cuda_build.txt"] = "no NVIDIA driver answers here; DEF_CUDA=on builds them anyway"
         try:
             try:
                 self._cmake(library, cuda)
@@ -31,31 +35,30 @@ class CMakeBuild(build_ext):
                     raise RuntimeError(f"DEF_CUDA=on: {error}") from error
                 if cuda == "off":
                     raise
-                failed["cuda_build.txt"] = error
+                self.warn(f"the CUDA kernels were not built ({error}); DEF_CUDA=off does without them")
+                notes["cuda_build.txt"] = error
                 self._cmake(library, "off")
         except (CompileError, OSError) as error:
-            failed["native_build.txt"] = error
+            notes["native_build.txt"] = error
             for folder in self._folders(library.parent):
                 (folder / library.name).unlink(missing_ok=True)  # of an earlier build
-        self._note(library.parent, failed)
-        if "native_build.txt" in failed:
+        self._note(library.parent, notes)
+        if "native_build.txt" in notes:
             raise CompileError(
-                f"the C++ kernels were not built ({failed['native_build.txt']}); diverseevol_fast works without them, "
+                f"the C++ kernels were not built ({notes['native_build.txt']}); diverseevol_fast works without them, "
                 "slower"
-            ) from failed["native_build.txt"]
-        if failed:
-            self.warn(f"the CUDA kernels were not built ({failed['cuda_build.txt']}); DEF_CUDA=off does without them")
+            ) from notes["native_build.txt"]
 
     def _folders(self, folder):
         """Where the library is: in this folder, and in the checkout when it is used from there."""
         return {folder, ROOT / "diverseevol_fast"} if self.inplace or self.editable_mode else {folder}
 
-    def _note(self, folder, failed):
+    def _note(self, folder, notes):
         """Says beside the library why something was not built."""
         for name in ("native_build.txt", "cuda_build.txt"):
             for place in self._folders(folder):
-                if name in failed:
-                    (place / name).write_text(f"{failed[name]}\n", encoding="utf-8")
+                if name in notes:
+                    (place / name).write_text(f"{notes[name]}\n", encoding="utf-8")
                 else:
                     (place / name).unlink(missing_ok=True)
 
@@ -83,6 +86,16 @@ class CMakeBuild(build_ext):
         sys.stdout.write(done.stdout)
         if done.returncode != 0:
             raise CompileError(first_error(done.stdout) or f"{command[0]} exited with {done.returncode}")
+
+
+def gpu_answers():
+    """Whether an NVIDIA driver is here and has a GPU; asked of the driver's library, which containers have too."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 def first_error(output):

@@ -19,13 +19,14 @@ def describe() -> Result:
 
     from . import __version__
 
+    device_types = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     record = {
         "diverseevol_fast": __version__, "python": platform.python_version(), "platform": platform.platform(),
         "packages": {name: version_of(name) for name in PACKAGES},
         "cpu": {"name": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "cuda_kernels": _cuda_kernels(), "gpus": _gpus(),
-        "backends": [_op(op, device_type) for device_type in ["cpu"] + ["cuda"] * torch.cuda.is_available()
-                     for op in backends.OPS],
+        "backends": [_op(op, device_type) for device_type in device_types for op in backends.OPS],
+        "unusable": _unusable(device_types),
     }  # fmt: skip
     lines = [f"diverseevol_fast {__version__}, Python {record['python']}, {record['platform']}"]
     lines += [f"{name} {version}" for name, version in record["packages"].items()]
@@ -38,7 +39,7 @@ def describe() -> Result:
     lines += [f"CUDA C++ kernels: {record['cuda_kernels']}", *record["gpus"]]
     for op in record["backends"]:
         lines += _op_lines(op)
-    return Result("\n".join(lines), record)
+    return Result("\n".join(lines + _unusable_lines(record["unusable"])), record)
 
 
 def check_kernels() -> Result:
@@ -97,7 +98,7 @@ def _no_gpu() -> str:
 
 
 def _op(op: str, device_type: str) -> dict[str, Any]:
-    """The chosen backends and why, once if all dtypes agree; and the others."""
+    """The chosen backends and why, once if all dtypes agree; and the others that could be."""
     dtypes: dict[backends.Choice, list[str]] = {}
     for dtype in kernels.OP_DTYPES[op]:
         dtypes.setdefault(_choice(op, device_type, dtype), []).append(dtype)
@@ -106,7 +107,7 @@ def _op(op: str, device_type: str) -> dict[str, Any]:
         "op": op,
         "device": device_type,
         "chosen": [{"backend": c.backend, "reason": c.reason, "dtypes": names} for c, names in dtypes.items()],
-        "others": {name: backends.unusable(name, device_type) or "usable" for name in others},
+        "others": [name for name in others if backends.unusable(name, device_type) is None],
     }
 
 
@@ -115,7 +116,23 @@ def _op_lines(op: dict[str, Any]) -> list[str]:
     for choice in op["chosen"]:
         only = f", {' and '.join(choice['dtypes'])}" if len(op["chosen"]) > 1 else ""
         lines.append(f"{op['op']} on {op['device']}{only}: {choice['backend']} ({choice['reason']})")
-    return lines + [f"  {name}: {state}" for name, state in op["others"].items()]
+    return lines + [f"  usable too: {', '.join(op['others'])}"] * bool(op["others"])
+
+
+def _unusable(device_types: list[str]) -> dict[str, list[str]]:
+    """Why backends cannot be used -> which."""
+    names: dict[str, list[str]] = {}
+    for device_type in device_types:
+        for name in backends.NAMES:
+            reason = backends.unusable(name, device_type)
+            if reason is not None and name not in names.setdefault(reason, []):
+                names[reason].append(name)
+    return names
+
+
+def _unusable_lines(unusable: dict[str, list[str]]) -> list[str]:
+    lines = [f"  {', '.join(names)}: {reason}" for reason, names in unusable.items()]
+    return ["not usable here:", *lines] if lines else []
 
 
 def _choice(op: str, device_type: str, dtype: str) -> backends.Choice:
@@ -129,7 +146,7 @@ def _choice(op: str, device_type: str, dtype: str) -> backends.Choice:
 
 def _cuda_kernels() -> str:
     if backends.cuda_unavailable() is not None:
-        return f"none; {backends.cuda_unavailable()}"
+        return "none"  # the reason stands with those of the other backends
     from .ops import native
 
     return f"for {native._native.cuda_architectures}"

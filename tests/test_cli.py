@@ -14,6 +14,7 @@ from conftest import write_config
 from diverseevol_fast import kcenter
 from diverseevol_fast.cli import main
 from diverseevol_fast.models import load_causal_lm, load_tokenizer
+from diverseevol_fast.ops import backends
 
 
 def fails(capsys, argv, words, status=2):
@@ -92,8 +93,26 @@ def test_env_names_every_backend(capsys):
     assert main(["env"]) == 0
     printed = capsys.readouterr().out
     for word in ("torch ", "CPU: ", "GPU", "CUDA C++ kernels: ", "masked_mean_pool on cpu: ",
-                 "triton: ", "pick_block on cpu: ", "logit_stats on cpu: torch ("):  # fmt: skip
+                 "triton", "pick_block on cpu: ", "logit_stats on cpu: torch ("):  # fmt: skip
         assert word in printed
+
+
+def test_env_says_once_what_is_not_there(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr(backends, "cuda_unavailable", lambda: "not built at install time: no reason")
+    backends.triton_unavailable.cache_clear()
+    try:
+        assert main(["env"]) == 0
+    finally:
+        backends.triton_unavailable.cache_clear()
+    printed = capsys.readouterr().out.splitlines()
+    assert "CUDA C++ kernels: none" in printed
+    assert [line for line in printed if "pip install triton" in line] == [
+        "  triton: triton is not installed: pip install triton"
+    ]
+    assert [line for line in printed if "no reason" in line] == [
+        "  cuda, cuda_general: not built at install time: no reason"
+    ]
 
 
 def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):

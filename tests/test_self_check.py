@@ -298,10 +298,9 @@ def test_env_says_what_is_chosen_and_why(gpu):
         "min_sqdist on cuda, float32 and bfloat16: cuda (passed its self-check on this GPU)",
         "min_sqdist on cuda, float16: triton (passed its self-check on this GPU; cuda: min_sqdist float16: a bound is "
         "wrong; cuda_general: min_sqdist float16: a bound is wrong)",
-        "  native: runs on the CPU",
-        "  cuda_general: usable",
-        "  reference: usable",
+        "  usable too: cuda_general, reference",
     ]
+    assert environment._unusable(["cpu", "cuda"]) == ["not usable here:", "  native: runs on the CPU"]
 
 
 def test_env_check_checks_all_anew_and_shows_a_table(gpu, capsys):

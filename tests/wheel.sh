@@ -6,6 +6,8 @@ outside=$(mktemp -d)
 trap 'rm -rf "$outside"' EXIT
 
 export PIP_CONSTRAINT="$checkout/constraints.txt"
+# The wheel has the CUDA kernels wherever there is nvcc: for one GPU, which takes every source, and none needs to be here.
+if command -v nvcc >/dev/null; then export DEF_CUDA=on DEF_CUDA_ARCHS=90a; fi
 "$checkout/.venv/bin/python" -m build --wheel --outdir "$outside/dist" "$checkout" >"$outside/build.log" 2>&1 ||
   { cat "$outside/build.log"; exit 1; }
 python3 -m venv "$outside/venv"
@@ -14,6 +16,7 @@ python3 -m venv "$outside/venv"
 cp "$checkout"/tests/{conftest,test_pooling,test_kcenter}.py "$outside"
 cd "$outside"
 venv/bin/python - "$checkout" <<'PY'
+import os
 import sys
 import diverseevol_fast
 from diverseevol_fast.ops import backends, kernels
@@ -22,6 +25,7 @@ home = diverseevol_fast.__file__
 sys.exit(
     (home.startswith(sys.argv[1]) and f"imported from the checkout: {home}")
     or backends.native_unavailable()
+    or (os.environ.get("DEF_CUDA") == "on" and backends.cuda_unavailable())
     or (not kernels.preference("min_sqdist", "float32", (9, 0)) and "the wheel has no order of preference")
     or 0
 )

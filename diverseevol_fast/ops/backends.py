@@ -69,8 +69,10 @@ def triton_unavailable() -> str | None:
     """Why Triton cannot be imported, or None when it can."""
     try:
         importlib.import_module("triton")
+    except ModuleNotFoundError as error:
+        return "triton is not installed: pip install triton" if error.name == "triton" else f"triton: {error}"
     except ImportError as error:
-        return f"{error}; pip install triton"
+        return f"triton cannot be imported: {error}"
     return None
 
 
