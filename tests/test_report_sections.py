@@ -9,7 +9,14 @@ from test_report_parts import record
 
 from diverseevol_fast.evaluate.report import charts, sections
 from diverseevol_fast.evaluate.report.page import element, html
-from diverseevol_fast.evaluate.report.readings import HELD_OUT_LOSS, UNSEEN_LOSS, Block, metrics_of, stage_figure
+from diverseevol_fast.evaluate.report.readings import (
+    HELD_OUT_LOSS,
+    UNSEEN_LOSS,
+    Block,
+    caveats,
+    metrics_of,
+    stage_figure,
+)
 from diverseevol_fast.evaluate.report.seeds import Line, line_of, lines_of
 
 MEASURES = {
@@ -161,7 +168,7 @@ MODELS = "The runs have different base models"
 )
 def test_caveats_are_those_of_the_losses_that_are_shown(first, second, shown, words):
     block = Block("d", [line_of(record("a", config=first)), line_of(record("b", config=second))])
-    found = sections._caveats(block, shown)
+    found = caveats(block, shown)
     assert len(found) == len(words)
     assert all(begin in said for begin, said in zip(words, found, strict=True))
 

@@ -43,12 +43,14 @@ class Space:
     dtype: str = "float32"  # of the weights
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    plain_texts: bool = False  # the rows' own words (plain_texts) instead of their training texts (fixed_texts)
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
         """What tells the space from others, wherever the model's folder is."""
         settings = ("max_length", "dtype", "attn_implementation", "trust_remote_code")
-        return {"model_sha256": folder_sha256(self.folder)} | {name: getattr(self, name) for name in settings}
+        plain = {"plain_texts": True} if self.plain_texts else {}
+        return {"model_sha256": folder_sha256(self.folder)} | {name: getattr(self, name) for name in settings} | plain
 
 
 def fixed_space(run: MadeRun, model: str | None = None, trust_remote_code: bool = False) -> Space:
@@ -74,14 +76,15 @@ def is_own(run: MadeRun, space: Space) -> bool:
     return space.made_from == {"model_sha256": base} | _settings(run.config)
 
 
-def fixed_embeddings(run: MadeRun, space: Space | None = None) -> torch.Tensor:
-    """Every candidate of a run in one space: [len(run.candidates), D] float32, mapped from a file in RUN/diversity.
+def fixed_embeddings(run: MadeRun, space: Space | None = None, folder: Path | None = None) -> torch.Tensor:
+    """Every candidate of a run in one space: [len(run.candidates), D] float32, mapped from a file in a folder.
 
     Position i is row run.candidates[i]. The file survives a crash half-way, and is made once for each space.
 
     Args:
         run: a run with models.
         space: None: the run's own (fixed_space).
+        folder: where the file is kept; None: RUN/diversity.
 
     Raises:
         InputError: no such model, the run's data is no longer there, or a file that was made from something else.
@@ -89,11 +92,11 @@ def fixed_embeddings(run: MadeRun, space: Space | None = None) -> torch.Tensor:
     """
     space = space or fixed_space(run)
     name = "embeddings.npy" if is_own(run, space) else f"embeddings-{short_digest(space.made_from)}.npy"
-    return embed_rows(space, run.data, run.candidates, run.state.folder / "diversity" / name)
+    return embed_rows(space, run.data, run.candidates, (folder or run.state.folder / "diversity") / name)
 
 
 def embed_rows(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.Tensor:
-    """These rows' texts (fixed_texts) in the space: [len(rows), D] float32, mapped from the file `store`.
+    """These rows' texts in the space: [len(rows), D] float32, mapped from the file `store`.
 
     A finished file that was made from the same is opened without loading the model.
 
@@ -121,6 +124,11 @@ def fixed_texts(data: Data, rows: np.ndarray, tokenizer: "PreTrainedTokenizerBas
     return [" " + text.rstrip().removesuffix(end).strip() for text in texts]
 
 
+def plain_texts(data: Data, rows: np.ndarray) -> list[str]:
+    """The rows' own words, stripped: instruction, input and output, or the turns, each on a line of its own."""
+    return ["\n".join(filter(None, _own_words(data, int(row)))) for row in rows]
+
+
 def short_digest(made_from: dict[str, Any]) -> str:
     """Eight characters that stand for what a file was made from, in its name."""
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
@@ -140,6 +148,12 @@ def kept_record(path: Path) -> dict[str, Any]:
     return {}
 
 
+def _own_words(data: Data, row: int) -> list[str]:
+    if data.schema == "alpaca":
+        return [data.field(row, name).strip() for name in ("instruction", "input", "output")]
+    return [turn["content"].strip() for turn in data.conversation(row)]
+
+
 def _settings(config: Config) -> dict[str, Any]:
     return {
         "max_length": config.model_max_length, "dtype": config.dtype,
@@ -156,6 +170,10 @@ def _embedded(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.
         tokenizer, max_length = model.tokenizer, min(max_length, model.max_seq_length or max_length)
     else:
         tokenizer = load_tokenizer(folder, space.trust_remote_code)
-    check_template(data, tokenizer)
+    if space.plain_texts:
+        texts = plain_texts(data, rows)
+    else:
+        check_template(data, tokenizer)
+        texts = fixed_texts(data, rows, tokenizer)
     log.info("%s: embedding %d rows by %s", store, len(rows), folder)
-    return embed(model, tokenizer, fixed_texts(data, rows, tokenizer), store=store, max_length=max_length).values
+    return embed(model, tokenizer, texts, store=store, max_length=max_length).values
