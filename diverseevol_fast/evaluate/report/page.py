@@ -38,7 +38,11 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-s
 figure { margin: .5rem 0; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; stroke-linejoin: round; stroke-linecap: butt; }
 figcaption { margin-top: .4rem; }
-.wide { overflow-x: auto; max-width: 100%; margin: 1rem 0; }
+.wide { overflow-x: auto; max-width: 100%; margin: 1rem 0;  /* a shadow where there is more to scroll to */
+  background: linear-gradient(to right, var(--paper) 40%, transparent) left / 2rem 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, transparent) right / 2rem 100% no-repeat local,
+  linear-gradient(to right, #8886, transparent) left / .6rem 100% no-repeat scroll,
+  linear-gradient(to left, #8886, transparent) right / .6rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .9rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .4rem; max-width: min(46rem, 100vw - 2rem); }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }

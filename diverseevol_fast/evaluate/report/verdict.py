@@ -181,8 +181,9 @@ def _families(found: Sequence[Found]) -> list[str]:
         + (f"{most} {kinds}" if place == 0 else "")
         for place, (name, line, r) in enumerate(found)
     ]
-    sentence = ", ".join(told)
-    return [f"{sentence[0].upper()}{sentence[1:]}."]
+    sentence = f"{', '.join(told)}."
+    by_strategy = found[0][0] == _short_name(found[0][1])  # a run's name stays as it is
+    return [sentence[0].upper() + sentence[1:] if by_strategy else sentence]
 
 
 def _range(numbers: set[int]) -> str:
