@@ -236,7 +236,10 @@ def _own_radii(lines: Sequence[Line], read: Read) -> Html:
         if any(r < len(own) and own[r] for own in points)
     ]
     shown = table("Radius by the runs' own models.", ["round", *(line.name for line in lines)], rows)
-    about = "That is the distance of a round's last pick to its nearest row of the pool, by the model that chose it. Where every round has its own model, it has its own scale: neither rounds nor runs compare."
+    about = (
+        "That is the distance of a round's last pick to its nearest row of the pool, by the model that chose it. Where "
+        "every round has its own model, it has its own scale: neither rounds nor runs compare."
+    )
     return join([shown, element("p", about, class_="note")])
 
 
