@@ -1,6 +1,7 @@
 """The report: what it says of a real run, that it is well-formed and self-contained, and how a browser takes it."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,10 @@ import pytest
 from conftest import write_config
 
 from diverseevol_fast.cli import main
+from diverseevol_fast.data import data_of
+from diverseevol_fast.embedding import embed
 from diverseevol_fast.evaluate.report.reporting import look_at_runs
+from diverseevol_fast.models import load_encoder, load_tokenizer
 from diverseevol_fast.runs import read_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -155,7 +159,8 @@ def test_the_page_says_how_good_the_models_are(made, page):
 def test_the_page_says_how_diverse_the_pools_are(made, page):
     diversity = parts(page)["diversity"]
     for name in ("kc", "rnd"):
-        measured = json.loads((made / name / "diversity/measures.json").read_text())
+        (kept,) = (made / name / "diversity").glob("measures-*.json")  # of kc, and of rnd in kc's space
+        measured = json.loads(kept.read_text())
         table = cells(diversity, f"{name}: each pool")
         assert len(table) == len(measured["measures"])
         for key, entry in measured["measures"].items():
@@ -226,10 +231,87 @@ def test_runs_on_one_data_set_are_embedded_with_the_first_ones_settings(made, tm
     options = [word for key, value in more.items() for word in (f"--{key}", str(value))]
     assert main(["run", str(config), *options, "--quiet"]) == 0
     runs = [read_run(shutil.copytree(made / "kc", tmp_path / "kc")), read_run(tmp_path / "cut")]
-    look_at_runs(runs, ["kc", "cut"], {0: {}, 1: {}})
-    assert not (tmp_path / "cut/diversity/embeddings.npy").exists()
-    (theirs,) = (tmp_path / "cut/diversity").glob("embeddings-????????.npy")
-    np.testing.assert_array_equal(np.load(tmp_path / "kc/diversity/embeddings.npy"), np.load(theirs))
+    look_at_runs(runs, ["kc", "cut"], {0: {}, 1: {}}, [None, None])
+    (ours,), (theirs,) = ((tmp_path / name / "diversity").glob("embeddings*.npy") for name in ("kc", "cut"))
+    assert ours.name == theirs.name
+    np.testing.assert_array_equal(np.load(ours), np.load(theirs))
+
+
+def test_the_measures_are_those_of_the_rows_own_words_less_their_mean(made, page, tiny_model):
+    """One space for all runs: texts without the training template, by the first run's base model, centred."""
+    run = read_run(made / "rnd")
+    tokenizer, model = load_tokenizer(tiny_model), load_encoder(tiny_model)
+    rows = [run.data.rows[row] for row in run.candidates]
+    texts = [" " + "\n".join(filter(None, (row[key] for key in ("instruction", "input", "output")))) for row in rows]
+    x = embed(model, tokenizer, texts, max_length=256).values
+    (kept,) = (made / "rnd" / "diversity").glob("embeddings-*.npy")
+    np.testing.assert_allclose(np.load(kept), x.numpy(), atol=1e-5)
+    centred = x.double().numpy() - x.double().numpy().mean(axis=0)
+    pool = centred[np.searchsorted(run.candidates, run.pool(2))]
+    units = pool / np.linalg.norm(pool, axis=1, keepdims=True)
+    spectrum = np.linalg.eigvalsh(units @ units.T / len(units)).clip(1e-300)
+    (measures,) = (made / "rnd" / "diversity").glob("measures-*.json")
+    values = json.loads(measures.read_text())["rounds"][2]["values"]
+    assert values["vendi"] == pytest.approx(np.exp(-(spectrum * np.log(spectrum)).sum()), rel=1e-4)
+    farthest = max(np.linalg.norm(row - pool, axis=1).min() for row in centred)
+    assert values["covering_radius"] == pytest.approx(farthest, rel=1e-4)
+
+
+def test_the_verdict_is_on_top_and_on_the_terminal(made, tmp_path, capsys):
+    output = tmp_path / "r.html"
+    assert main(["report", str(made / "kc"), str(made / "rnd"), "--output", str(output), "--quiet"]) == 0
+    where, *told = capsys.readouterr().out.splitlines()
+    assert (
+        where
+        == f"{output}: kc (3 rounds), rnd (3 rounds); {len(list(tmp_path.glob('r_files/*.png')))} charts in "
+        + str(tmp_path / "r_files")
+    )
+    assert told[0] == "Compared at 16 rows in the pool, the last round of each: K-Center (kc), random (rnd)."
+    assert told[1].startswith("Covering radius, ")
+    assert sum(one.startswith("Held-out loss: ") for one in told) == 1
+    text = output.read_text(encoding="utf-8")
+    main_part = ElementTree.fromstring(text[text.index("<main>") : text.index("</main>") + len("</main>")])
+    heading, verdict, *_ = main_part
+    assert (heading.tag, verdict.get("class")) == ("h1", "verdict")
+    assert [item.text for item in verdict.iter("li")] == told
+
+
+def test_tables_scroll_in_their_own_box(larger_page):
+    text = larger_page.read_text(encoding="utf-8")
+    main_part = ElementTree.fromstring(text[text.index("<main>") : text.index("</main>") + len("</main>")])
+    around = {child: parent for parent in main_part.iter() for child in parent}
+    tables = list(main_part.iter("table"))
+    assert len(tables) > 10
+    assert {(around[one].tag, around[one].get("class"), around[one].get("tabindex")) for one in tables} == {
+        ("div", "wide", "0")
+    }
+    assert re.search(r"\.wide \{ overflow-x: auto; max-width: 100%;", text)
+
+
+def files_of(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_run_that_may_only_be_read(made, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(made / "kc", tmp_path / "kc")
+    shutil.rmtree(folder / "diversity", ignore_errors=True)
+    (folder / "report.html").unlink(missing_ok=True)
+    before = files_of(folder)
+    allowed = os.access
+    monkeypatch.setattr(  # root may write everywhere but on a file system that is mounted read-only
+        os, "access", lambda path, mode: folder not in (Path(path), *Path(path).parents) and allowed(path, mode)
+    )
+    assert main(["report", str(folder), "--quiet"]) == 2
+    told = capsys.readouterr().err
+    assert f"{folder} is not writable; give --output FILE.html" in told
+    assert main(["report", str(folder), "--output", str(folder / "new" / "r.html"), "--quiet"]) == 2
+    assert f"{folder / 'new'} is not writable; give another place" in capsys.readouterr().err
+    output = tmp_path / "elsewhere" / "r.html"
+    assert main(["report", str(folder), "--output", str(output), "--quiet"]) == 0
+    assert files_of(folder) == before
+    assert len(cells(parts(output)["diversity"], "kc: each pool")["Covering radius"]) == 3
+    kept = {path.name.partition("-")[0] for path in (tmp_path / "elsewhere/r_files/diversity/kc").iterdir()}
+    assert kept == {"embeddings", "measures"}
 
 
 def test_judgements_join_their_rounds(made, tmp_path, shared_data):

@@ -13,7 +13,7 @@ import torch
 from diverseevol_fast.errors import InputError
 from diverseevol_fast.evaluate.report import charts, page, seeds
 from diverseevol_fast.evaluate.report.page import Html, cut, element, html, table
-from diverseevol_fast.evaluate.report.picked import BLOCK, look_at, project, text_of
+from diverseevol_fast.evaluate.report.picked import BLOCK, look_at, plane_of, text_of
 from diverseevol_fast.evaluate.report.readings import series
 from diverseevol_fast.evaluate.report.reporting import unique_names
 from diverseevol_fast.evaluate.report.seeds import Point, over_seeds, t_interval, t_quantile
@@ -99,6 +99,8 @@ def test_a_point_without_a_neighbour_has_a_bar_and_no_line():
     assert (drawn.min(axis=0).tolist(), drawn.max(axis=0).tolist()) == ([1, 0.5], [2, 2.5])
 
 
+NONE = np.zeros(0, dtype=int)
+ABOUT = {"xlabel": "x", "ylabel": "y", "title": "t", "xlim": None, "ylim": (-3, 3)}
 FIGURES = {
     "gaps": lambda: charts.lines({"_a $x$": (X, [1.0, None, 2.0], None, None)}, "x", "y", "t"),
     "bands": lambda: charts.lines({n: (X, [1, 2, 3], [0, 1, 2], [2, 3, 4]) for n in "abcdefghi"}, "x", "y", "t"),
@@ -108,10 +110,13 @@ FIGURES = {
     "gaps in bands": lambda: charts.lines({"a": (X, [1, None, 3], [0, None, 2], [2, None, 4])}, "x", "y", "t"),
     "nothing": lambda: charts.lines({}, "x", "y", "t"),
     "many rounds": lambda: charts.lines({"a": (list(range(40)), [1e6] * 40, None, None)}, "x", "y", "t"),
+    "one scale": lambda: charts.lines({"a": (X, [1, 2, 3], None, None)}, "x", "y", "t", xlim=(0, 9), ylim=(-1, 7)),
     "bars": lambda: charts.stacked_bars(["0", "1"], {"a": [1, 2], "b": [None, 3.0]}, "x", "y", "t", top=9),
     "no bars": lambda: charts.stacked_bars(["0"], {"a": [None]}, "x", "y", "t"),
-    "plane": lambda: charts.projection(np.eye(2), [np.eye(2)[:1], np.zeros((0, 2))], "x", "y", "<b>&-->"),
-    "one round": lambda: charts.projection(np.zeros((1, 2)), [np.zeros((1, 2))], "x", "y", "t"),
+    "plane": lambda: charts.projection_by_round(np.eye(2), [np.array([0]), NONE], **ABOUT | {"title": "<b>&-->"}),
+    "one round": lambda: charts.projection_by_round(np.zeros((1, 2)), [np.array([0])], **ABOUT),
+    "kinds": lambda: charts.projection_by_kind(np.eye(2), [np.array([0]), NONE], ["_a $x$", "漢"], ["_a $x$"], **ABOUT),
+    "no kind drawable": lambda: charts.projection_by_kind(np.eye(2), [NONE], ["漢", "漢"], ["漢"], **ABOUT),
 }
 
 
@@ -131,7 +136,7 @@ def test_charts_of_any_data_become_svg_and_png(name, tmp_path):
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     words = "".join(root.itertext())
     assert "nan" not in words.lower()
-    if name == "gaps":
+    if name in ("gaps", "kinds"):
         assert "_a $x$" in words  # neither left out nor set as mathematics
     if name == "plane":
         assert "<b>&-->" in words
@@ -190,26 +195,69 @@ def test_the_page_forbids_what_it_does_not_need():
     assert set(charts.VARIABLES.values()) <= set(re.findall(r"(--[\w-]+):", page.STYLE))
 
 
-@pytest.mark.parametrize("n", [3, BLOCK + 5])
-def test_the_plane_is_that_of_the_principal_components(n):
-    x = torch.from_numpy(np.random.default_rng(0).standard_normal((n, 5)) * [1, 5, 2, 0.1, 3] + 7).float()
-    plane, shares = project(x)
+def principal(x, first):
+    """Two principal components of x, from the first'th, and their shares of the variance: by numpy."""
     centred = x.double().numpy() - x.double().numpy().mean(axis=0)
     left, values, right = np.linalg.svd(centred, full_matrices=False)
-    for axis in (0, 1):
-        sign = np.sign(right[axis][np.abs(right[axis]).argmax()])
-        np.testing.assert_allclose(plane[:, axis], sign * left[:, axis] * values[axis], atol=1e-6 * values[0])
-        assert shares[axis] == pytest.approx(values[axis] ** 2 / (values**2).sum())
+    kept = slice(first, first + 2)
+    signs = [np.sign(row[np.abs(row).argmax()]) for row in right[kept]]
+    return left[:, kept] * values[kept] * signs, values[kept] ** 2 / (values**2).sum()
+
+
+@pytest.mark.parametrize("n", [4, BLOCK + 5])
+def test_the_plane_is_that_of_the_principal_components(n):
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((n, 5)) * [1, 5, 2, 0.1, 4] + 7).float()
+    plane = plane_of(x)
+    points, shares = principal(x, 0)
+    np.testing.assert_allclose(plane.points(x), points, atol=1e-5)
+    assert plane.shares == pytest.approx(shares)
+    assert plane.left_out is None
+
+
+def test_a_direction_that_holds_most_of_the_variance_is_not_in_the_plane():
+    stripes = np.random.default_rng(0).standard_normal((200, 4)) * [0.1, 1, 0.5, 0.2]
+    stripes[:100, 0] += 20  # two stripes: rows with and without an input, say
+    x = torch.from_numpy(stripes).float()
+    plane = plane_of(x)
+    points, shares = principal(x, 1)
+    np.testing.assert_allclose(plane.points(x), points, atol=1e-4)
+    assert plane.shares == pytest.approx(shares, rel=1e-4)
+    assert plane.left_out == pytest.approx(principal(x, 0)[1][0])
+    assert plane.left_out > 0.9
 
 
 def test_the_plane_of_few_or_equal_rows():
     for x in (torch.ones(4, 3), torch.ones(1, 3), torch.zeros(5, 1)):
-        plane, shares = project(x)
-        assert (plane == np.zeros((len(x), 2))).all()
-        assert shares == (0.0, 0.0)
-    plane, shares = project(torch.tensor([[0.0], [2.0]]))
-    np.testing.assert_array_equal(plane, [[-1, 0], [1, 0]])
-    assert shares == (1.0, 0.0)
+        plane = plane_of(x)
+        assert (plane.points(x) == np.zeros((len(x), 2))).all()
+        assert plane.shares == (0.0, 0.0)
+    for x in (torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0, 5, 5], [2.0, 5, 5]])):  # one direction is all there is
+        plane = plane_of(x)
+        np.testing.assert_allclose(plane.points(x), [[-1, 0], [1, 0]], atol=1e-12)
+        assert plane.shares == pytest.approx((1.0, 0.0))
+        assert plane.left_out is None
+
+
+def test_charts_to_one_scale():
+    (axes,) = FIGURES["one scale"]().axes
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 9), (-1, 7))
+    (axes,) = FIGURES["no kind drawable"]().axes
+    assert axes.get_ylim() == (-3, 3)
+    assert charts.limits([2.0, None, 1.0]) == pytest.approx((0.94, 2.06))
+    assert charts.limits([5.0]) == pytest.approx((4.5, 5.5))
+    assert charts.limits([None]) is None
+
+
+def test_the_commonest_kinds_have_colours():
+    few = [kind for kind in "ba" for _ in range(3)] + ["c"] * 4
+    assert charts.colours_of(few) == ["c", "a", "b"]
+    many = [str(kind) for kind in range(13) for _ in range(20 - kind)]
+    assert charts.colours_of(many) == [str(kind) for kind in range(11)]
+    points, joined = np.arange(2.0 * len(many)).reshape(-1, 2), [np.array([0])]
+    figure = charts.projection_by_kind(points, joined, many, charts.colours_of(many), **ABOUT)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*map(str, range(11)), "2 others"]
+    pale, edged = figure.axes[0].collections[2:4]  # of kind 0; before them, those of the others
+    assert (len(pale.get_offsets()), len(edged.get_offsets())) == (20, 1)
 
 
 class FewRows:
@@ -236,7 +284,7 @@ def test_picks_stand_beside_the_nearest_row_that_was_in_the_pool(tmp_path):
         {"instruction": f"q{i}", "input": "<in>" * (i == 6), "output": f"a{i}", "family": "fg"[i % 2]} for i in range(7)
     ]
     x = torch.tensor([[10.0, 0], [0, 1], [50, 0], [3, 4], [70, 0], [10, 3]])  # of rows 1 to 6
-    picked = look_at(FewRows(tmp_path, rows), x)
+    picked = look_at(FewRows(tmp_path, rows), x, plane_of(x))
     drawn, joined = picked.examples
     assert [(one.text.row, one.own_distance, one.nearest, one.distance) for one in drawn] == [
         (4, None, None, None), (2, None, None, None),
@@ -245,9 +293,34 @@ def test_picks_stand_beside_the_nearest_row_that_was_in_the_pool(tmp_path):
     assert [one.distance for one in joined] == pytest.approx([50**0.5, 3.0])
     assert joined[0].text.asked == "q6\n<in>"
     assert (picked.kind_key, picked.kinds, picked.all_kinds) == ("family", [1, 2], 2)
-    np.testing.assert_array_equal(picked.pools[1], picked.plane[[5, 0]])
-    unlike = [row | {"family": str(i)} for i, row in enumerate(rows)]  # no kind: each row has its own
-    assert look_at(FewRows(tmp_path, unlike), x).kind_key is None
+    np.testing.assert_array_equal(picked.joined[1], [5, 0])
+    np.testing.assert_array_equal(picked.points, plane_of(x).points(x))
+    assert picked.kind_of == list("gfgfgf")
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({"source": "ab", "family": "abc"}, "family"),  # by name, in KINDS' order
+        ({"source": "ab", "origin": "ab"}, "source"),
+        ({"origin": "abc", "split": "ab"}, "split"),  # no such name: the fewest values
+        ({"origin": "ab", "split": "ab"}, "origin"),
+        ({"split": "a"}, None),  # no two kinds
+        ({"split": "abcdef"}, None),  # one for each row
+        ({"split": [1, 2]}, None),
+        ({"split": ["x" * 41, "y"]}, None),  # a text, not a name
+        ({"family": ["a", "b", None], "split": "ab"}, "split"),  # not every row says it
+        ({"instruction": "ab", "output": "cd"}, None),  # what the model reads
+    ],
+)
+def test_the_field_that_says_of_what_kind_rows_are(fields, key, tmp_path):
+    rows = [
+        {"instruction": f"q{i}", "input": "", "output": f"a{i}"}
+        | {name: values[i % len(values)] for name, values in fields.items()}
+        for i in range(7)
+    ]
+    x = torch.eye(6)
+    assert look_at(FewRows(tmp_path, rows), x, plane_of(x)).kind_key == key
 
 
 def test_what_a_conversation_asks_and_answers():

@@ -4,12 +4,22 @@ from dataclasses import replace
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from test_report_parts import record
 
 from diverseevol_fast.evaluate.report import charts, sections
 from diverseevol_fast.evaluate.report.page import element, html
-from diverseevol_fast.evaluate.report.readings import HELD_OUT_LOSS, UNSEEN_LOSS, Block, metrics_of, stage_figure
+from diverseevol_fast.evaluate.report.picked import Picked, Plane
+from diverseevol_fast.evaluate.report.picks_section import picks_section
+from diverseevol_fast.evaluate.report.readings import (
+    HELD_OUT_LOSS,
+    UNSEEN_LOSS,
+    Block,
+    caveats,
+    metrics_of,
+    stage_figure,
+)
 from diverseevol_fast.evaluate.report.seeds import Line, line_of, lines_of
 
 MEASURES = {
@@ -161,7 +171,7 @@ MODELS = "The runs have different base models"
 )
 def test_caveats_are_those_of_the_losses_that_are_shown(first, second, shown, words):
     block = Block("d", [line_of(record("a", config=first)), line_of(record("b", config=second))])
-    found = sections._caveats(block, shown)
+    found = caveats(block, shown)
     assert len(found) == len(words)
     assert all(begin in said for begin, said in zip(words, found, strict=True))
 
@@ -192,7 +202,7 @@ def test_charts_of_diversity_say_which_band_is_which():
             assert ("of several seeds, the 95% t interval" in caption) == words
 
 
-def test_radii_by_the_runs_own_models_are_never_averaged():
+def test_radii_by_the_runs_own_models_are_numbers_and_never_averaged():
     radii = {"a": [None, 10.0, 20.0], "b": [None, 1.0, 2.0]}
     seeds = [
         replace(
@@ -201,10 +211,68 @@ def test_radii_by_the_runs_own_models_are_never_averaged():
         for seed, (name, own) in enumerate(radii.items())
     ]
     drawn = Drawn()
-    sections.diversity_section(Block("d", lines_of(seeds)), drawn)
-    _, words, caption = drawn["own-radius"]
-    assert "a: 10.00 at 20, 20.00 at 30; b: 1.000 at 20, 2.000 at 30." in words
-    assert "a line for each run" in caption
+    shown = sections.diversity_section(Block("d", lines_of(seeds)), drawn)
+    assert cells(shown, "Radius by the runs' own models.") == {"1": ["10.00", "1.000"], "2": ["20.00", "2.000"]}
+    assert list(drawn) == ["covering-radius", "vendi-score"]  # no line through them
+    without = sections.diversity_section(Block("d", [line_of(measured(record("c"), 3.0, 3.5, 4.0))]), Drawn())
+    assert "own models" not in without
+
+
+def test_the_covering_radius_comes_first():
+    one = measured(record("a", rounds=1), 3.0)
+    assert list(cells(sections._measures_table(line_of(one)), "a: ")) == ["Covering radius", "Vendi Score"]
+
+
+def test_charts_side_by_side_are_to_one_scale():
+    figures = [{"held_out_loss": 3.0, "unseen_loss": 9.0}, {"held_out_loss": 2.0, "unseen_loss": 8.0}]
+    short = trained(record("a", rounds=2), *figures)
+    long = judged(trained(record("b", schedule="RandomSampling"), *figures, {"held_out_loss": 1.0}), "t", 70.0)
+    drawn = Drawn()
+    sections.quality_section(Block("d", [line_of(short), line_of(long)]), drawn)
+    held_out, unseen, score = [figure.axes[0] for figure, *_ in drawn.values()]
+    assert held_out.get_ylim() == unseen.get_ylim() == charts.limits([1.0, 9.0])
+    assert score.get_ylim() == charts.limits([69.0, 71.0])
+    assert held_out.get_xlim() == unseen.get_xlim() == score.get_xlim() == charts.limits([10, 30])
+
+    timed = [
+        replace(record(name, rounds=rounds, schedule=name), metrics=[{"train": {"seconds": rounds}}] * rounds)
+        for name, rounds in (("KCenterSampling", 2), ("RandomSampling", 5))
+    ]
+    for one in timed:
+        one.sizes[:] = [10 * r for r in range(1, one.run.rounds + 1)]
+    drawn = Drawn()
+    sections.cost_section(Block("d", [line_of(one) for one in timed]), drawn)
+    first, second = [figure.axes[0] for figure, *_ in drawn.values()]
+    assert first.get_xlim() == second.get_xlim()
+    assert first.get_ylim() == second.get_ylim()
+
+
+def picked_of(kinds, points, joined):
+    plane = Plane(None, None, (0.5, 0.25))
+    return Picked([[]], "family" if kinds else None, [2] if kinds else [], 2, kinds, plane, points, joined)
+
+
+@pytest.mark.parametrize("kinds", [["f", "g", "g"], []])
+def test_the_planes_of_runs_are_to_one_scale_and_coloured_alike(kinds):
+    points = np.array([[0.0, 0], [1, 2], [3, 1]])
+    runs = [replace(record(n), picked=picked_of(kinds, points * s, [np.array([0])])) for n, s in (("a", 1), ("b", 2))]
+    drawn = Drawn()
+    shown = picks_section(Block("d", [line_of(one) for one in runs]), drawn)
+    first, second = [figure.axes[0] for figure, *_ in drawn.values()]
+    assert first.get_xlim() == second.get_xlim() == charts.limits([0, 6])
+    assert first.get_ylim() == second.get_ylim() == charts.limits([0, 4])
+    assert ("in the colours of “family”" in shown) == bool(kinds)
+    assert ("the pool by round" in shown) == (not kinds)
+    assert first.get_xlabel() == "direction 1 (50% of the variance)"
+
+
+def test_a_direction_that_is_left_out_is_said():
+    picked = replace(picked_of([], np.eye(2), [np.array([0])]), plane=Plane(None, None, (0.05, 0.02), 0.9))
+    drawn = Drawn()
+    shown = picks_section(Block("d", [line_of(replace(record("a"), picked=picked))]), drawn)
+    assert "The first direction, which alone holds 90% of the variance, is left out" in shown
+    ((figure, *_),) = drawn.values()
+    assert figure.axes[0].get_xlabel() == "direction 2 (5% of the variance)"
 
 
 def test_costs_are_the_means_of_what_each_run_took():

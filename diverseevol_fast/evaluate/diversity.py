@@ -57,10 +57,12 @@ def measure_run(
     embeddings: Path | None = None,
     random: int = 5,
     seed: int = 0,
+    centred: bool = False,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """The diversity of each round's pool among the run's candidates, and of random subsets of the same size.
 
-    Kept in RUN/diversity, and read from there when it was made from the same: measures.json for the run's own space,
+    Kept in a folder, and read from there when it was made from the same: measures.json for the run's own space,
     a name of its own for any other.
 
     Args:
@@ -69,6 +71,9 @@ def measure_run(
         embeddings: instead, a .npy file [N, D] of every row of the run's data set.
         random: how many random subsets of each size; within a draw a smaller one begins a larger one.
         seed: of the draws and of the k-means partition.
+        centred: the mean of all candidates is subtracted first, so that cosines are of what tells rows apart; distances
+            stay as they are.
+        folder: where the figures and the embeddings are kept; None: RUN/diversity.
 
     Returns:
         {"model", "random", "seed", "dimension", "rows", "measures": {name: {"title", "higher_is_more_diverse",
@@ -85,19 +90,24 @@ def measure_run(
         name, source, own = space.name, space.made_from, is_own(run, space)
     else:
         name, source, own = str(embeddings), {"embeddings_sha256": _file_sha256(embeddings)}, False
+    if centred:
+        source, own = source | {"centred": True}, False
     made_from = {
         "version": __version__, "data_sha256": run.state.manifest(0)["made_from"]["data_sha256"],
         "pools_sha256": hashlib.sha256(json.dumps(pools).encode()).hexdigest(), "random": random, "seed": seed,
         **source,
     }  # fmt: skip
-    path = run.state.folder / "diversity" / ("measures.json" if own else f"measures-{short_digest(source)}.json")
+    folder = folder or run.state.folder / "diversity"
+    path = folder / ("measures.json" if own else f"measures-{short_digest(source)}.json")
     kept = kept_record(path)
     if kept.pop("made_from", None) == made_from:
         return kept | {"model": name}  # the same model may be spelled in another way
     if embeddings is None:
-        x = fixed_embeddings(run, space)
+        x = fixed_embeddings(run, space, folder)
     else:
         x = _candidates_of(_checked_embeddings(embeddings, len(run.data.rows), str(run.state.folder)), run.candidates)
+    if centred:
+        x = x - x.mean(dim=0, dtype=torch.float64).float()
     positions = torch.from_numpy(np.searchsorted(run.candidates, pools[-1]))
     head, (rounds,) = _measure(x, [(positions, [len(pool) for pool in pools])], random, seed)
     record = {"model": name, **head, "rounds": [{"round": r, **values} for r, values in enumerate(rounds)]}

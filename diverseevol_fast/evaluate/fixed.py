@@ -43,12 +43,14 @@ class Space:
     dtype: str = "float32"  # of the weights
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    plain_texts: bool = False  # the rows' own texts instead of their training texts
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
         """What tells the space from others, wherever the model's folder is."""
         settings = ("max_length", "dtype", "attn_implementation", "trust_remote_code")
-        return {"model_sha256": folder_sha256(self.folder)} | {name: getattr(self, name) for name in settings}
+        plain = {"plain_texts": True} if self.plain_texts else {}
+        return {"model_sha256": folder_sha256(self.folder)} | {name: getattr(self, name) for name in settings} | plain
 
 
 def fixed_space(run: MadeRun, model: str | None = None, trust_remote_code: bool = False) -> Space:
@@ -74,14 +76,15 @@ def is_own(run: MadeRun, space: Space) -> bool:
     return space.made_from == {"model_sha256": base} | _settings(run.config)
 
 
-def fixed_embeddings(run: MadeRun, space: Space | None = None) -> torch.Tensor:
-    """Every candidate of a run in one space: [len(run.candidates), D] float32, mapped from a file in RUN/diversity.
+def fixed_embeddings(run: MadeRun, space: Space | None = None, folder: Path | None = None) -> torch.Tensor:
+    """Every candidate of a run in one space: [len(run.candidates), D] float32, mapped from a file in a folder.
 
     Position i is row run.candidates[i]. The file survives a crash half-way, and is made once for each space.
 
     Args:
         run: a run with models.
         space: None: the run's own (fixed_space).
+        folder: where the file is kept; None: RUN/diversity.
 
     Raises:
         InputError: no such model, the run's data is no longer there, or a file that was made from something else.
@@ -89,11 +92,11 @@ def fixed_embeddings(run: MadeRun, space: Space | None = None) -> torch.Tensor:
     """
     space = space or fixed_space(run)
     name = "embeddings.npy" if is_own(run, space) else f"embeddings-{short_digest(space.made_from)}.npy"
-    return embed_rows(space, run.data, run.candidates, run.state.folder / "diversity" / name)
+    return embed_rows(space, run.data, run.candidates, (folder or run.state.folder / "diversity") / name)
 
 
 def embed_rows(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.Tensor:
-    """These rows' texts (fixed_texts) in the space: [len(rows), D] float32, mapped from the file `store`.
+    """These rows' texts in the space: [len(rows), D] float32, mapped from the file `store`.
 
     A finished file that was made from the same is opened without loading the model.
 
@@ -159,7 +162,7 @@ def _embedded(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.
     else:
         tokenizer = load_tokenizer(folder, space.trust_remote_code)
     no_chat = data.schema != "alpaca" and not tokenizer.chat_template
-    template = choose_template("plain" if no_chat else None, data, tokenizer)
+    template = choose_template("plain" if space.plain_texts or no_chat else None, data, tokenizer)
     log.info("%s: embedding %d rows by %s", store, len(rows), folder)
     return embed(
         model, tokenizer, fixed_texts(data, rows, tokenizer, template), store=store, max_length=max_length

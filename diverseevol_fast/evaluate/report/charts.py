@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +19,7 @@ from ...files import atomic_path
 from .page import html
 
 Numbers = Sequence[float | None]
+Limits = tuple[float, float]  # of an axis
 Series = tuple[Sequence[float], Numbers, Numbers | None, Numbers | None]  # x, y, and the interval's low and high ends
 
 INK, MUTED, GRID, PAPER = "#1f2329", "#5f6771", "#dfe2e6", "#fffffe"  # each names one thing: SVG text replaces them
@@ -28,9 +30,11 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper"} |
     color: f"--series-{place}" for place, color in enumerate(PALETTE)
 }
 PLOT_AREA = "#f3f4f6"  # of projections, whose dots are pixels: light in a dark page too
+GREY = "#b4bbc4"  # of points that nothing is said of
 INCHES = (5.2, 3.5)  # readable when a phone shows it at 70%
 PNG_DPI = 200  # twice a screen's pixels
 LONGEST_NAME = 44  # characters of a name in a legend
+NAMED_KINDS = 12  # kinds of rows that have a colour and a marker of their own; of more, the commonest but one
 STYLE = {
     "text.usetex": False, "font.family": "DejaVu Sans", "font.size": 9, "text.color": INK,
     "figure.facecolor": PAPER, "figure.dpi": 72, "savefig.facecolor": "auto",
@@ -47,12 +51,13 @@ in_style = matplotlib.rc_context(STYLE)  # as a decorator
 
 @in_style
 def lines(
-    series: dict[str, Series], xlabel: str, ylabel: str, title: str, *, yardstick: tuple[str, Series] | None = None
-) -> Figure:
+    series: dict[str, Series], xlabel: str, ylabel: str, title: str,
+    *, yardstick: tuple[str, Series] | None = None, xlim: Limits | None = None, ylim: Limits | None = None,
+) -> Figure:  # fmt: skip
     """A line for each name, its interval as a band (as a bar at a point without a neighbour).
 
     None among the numbers leaves a gap; None for low and high means no interval. The yardstick, a name and its series,
-    is drawn in grey behind the others.
+    is drawn in grey behind the others. xlim, ylim: where the axes end, to draw several charts to one scale.
     """
     figure, axes = _canvas(xlabel, ylabel, title)
     handles = {}
@@ -66,8 +71,12 @@ def lines(
         handles[name] = _line(axes, _wide(one), MUTED, "", (0, (4, 2)), behind=True)
     if len(ticks) <= 11:
         axes.set_xticks(ticks)
-    if len(ticks) == 1:
+    if xlim:
+        axes.set_xlim(xlim)
+    elif len(ticks) == 1:
         axes.set_xlim(ticks[0] * 0.5, ticks[0] * 1.5 or 1)
+    if ylim:
+        axes.set_ylim(ylim)
     axes.xaxis.set_major_formatter(_tick)
     axes.yaxis.set_major_formatter(_tick)
     _legend(figure, handles)
@@ -77,11 +86,11 @@ def lines(
 @in_style
 def stacked_bars(
     categories: Sequence[str], parts: dict[str, Numbers], xlabel: str, ylabel: str, title: str,
-    *, top: float | None = None,
+    *, top: float | None = None, width: int = 0,
 ) -> Figure:  # fmt: skip
     """A bar for each category, its parts one above the other; None among the numbers is no part.
 
-    top: where the axis ends, to draw several charts to one scale.
+    top, width: where the axis ends, and how many bars have room, to draw several charts to one scale.
     """
     figure, axes = _canvas(xlabel, ylabel, title)
     places = np.arange(len(categories))
@@ -95,7 +104,7 @@ def stacked_bars(
         if any(values):
             handles[name] = Patch(facecolor=color)
     axes.set_xticks(places, categories)
-    axes.set_xlim(-0.7, max(len(categories), 3) - 0.3)  # a single bar does not fill the chart
+    axes.set_xlim(-0.7, max(len(categories), width, 3) - 0.3)  # a single bar does not fill the chart
     axes.set_ylim(0, top * 1.05 if top else None)
     axes.yaxis.set_major_formatter(_tick)
     _legend(figure, handles)
@@ -103,28 +112,72 @@ def stacked_bars(
 
 
 @in_style
-def projection(everything: np.ndarray, pools: Sequence[np.ndarray], xlabel: str, ylabel: str, title: str) -> Figure:
-    """Points of the plane: all in grey, and above them those of pools[r] in the colour of round r.
+def projection_by_round(points: np.ndarray, joined: Sequence[np.ndarray], **about) -> Figure:
+    """Points of the plane: all in grey, and above them those that joined in round r in the colour of that round.
 
-    everything, pools[r]: [n, 2].
+    Args:
+        points: [n, 2].
+        joined: by round, int [k], places in points.
+        about: xlabel, ylabel, title, xlim and ylim, the last two None for the chart's own.
     """
-    figure, axes = _canvas(xlabel, ylabel, title, height=4.4)
-    axes.grid(visible=False)
-    axes.set_facecolor(PLOT_AREA)
-    axes.scatter(everything[:, 0], everything[:, 1], s=8, color="#b4bbc4", linewidths=0, rasterized=True)
-    rounds = len(pools)
+    figure, axes = _plane(**about)
+    axes.scatter(points[:, 0], points[:, 1], s=8, color=GREY, linewidths=0, rasterized=True)
+    rounds = len(joined)
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, rounds) if rounds > 1 else [0.3])
-    for shade, points in zip(shades, pools, strict=True):
-        axes.scatter(
-            points[:, 0], points[:, 1], s=11, color=[shade], edgecolors="white", linewidths=0.35, rasterized=True
-        )
-    axes.set_xticks([])
-    axes.set_yticks([])
+    for shade, places in zip(shades, joined, strict=True):
+        _picks(axes, points[places], [shade], "o")
     scale = ScalarMappable(colors.BoundaryNorm(np.arange(rounds + 1) - 0.5, rounds), colors.ListedColormap(shades))
     bar = figure.colorbar(scale, ax=axes, ticks=range(rounds), label="round in which a row joined", fraction=0.04)
     bar.outline.set_visible(False)
     bar.ax.minorticks_off()
     return figure
+
+
+@in_style
+def projection_by_kind(
+    points: np.ndarray, joined: Sequence[np.ndarray], kinds: Sequence[str], names: Sequence[str], **about
+) -> Figure:
+    """Points of the plane in the colours of their kinds: all of them pale, and above them those that joined, edged.
+
+    Args:
+        points, joined, about: as projection_by_round.
+        kinds: every point's.
+        names: the kinds in the order of their colours, as colours_of gives them; the points of other kinds are grey.
+    """
+    figure, axes = _plane(**about)
+    places, picked = np.array(kinds, dtype=object), np.zeros(len(points), dtype=bool)
+    picked[np.concatenate([*joined, np.zeros(0, dtype=int)])] = True
+    handles = {}
+    for place, name in enumerate([None, *names]):
+        of_kind = places == name if name is not None else ~np.isin(places, list(names))
+        if not of_kind.any():
+            continue
+        color = GREY if name is None else PALETTE[(place - 1) % len(PALETTE)]
+        marker = "o" if name is None else "o^"[(place - 1) // len(PALETTE)]
+        axes.scatter(*points[of_kind].T, s=7, color=color, marker=marker, alpha=0.3, linewidths=0, rasterized=True)
+        _picks(axes, points[of_kind & picked], color, marker)
+        label = f"{len(set(places[of_kind]))} others" if name is None else name if drawable(name) else f"value {place}"
+        handles[label] = Line2D([], [], color=color, marker=marker, linestyle="")
+    others = {label: handles.pop(label) for label in list(handles)[:1] if label.endswith(" others")}
+    _legend(figure, handles | others)
+    return figure
+
+
+def colours_of(kinds: Sequence[str]) -> list[str]:
+    """The kinds that have a colour of their own: all, or the commonest where they are more than NAMED_KINDS."""
+    counts = Counter(kinds)
+    ordered = sorted(counts, key=lambda kind: (-counts[kind], kind))
+    return ordered if len(ordered) <= NAMED_KINDS else ordered[: NAMED_KINDS - 1]
+
+
+def limits(values: Iterable[float | None]) -> Limits | None:
+    """Where an axis ends that shows all the values, with some room; None without values."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    low, high = min(known), max(known)
+    room = (high - low) * 0.06 or abs(low) * 0.1 or 1.0
+    return low - room, high + room
 
 
 def png(figure: Figure, path: Path) -> None:
@@ -172,6 +225,24 @@ def _canvas(xlabel: str, ylabel: str, title: str, height: float = INCHES[1]) -> 
     for put, text in ((axes.set_xlabel, xlabel), (axes.set_ylabel, ylabel), (axes.set_title, title)):
         put(_short(text, 64), parse_math=False)
     return figure, axes
+
+
+def _plane(
+    *, xlabel: str, ylabel: str, title: str, xlim: Limits | None = None, ylim: Limits | None = None
+) -> tuple[Figure, Axes]:
+    figure, axes = _canvas(xlabel, ylabel, title, height=4.4)
+    axes.grid(visible=False)
+    axes.set_facecolor(PLOT_AREA)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set(xlim=xlim, ylim=ylim)
+    return figure, axes
+
+
+def _picks(axes: Axes, points: np.ndarray, color, marker: str) -> None:
+    axes.scatter(
+        points[:, 0], points[:, 1], s=14, color=color, marker=marker, edgecolors=INK, linewidths=0.35, rasterized=True
+    )
 
 
 def _line(axes: Axes, one: Series, color: str, marker: str, dash, behind: bool = False) -> Line2D:

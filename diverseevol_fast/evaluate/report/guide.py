@@ -1,12 +1,12 @@
-"""The words of a report: what the runs are, what came out in a sentence each, and how to read the figures."""
+"""The words of a report: what came out, what the runs are, and how to read the figures."""
 
 from collections.abc import Callable, Sequence
 
-from .charts import number
 from .page import Html, element, join, table
-from .readings import HELD_OUT_LOSS, UNSEEN_LOSS, Block, measure, metrics_of, spread
-from .sections import between, meaning
-from .seeds import Line, Record, strategy
+from .readings import HELD_OUT_LOSS, UNSEEN_LOSS, Block
+from .sections import meaning
+from .seeds import Record, strategy
+from .verdict import verdict
 
 INTRODUCTION = (
     "Each run chose, round by round, the rows of an instruction data set that a language model is fine-tuned on. Round "
@@ -29,11 +29,17 @@ GUIDE = {
     "Best and last round": "Among many rounds one is the best by chance alone. Who wants to use the best round chooses "
     "it on one set of rows or questions, and reports it on another.",
     "Random subsets": "As many rows, drawn from the same candidates. ▲ marks a pool that is more diverse than each of "
-    "them, ▼ one that is less; of several seeds, where that holds for the pool of every one. The measures change with "
-    "the pool's size, so a round is compared with random subsets of its size, not with the round before. Diverse is "
-    "not the same as good: whether it helps is what the loss and the Relative Score say.",
+    "them, ▼ one that is less; of several seeds, where that holds for the pool of every one. A random pool, too, is "
+    "beyond all of 5 on one side once in six times. The measures change with the pool's size, so a round is compared "
+    "with random subsets of its size, not with the round before. Diverse is not the same as good: whether it helps is "
+    "what the loss and the Relative Score say.",
+    "The space of the measures": "The fixed model embeds the rows' own words without the training template: its "
+    "preamble is one of two, with and without an input, and would be most of what the measures see. The mean of all "
+    "candidates is subtracted, without which all cosines are alike; distances stay as they are. The figures of "
+    "`diverseevol diversity` are others: it measures the embeddings of the training texts, not centred, as DiverseEvol "
+    "does.",
     "The plane of the picks": "Two directions out of hundreds: rows that lie side by side in it may be far apart. How "
-    "much of the variance each shows stands at its axis.",
+    "much of the variance each shows stands at its axis. All charts of one data set show one plane, to one scale.",
     "Distances of the picks": "Euclidean, not squared. “By the run” is what the strategy saw when it picked the row, "
     "in embeddings that it alone has; “by the fixed model” is the distance to the row shown, which of the pool at that "
     "moment is the nearest.",
@@ -41,18 +47,9 @@ GUIDE = {
 
 
 def summary(blocks: Sequence[Block]) -> Html:
-    """What came out, a sentence for each line."""
-    results = [
-        element("li", element("b", line.name), f": {_result(block, line)}") for block in blocks for line in block.lines
-    ]
-    notes = []
-    if len(blocks) > 1:
-        note = (
-            f"These runs are on {len(blocks)} different data sets ({', '.join(block.title for block in blocks)}). "
-            "Figures of different data sets do not compare, so each data set has charts of its own."
-        )
-        notes = [element("p", note)]
-    return join([element("ul", *results), *notes])
+    """What came out, in words: the first thing on the page."""
+    sentences = [element("li", sentence) for sentence in verdict(blocks)]
+    return element("section", element("h2", "Verdict", id="verdict"), element("ul", *sentences), class_="verdict")
 
 
 def runs_section(blocks: Sequence[Block]) -> Html:
@@ -75,25 +72,9 @@ def _shared(cells: list[object]) -> list[object]:
     return [element("td", cells[0], colspan=str(len(cells)))] if len(set(cells)) == 1 else cells
 
 
-def _result(block: Block, line: Line) -> str:
-    last, candidates = line.rounds - 1, len(line.records[0].picked.plane)
-    sizes = " to ".join(f"{size:,}" for size in sorted({line.sizes[0], line.sizes[last]}))
-    said = [f"{strategy(line.records[0].run)}, {sizes} of {candidates:,} candidate rows in the pool."]
-    for metric in metrics_of(block):
-        known = [(r, point) for r, point in enumerate(line.points(metric.read)) if point]
-        found = [f"{number(point.value)} {between(point)}".strip() + f" in round {r}" for r, point in known]
-        if found:
-            said.append(f"{metric.name}: {', '.join(dict.fromkeys([found[0], found[-1]]))}.")
-    vendi, random = line.points(measure("vendi"))[last], spread(line, last, "vendi")
-    if vendi:
-        beside = f"; random subsets of its size have {number(random.value)} {between(random)}" if random else ""
-        said.append(f"Vendi Score of the last pool: {number(vendi.value)}{beside}.")
-    return " ".join(said)
-
-
 def _rows(_: Block, record: Record) -> str:
     config = record.run.config
-    return f"{len(record.run.data.rows):,}; {len(record.picked.plane):,} candidates, {config.val_set_size:,} held out"
+    return f"{len(record.run.data.rows):,}; {len(record.picked.points):,} candidates, {config.val_set_size:,} held out"
 
 
 def _pool(_: Block, record: Record) -> str:

@@ -20,27 +20,37 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; overflow-wrap: anywhere; }
-main { max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+main { max-width: 120rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: .5rem 0 1rem; }
 h2 { font-size: 1.3rem; margin: 3rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 p, li, dd { max-width: 46rem; }
 a { color: var(--link); }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-style: none; }
+.verdict { border: 1px solid var(--line); border-left: .3rem solid var(--series-0); background: var(--shade);
+  padding: .25rem 1rem .5rem; max-width: 60rem; }
+.verdict h2 { border: 0; margin: .25rem 0 0; padding: 0; } .verdict ul { padding-left: 1.2rem; margin: .5rem 0; }
+.verdict li { max-width: none; }
 .note, figcaption, caption, footer { color: var(--muted); font-size: .9rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem; }
+.charts { display: flex; flex-wrap: wrap; gap: 1.5rem; }
+.charts figure { flex: 1 1 min(100%, 26rem); max-width: 40rem; }
+.tables { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 0 3rem; }
 figure { margin: .5rem 0; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; stroke-linejoin: round; stroke-linecap: butt; }
 figcaption { margin-top: .4rem; }
-.wide { overflow-x: auto; margin: 1rem 0; }
+.wide { overflow-x: auto; max-width: 100%; margin: 1rem 0;  /* a shadow where there is more to scroll to */
+  background: linear-gradient(to right, var(--paper) 40%, transparent) left / 2rem 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, transparent) right / 2rem 100% no-repeat local,
+  linear-gradient(to right, #8886, transparent) left / .6rem 100% no-repeat scroll,
+  linear-gradient(to left, #8886, transparent) right / .6rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .9rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .4rem; max-width: min(46rem, 100vw - 2rem); }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom; }
 th { font-weight: 600; overflow-wrap: break-word; }
-thead th { max-width: 16rem; }
+thead th { min-width: 5rem; max-width: 16rem; }
 tbody th { white-space: nowrap; }
-.numbers td, .numbers thead th + th { text-align: right; white-space: nowrap; }
+.numbers td, .numbers thead th + th { text-align: right; } .numbers td { white-space: nowrap; }
 .facts td { min-width: 11rem; }
 .texts td { min-width: 7rem; } .texts td.text { min-width: 17rem; max-width: 26rem; }
 td small { display: block; color: var(--muted); }
@@ -50,7 +60,9 @@ details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; }
 dt { font-weight: 600; margin-top: .9rem; } dd { margin: .1rem 0 0; }
 @media (max-width: 34rem) { body { font-size: 15px; } th, td { padding: .3rem .5rem; }
   tbody th { white-space: normal; max-width: 9rem; } }
-@media print { h2 { break-after: avoid; } figure, tr { break-inside: avoid; } .wide { overflow: visible; } }
+@media print { h2 { break-after: avoid; } figure, tr { break-inside: avoid; } .wide { overflow: visible; }
+  table { font-size: .65rem; }
+  th, td, .numbers td, tbody th { min-width: 0; white-space: normal; padding: .15rem .3rem; } }
 """
 
 

@@ -1,4 +1,4 @@
-"""What a run picked: some rows of each round beside the nearest row of the pool, and a plane of all embeddings."""
+"""What a run picked: some rows of each round beside the nearest row of the pool, and all rows in a plane."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +13,9 @@ from ...runs import MadeRun
 
 EXAMPLES = 4  # of a round: its first picks
 KINDS = ("family", "task", "category", "source", "dataset", "type")  # keys under which rows say of what kind they are
+FEW = 24  # values of another field at most, of LONGEST_VALUE characters, that says of what kind rows are
+LONGEST_VALUE = 40
+DOMINANT = 0.8  # a direction with more of the variance is left out of the plane: it would show two stripes
 BLOCK = 8192  # rows of embeddings in memory
 
 
@@ -37,19 +40,35 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Plane:
+    """Two principal directions of embeddings."""
+
+    mean: torch.Tensor  # [D] float64
+    axes: torch.Tensor  # [D, 2] float64, of length 1
+    shares: tuple[float, float]  # of the variance, along the two directions
+    left_out: float | None = None  # the share of the strongest direction, where it is none of the two
+
+    def points(self, x: torch.Tensor) -> np.ndarray:
+        """Where rows [N, D] lie: [N, 2]."""
+        blocks = range(0, len(x), BLOCK)
+        return torch.cat([(x[begin : begin + BLOCK].double() - self.mean) @ self.axes for begin in blocks]).numpy()
+
+
+@dataclass(frozen=True)
 class Picked:
-    """Rounds of a run, in words and in the plane of the embeddings' two strongest directions."""
+    """Rounds of a run, in words and in a plane of the embeddings."""
 
     examples: list[list[Example]]  # by round, the first picks first
     kind_key: str | None  # under which all rows say their kind
     kinds: list[int]  # different ones in the pool, by round; empty without a key
     all_kinds: int  # among the candidates
-    plane: np.ndarray  # [candidates, 2]
-    pools: list[np.ndarray]  # by round, the rows that joined: [n, 2]
-    shares: tuple[float, float]  # of the variance, along the two directions
+    kind_of: list[str]  # every candidate's kind; empty without a key
+    plane: Plane
+    points: np.ndarray  # [candidates, 2], in the plane
+    joined: list[np.ndarray]  # by round, the places among the candidates of the rows that joined
 
 
-def look_at(run: MadeRun, x: torch.Tensor) -> Picked:
+def look_at(run: MadeRun, x: torch.Tensor, plane: Plane) -> Picked:
     """What the run picked. x: [len(run.candidates), D] float32, the candidates' embeddings by a fixed model."""
     data, candidates = run.data, run.candidates
     pool = run.pool(run.rounds - 1)
@@ -62,12 +81,11 @@ def look_at(run: MadeRun, x: torch.Tensor) -> Picked:
         [_example(place, place - begin, run, r, texts, embedded) for place in range(begin, min(begin + EXAMPLES, end))]
         for r, (begin, end) in enumerate(pairwise(ends))
     ]
-    plane, shares = project(x)
+    kind_of = [data.rows[row][key] for row in candidates] if key else []
     return Picked(
         examples, key,
         [len({text.kind for text in texts[:end]}) for end in ends[1:]] if key else [],
-        len({data.rows[row][key] for row in candidates}) if key else 0,
-        plane, [plane[positions[begin:end]] for begin, end in pairwise(ends)], shares,
+        len(set(kind_of)), kind_of, plane, plane.points(x), [positions[begin:end] for begin, end in pairwise(ends)],
     )  # fmt: skip
 
 
@@ -84,10 +102,11 @@ def text_of(data: Data, row: int, kind_key: str | None = None) -> Text:
     return Text(row, said["user"], said["assistant"], kind)
 
 
-def project(x: torch.Tensor) -> tuple[np.ndarray, tuple[float, float]]:
-    """Principal components: the rows of x [N, D] in the plane of most variance, [N, 2], and the two shares of it.
+def plane_of(x: torch.Tensor) -> Plane:
+    """The plane of most variance of the rows of x [N, D]: of two neighbouring principal components.
 
-    The sign of a direction is that of its largest entry, so that the same embeddings always give the same picture.
+    They are the first two, or the second and third where the first holds more than DOMINANT of the variance. The sign
+    of a direction is that of its largest entry, so that the same embeddings always give the same picture.
     """
     n, width = x.shape
     blocks = range(0, n, BLOCK)
@@ -99,13 +118,15 @@ def project(x: torch.Tensor) -> tuple[np.ndarray, tuple[float, float]]:
             covariance.addmm_(part.T, part)
             bar.update(len(part))
     variances, directions = torch.linalg.eigh(covariance)  # ascending
+    variances, directions = variances.flip(0).clamp(min=0), directions.flip(1)
+    total = float(variances.sum())
+    shares = [variance / total if total else 0.0 for variance in variances.tolist()]
+    first = int(width > 2 and shares[0] > DOMINANT and shares[2] > 1e-9)  # of rounding there is always some variance
     axes = torch.zeros(width, 2, dtype=torch.float64)
-    axes[:, : min(width, 2)] = directions[:, -2:].flip(1)
+    axes[:, : min(width, 2)] = directions[:, first : first + 2]
     axes *= torch.sign(axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)))
-    plane = torch.cat([(x[begin : begin + BLOCK].double() - mean) @ axes for begin in blocks])
-    total = float(variances.clamp(min=0).sum())
-    strongest = [*variances.flip(0)[:2].clamp(min=0).tolist(), 0.0][:2]
-    return plane.numpy(), tuple(variance / total if total else 0.0 for variance in strongest)
+    shown = tuple([*shares, 0.0][first : first + 2])
+    return Plane(mean, axes, shown, shares[0] if first else None)
 
 
 def _example(place: int, nth: int, run: MadeRun, r: int, texts: list[Text], embedded: torch.Tensor) -> Example:
@@ -120,9 +141,24 @@ def _example(place: int, nth: int, run: MadeRun, r: int, texts: list[Text], embe
 
 
 def _kind_key(data: Data, candidates: np.ndarray) -> str | None:
-    """The first of KINDS that every candidate has as a text, with more than one value, and not one for each row."""
+    """The key under which every candidate says in a text of what kind it is; more than one kind.
+
+    The first of KINDS with at most one kind for every two rows; else the field with the fewest values, at most FEW
+    short ones, that is none of the columns which the model reads.
+    """
+    rows = [data.rows[row] for row in candidates]
     for key in KINDS:
-        values = {value if isinstance(value := data.rows[row].get(key), str) else None for row in candidates}
-        if 1 < len(values) <= len(candidates) / 2 and None not in values:
+        if 1 < len(_values(rows, key)) <= len(rows) / 2:
             return key
-    return None
+    others = {}
+    for key in rows[0].keys() - set(data.columns.values()):
+        values = _values(rows, key)
+        if 1 < len(values) <= min(FEW, len(rows) / 2) and max(map(len, values)) <= LONGEST_VALUE:
+            others[key] = len(values)
+    return min(others, key=lambda key: (others[key], key), default=None)
+
+
+def _values(rows: list[dict], key: str) -> set[str]:
+    """The different texts under a key; none where a row has no text there."""
+    values = [row.get(key) for row in rows]
+    return set(values) if all(isinstance(value, str) for value in values) else set()

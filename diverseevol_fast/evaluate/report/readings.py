@@ -1,9 +1,10 @@
 """What a report reads off runs, round by round: figures with their intervals, and what may be shown side by side."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .charts import Series, drawable
+from .charts import Series, drawable, number
 from .seeds import Line, Point, Record, line_of
 
 Read = Callable[[Record, int], Point | None]
@@ -125,3 +126,41 @@ def series(sizes: Sequence[int], points: Sequence[Point | None]) -> Series:
     lows = [point and (point.value if point.low is None else point.low) for point in points[kept]]
     highs = [point and (point.value if point.high is None else point.high) for point in points[kept]]
     return x, y, lows, highs
+
+
+def side(record: Record, r: int, name: str) -> int:
+    """1 for a pool that is more diverse than all random subsets of its run, -1 for one that is less, else 0."""
+    entry = record.diversity["rounds"][r]
+    value, random = entry["values"][name], entry["random"].get(name)
+    if value is None or not random:
+        return 0
+    side = (value > random["high"]) - (value < random["low"])
+    return side if record.diversity["measures"][name]["higher_is_more_diverse"] else -side
+
+
+def caveats(block: Block, shown: Sequence[str]) -> list[str]:
+    """What keeps losses on one data set from being compared. shown: the metrics' names."""
+    configs = [record.run.config for line in block.lines for record in line.records]
+    found = []
+    if {HELD_OUT_LOSS, UNSEEN_LOSS}.isdisjoint(shown):
+        return found
+    if len({config.model_name_or_path for config in configs}) > 1:
+        found.append("The runs have different base models: losses of other tokens do not compare.")
+    if len({config.model_max_length for config in configs}) > 1:
+        found.append(
+            "The runs cut rows at different lengths (model_max_length): losses of other tokens do not compare."
+        )
+    if len({json.dumps(config.unseen, sort_keys=True) for config in configs}) > 1:
+        found.append("The runs keep different kinds from their pools (unseen): losses of other rows do not compare.")
+    if HELD_OUT_LOSS not in shown:
+        return found
+    if len({config.val_set_size for config in configs}) > 1:
+        found.append("The runs hold different numbers of rows out: losses of other rows do not compare.")
+    if len({config.seed for config in configs if config.val_set_size > 0}) > 1:
+        found.append("The seed draws the held-out rows: runs of different seeds are tested on different rows.")
+    return found
+
+
+def between(point: Point) -> str:
+    """The interval, in brackets; nothing where there is none."""
+    return "" if point.low is None else f"({number(point.low)} to {number(point.high)})"

@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,33 +32,50 @@ Judged = dict[int, dict[str, dict[int, Scores]]]  # by the run's place in the re
 
 
 def write_report(args: argparse.Namespace) -> Result:
-    """`diverseevol report`: writes the page and its charts.
+    """`diverseevol report`: writes the page and its charts; the text ends with its verdict.
 
     Raises:
         InputError: matplotlib is not installed; something that is no run, or the same run twice; a judgement file that
-            fits no run; data or a model that is no longer there.
+            fits no run; data or a model that is no longer there; a page that could not be written.
     """
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         raise InputError("report: needs matplotlib; pip install 'matplotlib>=3.9'") from error
+    from .verdict import verdict
+
     output = args.output or args.runs[0] / "report.html"
     if output.suffix not in (".html", ".htm"):
         raise InputError(f"--output: expected a name that ends in .html, got {output}")
     if output.is_dir():
         raise InputError(f"--output: {output} is a folder; expected the name of a file")
     runs = [read_run(folder) for folder in args.runs]
+    if not writable(output.parent):
+        advice = "give another place" if args.output else "give --output FILE.html to write the page elsewhere"
+        raise InputError(f"report: {output.parent} is not writable; {advice}")
     names = unique_names([run.state.folder for run in runs])
     judged = match_judgements(args.judgements or [], runs)
-    records = look_at_runs(runs, names, judged)
-    charts = write_page(output, records)
-    rounds = ", ".join(f"{record.name} ({record.run.rounds} rounds)" for record in records)
-    folder = output.with_name(f"{output.stem}_files")
+    kept = _files(output) / "diversity"
+    folders = [
+        None if writable(run.state.folder / "diversity") else kept / name.replace("/", "-")
+        for run, name in zip(runs, names, strict=True)
+    ]
+    blocks = blocks_of(look_at_runs(runs, names, judged, folders))
+    charts = write_page(output, blocks)
+    sentences = verdict(blocks)
+    rounds = ", ".join(f"{name} ({run.rounds} rounds)" for name, run in zip(names, runs, strict=True))
     return Result(
-        f"{output}: {rounds}; {charts} charts in {folder}",
-        {"output": str(output), "charts": charts, "charts_folder": str(folder)}
-        | {"runs": [{"name": record.name, "rounds": record.run.rounds} for record in records]},
+        "\n".join([f"{output}: {rounds}; {charts} charts in {_files(output)}", *sentences]),
+        {"output": str(output), "charts": charts, "charts_folder": str(_files(output)), "verdict": sentences}
+        | {"runs": [{"name": name, "rounds": run.rounds} for name, run in zip(names, runs, strict=True)]},
     )
+
+
+def writable(folder: Path) -> bool:
+    """Whether files may be made in the folder, or it may be made."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:
@@ -103,35 +122,42 @@ def match_judgements(files: Sequence[Path], runs: Sequence[MadeRun]) -> Judged:
     return judged
 
 
-def look_at_runs(runs: Sequence[MadeRun], names: Sequence[str], judged: Judged) -> "list[Record]":
-    """Measures the runs. Those on one data set are embedded in one space, the first one's own."""
+def look_at_runs(
+    runs: Sequence[MadeRun], names: Sequence[str], judged: Judged, folders: Sequence[Path | None]
+) -> "list[Record]":
+    """Measures the runs. Those on one data set are embedded in one space: plain texts by the first one's base model.
+
+    folders: for each run where its embeddings and measures are kept; None: RUN/diversity.
+    """
     from ..diversity import measure_run
     from ..fixed import fixed_embeddings, fixed_space
     from .charts import drawable
-    from .picked import look_at
+    from .picked import Plane, look_at, plane_of
     from .seeds import Record
 
     spaces: dict[str, Space] = {}  # by data set
+    planes: dict[str, Plane] = {}  # the same
     records = []
     for place, (run, name) in enumerate(zip(runs, names, strict=True)):
         data = _made_from(run, "data_sha256")
-        space = spaces[data] = spaces.get(data) or fixed_space(run)
+        space = spaces[data] = spaces.get(data) or replace(fixed_space(run), plain_texts=True)
         log.info("report: %s", name)
         metrics = [run.state.metrics(r) for r in range(run.rounds)]
         sizes = [len(run.pool(r)) for r in range(run.rounds)]
-        diversity = measure_run(run, space=space)
-        picked = look_at(run, fixed_embeddings(run, space))
+        x = fixed_embeddings(run, space, folders[place])
+        diversity = measure_run(run, space=space, centred=True, folder=folders[place])
+        planes[data] = planes.get(data) or plane_of(x)
+        picked = look_at(run, x, planes[data])
         label = name if drawable(name) else f"run {place + 1}"
         records.append(Record(run, name, label, metrics, sizes, judged[place], diversity, picked))
     return records
 
 
-def write_page(output: Path, records: "Sequence[Record]") -> int:
+def write_page(output: Path, blocks: "Sequence[Block]") -> int:
     """The page and its charts' PNGs, in a folder beside it; returns how many charts."""
     from . import charts, guide, page, picks_section, sections
 
-    blocks = _blocks(records)
-    folder = output.with_name(f"{output.stem}_files")
+    folder = _files(output)
     drawn: set[str] = set()
 
     def drawing(prefix: str) -> "Draw":
@@ -154,7 +180,8 @@ def write_page(output: Path, records: "Sequence[Record]") -> int:
         ])  # fmt: skip
 
     names = [line.name for block in blocks for line in block.lines]
-    title = f"DiverseEvol report: {', '.join(names) if len(names) < 4 else f'{len(records)} runs'}"
+    count = sum(len(line.records) for block in blocks for line in block.lines)
+    title = f"DiverseEvol report: {', '.join(names) if len(names) < 4 else f'{count} runs'}"
     parts = [
         ("runs", "What this is", guide.runs_section(blocks)),
         ("quality", "How good the models are", part(sections.quality_section)),
@@ -170,7 +197,8 @@ def write_page(output: Path, records: "Sequence[Record]") -> int:
     return len(drawn)
 
 
-def _blocks(records: "Sequence[Record]") -> "list[Block]":
+def blocks_of(records: "Sequence[Record]") -> "list[Block]":
+    """The records by data set, what differs in the seed alone as one line."""
     from .readings import Block
     from .seeds import lines_of
 
@@ -182,6 +210,11 @@ def _blocks(records: "Sequence[Record]") -> "list[Block]":
         Block(title if titles.count(title) == 1 else f"{title} ({digest[:8]})", lines_of(group))
         for title, (digest, group) in zip(titles, by_data.items(), strict=True)
     ]
+
+
+def _files(output: Path) -> Path:
+    """The folder of a page's charts."""
+    return output.with_name(f"{output.stem}_files")
 
 
 def _run_and_round(path: Path, runs: Sequence[MadeRun]) -> tuple[int, int]:

@@ -1,24 +1,24 @@
 """The figures of a report as HTML: how good, how diverse, and at what cost, for the runs on one data set."""
 
-import json
 import re
 from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
 
-from .charts import Series, number, stacked_bars
+from .charts import Limits, Series, limits, number, stacked_bars
 from .charts import lines as line_chart
 from .page import NOTHING, Html, details, element, join, number_or_nothing, table
 from .readings import (
-    HELD_OUT_LOSS,
-    UNSEEN_LOSS,
     Block,
     Metric,
     Read,
+    between,
+    caveats,
     lines_with,
     measure,
     metrics_of,
     series,
+    side,
     spread,
     stage_figure,
     values,
@@ -35,7 +35,7 @@ STAGES = {  # what a round's time goes into
     "embedding": stage_figure("embed", "seconds"),
     "selection": stage_figure("select", "seconds"),
 }
-CHARTED = {"vendi": "effective number of rows", "covering_radius": "distance"}  # and units; all are in the tables
+CHARTED = {"covering_radius": "distance", "vendi": "effective number of rows"}  # and units; all are in the tables
 LONGEST_SLUG = 80  # characters; with what is put before and after it a file's name has at most 255 bytes
 
 
@@ -47,8 +47,23 @@ def quality_section(block: Block, draw: Draw) -> Html:
             "p", "Nothing says how good the models are: no rows were held out (val_set_size), and no judgements were "
             "given (--judgements).",
         )  # fmt: skip
+    xlim = _sizes(block)
+    ylims = {  # charts in one unit are to one scale
+        unit: limits(
+            value
+            for metric, lines in shown
+            if metric.unit == unit
+            for line in lines
+            for value in _extent(line, metric.read)
+        )
+        for unit in {metric.unit for metric, _ in shown}
+    }
     charts = [
-        draw(_slug(metric.name), *_lines(lines, metric.read, metric.label, metric.unit), _about(metric, lines))
+        draw(
+            _slug(metric.name),
+            *_lines(lines, metric.read, metric.label, metric.unit, xlim=xlim, ylim=ylims[metric.unit]),
+            _about(metric, lines),
+        )
         for metric, lines in shown
     ]
     best_and_last = table(
@@ -58,41 +73,37 @@ def quality_section(block: Block, draw: Draw) -> Html:
         [_best_and_last(metric, line) for metric, lines in shown for line in lines],
     )
     left_out = [note for metric, lines in shown for note in _left_out(metric.name, metric.read, lines)]
-    caveats = _caveats(block, [metric.name for metric, _ in shown])
-    notes = [element("p", note, class_="note") for note in (*left_out, *_unfinished(block), *caveats)]
+    against = caveats(block, [metric.name for metric, _ in shown])
+    notes = [element("p", note, class_="note") for note in (*left_out, *_unfinished(block), *against)]
     tables = [_side_by_side(metric, lines) for metric, lines in shown]
-    return join([element("div", *charts, class_="charts"), best_and_last, *tables, *notes])
+    return join([
+        element("div", *charts, class_="charts"), element("div", best_and_last, *tables, class_="tables"), *notes,
+    ])  # fmt: skip
 
 
 def diversity_section(block: Block, draw: Draw) -> Html:
     """How diverse the pools are."""
     found = block.lines[0].records[0].diversity
     intro = element(
-        "p", f"All measures are taken in the embeddings of one fixed model ({found['model']}), whatever model chose "
-        f"the rows. The yardstick is {found['random']} random subsets of a run's candidates, of the pool's size.",
+        "p", "All measures are taken in one space, whatever model chose the rows: embeddings of the rows' own words by "
+        f"one fixed model ({found['model']}, the base model of the first run), less their mean. The yardstick is "
+        f"{found['random']} random subsets of a run's candidates, of the pool's size.",
     )  # fmt: skip
     charts = []
     for name, unit in CHARTED.items():
         entry = found["measures"][name]
-        shown = _lines(block.lines, measure(name), entry["title"], unit, _yardstick(block, name))
+        yardstick = _yardstick(block, name)
+        shown = _lines(block.lines, measure(name), entry["title"], unit, yardstick, xlim=_sizes(block))
         charts.append(draw(_slug(entry["title"]), *shown, f"{meaning(entry)}{_bands_of_measures(block)}"))
     own = stage_figure("select", "radius")
     alone = [line_of(record) for line in block.lines for record in line.records]
     measured = [line for line in alone if any(line.points(own))]
-    if measured:
-        caption = (
-            "Distance of a round's last pick to its nearest row of the pool, by the model that chose it; a line for "
-            "each run, of several seeds too. Where every round has its own model, it has its own scale: neither rounds "
-            "nor runs compare."
-        )
-        charts.append(
-            draw("own-radius", *_lines(measured, own, "Radius, by the run's own models", "distance"), caption)
-        )
+    radii = [_own_radii(measured, own)] if measured else []
     tables = [
         details(f"All measures: {line.name}", _measures_table(line), shown=place == 0)
         for place, line in enumerate(block.lines)
     ]
-    return join([intro, element("div", *charts, class_="charts"), *tables])
+    return join([intro, element("div", *charts, class_="charts"), *radii, *tables])
 
 
 def cost_section(block: Block, draw: Draw) -> Html:
@@ -104,10 +115,13 @@ def cost_section(block: Block, draw: Draw) -> Html:
     seconds = [{name: values(line, read) for name, read in stages.items()} for line in lines]
     totals = [values(line, total_seconds) for line in lines]
     top = max(value for total in totals for value in total if value is not None)
+    width = max(line.rounds for line in lines)
     charts, tables = [], []
     for place, (line, parts, total) in enumerate(zip(lines, seconds, totals, strict=True)):
         title = "Seconds per round" if len(lines) == 1 else f"Seconds per round: {line.label}"
-        chart = stacked_bars([str(r) for r in range(line.rounds)], parts, "round", "seconds", title, top=top)
+        chart = stacked_bars(
+            [str(r) for r in range(line.rounds)], parts, "round", "seconds", title, top=top, width=width
+        )
         words = "; ".join(f"round {r}: {number(value)} s" for r, value in enumerate(total) if value is not None)
         mean = f" Mean of {len(line.records)} runs." if len(line.records) > 1 else ""
         charts.append(
@@ -132,18 +146,13 @@ def cost_section(block: Block, draw: Draw) -> Html:
     figures = {"all stages": total_seconds} | stages
     left_out = [one for name, read in figures.items() for one in _left_out(f"Seconds, {name}", read, lines)]
     notes = [element("p", one, class_="note") for one in (note, *left_out)]
-    return join([element("div", *charts, class_="charts"), *tables, *notes])
+    return join([element("div", *charts, class_="charts"), element("div", *tables, class_="tables"), *notes])
 
 
 def total_seconds(record: Record, r: int) -> Point | None:
     """All of a round's stages; None where none is known."""
     found = [point.value for read in STAGES.values() if (point := read(record, r))]
     return Point(sum(found)) if found else None
-
-
-def between(point: Point) -> str:
-    """The interval, in brackets; nothing where there is none."""
-    return "" if point.low is None else f"({number(point.low)} to {number(point.high)})"
 
 
 def meaning(entry: dict) -> str:
@@ -153,8 +162,9 @@ def meaning(entry: dict) -> str:
 
 
 def _lines(
-    lines: Sequence[Line], read: Read, title: str, unit: str, yardstick: tuple[str, Series] | None = None
-) -> tuple[Figure, str]:
+    lines: Sequence[Line], read: Read, title: str, unit: str, yardstick: tuple[str, Series] | None = None,
+    *, xlim: Limits | None = None, ylim: Limits | None = None,
+) -> tuple[Figure, str]:  # fmt: skip
     """A chart with every one of the lines that has the figure, and the same in words."""
     all_series = {line.label: series(line.sizes, line.points(read)) for line in lines}
     shown = {label: one for label, one in all_series.items() if one[0]}
@@ -162,7 +172,19 @@ def _lines(
         f"{label}: " + ", ".join(f"{number(y)} at {x:,}" for x, y in zip(*one[:2], strict=True) if y is not None)
         for label, one in [*shown.items(), *([yardstick] if yardstick else [])]
     ]
-    return line_chart(shown, POOL, unit, title, yardstick=yardstick), f"{title} by {POOL}. {'; '.join(words)}."
+    chart = line_chart(shown, POOL, unit, title, yardstick=yardstick, xlim=xlim, ylim=ylim)
+    return chart, f"{title} by {POOL}. {'; '.join(words)}."
+
+
+def _sizes(block: Block) -> Limits:
+    """Where the axes of the pools' sizes end."""
+    sizes = {size for line in block.lines for size in line.sizes}
+    return limits(sizes) if len(sizes) > 1 else (min(sizes) * 0.5, max(sizes) * 1.5)
+
+
+def _extent(line: Line, read: Read) -> list[float | None]:
+    """The figures of a line and its intervals' ends."""
+    return [value for point in line.points(read) if point for value in point]
 
 
 def _yardstick(block: Block, name: str) -> tuple[str, Series] | None:
@@ -204,6 +226,23 @@ def _best_and_last(metric: Metric, line: Line) -> list[object]:
     return [metric.name, line.name, best, _cell(best_point), last, _cell(last_point)]
 
 
+def _own_radii(lines: Sequence[Line], read: Read) -> Html:
+    """By round, as numbers: each is in the space of the model that chose the round's rows, so no line joins them."""
+    rounds = max(line.rounds for line in lines)
+    points = [line.points(read) for line in lines]
+    rows = [
+        [r, *(_cell(own[r]) if r < len(own) else NOTHING for own in points)]
+        for r in range(rounds)
+        if any(r < len(own) and own[r] for own in points)
+    ]
+    shown = table("Radius by the runs' own models.", ["round", *(line.name for line in lines)], rows)
+    about = (
+        "That is the distance of a round's last pick to its nearest row of the pool, by the model that chose it. Where "
+        "every round has its own model, it has its own scale: neither rounds nor runs compare."
+    )
+    return join([shown, element("p", about, class_="note")])
+
+
 def _side_by_side(metric: Metric, lines: Sequence[Line]) -> Html:
     columns = [line.points(metric.read) for line in lines]
     rows = []
@@ -241,35 +280,12 @@ def _unfinished(block: Block) -> list[str]:
     ]
 
 
-def _caveats(block: Block, shown: Sequence[str]) -> list[str]:
-    """What keeps losses on one data set from being compared. shown: the metrics' names."""
-    configs = [record.run.config for line in block.lines for record in line.records]
-    found = []
-    if {HELD_OUT_LOSS, UNSEEN_LOSS}.isdisjoint(shown):
-        return found
-    if len({config.model_name_or_path for config in configs}) > 1:
-        found.append("The runs have different base models: losses of other tokens do not compare.")
-    if len({config.model_max_length for config in configs}) > 1:
-        found.append(
-            "The runs cut rows at different lengths (model_max_length): losses of other tokens do not compare."
-        )
-    if len({json.dumps(config.unseen, sort_keys=True) for config in configs}) > 1:
-        found.append("The runs keep different kinds from their pools (unseen): losses of other rows do not compare.")
-    if HELD_OUT_LOSS not in shown:
-        return found
-    if len({config.val_set_size for config in configs}) > 1:
-        found.append("The runs hold different numbers of rows out: losses of other rows do not compare.")
-    if len({config.seed for config in configs if config.val_set_size > 0}) > 1:
-        found.append("The seed draws the held-out rows: runs of different seeds are tested on different rows.")
-    return found
-
-
 def _measures_table(line: Line) -> Html:
     found, several = line.records[0].diversity, len(line.records) > 1
     rows = []
-    for name, entry in found["measures"].items():
+    for name, entry in sorted(found["measures"].items(), key=lambda one: one[0] != "covering_radius"):
         cells = [
-            _measured(point, spread(line, r, name), _mark([_side(record, r, name) for record in line.records]))
+            _measured(point, spread(line, r, name), _mark([side(record, r, name) for record in line.records]))
             for r, point in enumerate(line.points(measure(name)))
         ]
         rows.append([entry["title"], *cells])
@@ -279,16 +295,6 @@ def _measures_table(line: Line) -> Html:
         marks if several else "▲ more diverse than all of them, ▼ less."
     )
     return table(caption, ["", *(f"round {r}: {size:,} rows" for r, size in enumerate(line.sizes))], rows)
-
-
-def _side(record: Record, r: int, name: str) -> int:
-    """1 for a pool that is more diverse than all random subsets of its run, -1 for one that is less, else 0."""
-    entry = record.diversity["rounds"][r]
-    value, random = entry["values"][name], entry["random"].get(name)
-    if value is None or not random:
-        return 0
-    side = (value > random["high"]) - (value < random["low"])
-    return side if record.diversity["measures"][name]["higher_is_more_diverse"] else -side
 
 
 def _mark(sides: Sequence[int]) -> str:
