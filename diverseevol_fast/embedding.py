@@ -55,9 +55,11 @@ class Embeddings:
         are no centres. Called again it goes on.
 
         Raises:
-            TypeError, ValueError: as kcenter.
+            TypeError, ValueError: as kcenter; CandidateError: values that were changed, of a centre or of a row that is
+                compared exactly (the bounds are those of the values as they were embedded).
         """
         if self.stream:
+            self.stream.check_centers(self.values[self.first], self.first)
             return self.stream.select(k, radius=radius)
         centers = [*self.first, *self.picked]
         result = kcenter(self.values, k, centers or None, radius=radius, seed=seed, progress=True)

@@ -14,6 +14,7 @@ from ..ops.screening import LARGEST_DIM
 from . import bounds
 from . import rows as device_rows
 from .arguments import as_count, as_radius, as_row_numbers, as_rows
+from .arrived import Arrived, CandidateError, values_changed
 from .host_rows import rows_on
 from .rows import choose_backends, queue_to, row_mean
 from .traversal import (
@@ -26,14 +27,6 @@ from .traversal import (
 )
 
 Batch = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]  # its flags, its candidates, what each flag says of one
-
-
-class CandidateError(ValueError):
-    """Something is wrong with the values of `candidate`."""
-
-    def __init__(self, message: str, candidate: int):
-        super().__init__(message)
-        self.candidate = candidate
 
 
 class KCenterStream:
@@ -101,7 +94,11 @@ class KCenterStream:
         chosen = choose_backends(device, backend, self.store.dtype)
         rows = rows_on(self.store, device, chosen, None, len(values), LARGEST_BLOCK)
         self._backend = backend
-        self._traversal = Traversal(rows, values[bounds.spread_first(len(values))], -1.0, progress)
+        self._arrived = Arrived(n, self.store.dtype, device)
+        self._changed: CandidateError | None = None  # bounds of changed values may have been kept: none can be trusted
+        self._traversal = Traversal(
+            rows, values[bounds.spread_first(len(values))], -1.0, progress, arrived=self._arrived
+        )
         self._bounds = self._traversal.bounds
         self._bounds.offset = row_mean(values)
         self._first_centers = self._traversal.centers[: bounds.FIRST_CENTERS]
@@ -188,7 +185,7 @@ class KCenterStream:
         """Every process of torch.distributed makes the same picks from now on, whichever candidates came to it.
 
         Called by all of them, when all candidates have come and stand in every process's store. This exchange of
-        bounds is the only one: select needs none.
+        bounds and checksums is the only one: select needs none.
 
         Raises:
             ValueError: as select says of candidates.
@@ -198,6 +195,7 @@ class KCenterStream:
         came = distributed.total(self.pushed.to(torch.int32))
         self.pushed = came > 0
         distributed.lowest(self._bounds.bound)
+        self._arrived.share()
         self._bounds.seen.fill_(len(self._first_centers))
 
     def select(self, k: int | None, *, radius: float | None = None) -> KCenterResult:
@@ -205,7 +203,8 @@ class KCenterStream:
 
         Raises:
             TypeError, ValueError: as kcenter says of k and radius; candidates that have not come, or whose values are
-                wrong and push has not said so: no picks can be had then.
+                wrong and push has not said so: no picks can be had then. CandidateError: values in the store that are
+                not those that were pushed, of a candidate that is compared exactly; others are not looked at.
             BoundViolationError: as kcenter says.
         """
         began = time.perf_counter()
@@ -214,6 +213,8 @@ class KCenterStream:
             raise ValueError(f"select: {missing} of {len(self.pushed)} candidates have not been pushed")
         raise_wrong(self._unread)
         self._unread.clear()
+        if self._changed is not None:
+            raise self._changed
         traversal = self._traversal
         before = len(traversal.picks)
         self._bounds.rows_read = 0
@@ -221,6 +222,9 @@ class KCenterStream:
         wanted = as_count(k, self._candidates - before, radius)
         try:
             traversal.run_bounded(wanted)
+        except CandidateError as error:
+            self._changed = error
+            raise
         except BoundViolationError as error:
             if self._on_violation == "raise":
                 raise
@@ -232,13 +236,26 @@ class KCenterStream:
             result.indices[before:], result.sqdist[before:], result.passes, result.backend, result.seconds
         )
 
+    def check_centers(self, values: torch.Tensor, rows: list[int]) -> None:
+        """Hold the centres that this was made with against the same rows of a store: values [M, D], of these rows.
+
+        Raises:
+            CandidateError: for the first that is not what it was.
+        """
+        order = bounds.spread_first(len(rows))
+        given = self._traversal.centers[: len(rows)]
+        changed = (values[order].to(given.device, torch.float32) != given).any(dim=1)
+        if changed.any():
+            place = min(order[i] for i in changed.nonzero()[:, 0].tolist())
+            raise values_changed(rows[place], values[place])
+
     def _start_anew(self, count: int) -> Traversal:
         """The traversal after its first `count` picks, with bounds of the reference."""
         old = self._traversal
         chosen = choose_backends(old.rows.device, "reference", self.store.dtype)
         rows = rows_on(self.store, old.rows.device, chosen, None, len(old.centers), LARGEST_BLOCK)
         centers = old.centers[: len(old.centers) - len(old.picks) + count]
-        self._traversal = Traversal(rows, centers, old.stop, old.progress)
+        self._traversal = Traversal(rows, centers, old.stop, old.progress, arrived=self._arrived)
         self._traversal.picks, self._traversal.sqdist = old.picks[:count], old.sqdist[:count]
         self._bounds = self._traversal.bounds
         left_out = torch.tensor(self._excluded + old.picks[:count], dtype=torch.int64)
@@ -283,7 +300,9 @@ class KCenterStream:
             raise_wrong([batch])
 
     def _keep(self, places: torch.Tensor, values: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
-        self._bounds.keep(queue_to(places, self._bounds.rows.device), bound, len(self._first_centers))
+        numbers = queue_to(places, self._bounds.rows.device)
+        self._bounds.keep(numbers, bound, len(self._first_centers))
+        self._arrived.keep(numbers, values)
         self.pushed[places] = True
         return values
 

@@ -18,6 +18,7 @@ from ..ops import audit, block, screening
 from ..ops.screening import LARGEST_DIM
 from ..progress import Progress
 from .arguments import as_bytes, as_count, as_device, as_radius, as_row_numbers, as_rows
+from .arrived import Arrived, values_changed
 from .bounds import Bounds, spread_first
 from .host_rows import SMALLEST_BLOCK, HostRows, rows_on
 from .rows import DeviceRows, choose_backends, queue_to
@@ -153,9 +154,20 @@ def warn_of_violation(error: audit.BoundViolationError) -> None:
 class Traversal:
     """The state of one traversal: the centres so far, and an upper bound for every row."""
 
-    def __init__(self, rows: DeviceRows | HostRows, centers: torch.Tensor, stop: float, progress: bool):
-        """centers [M, D] float32, the values of the first centres, which need not be among the rows."""
-        self.rows, self.stop, self.progress = rows, stop, progress
+    def __init__(
+        self,
+        rows: DeviceRows | HostRows,
+        centers: torch.Tensor,
+        stop: float,
+        progress: bool,
+        arrived: Arrived | None = None,
+    ):
+        """
+        Args:
+            centers: [M, D] float32, the values of the first centres, which need not be among the rows.
+            arrived: what the rows were when they were bounded, where that was before this selection.
+        """
+        self.rows, self.stop, self.progress, self.arrived = rows, stop, progress, arrived
         self._centers, self._count = centers, len(centers)  # [room, D] float32, of which count are in use
         self.bounds = Bounds(rows)
         self.picks: list[int] = []
@@ -246,7 +258,9 @@ class Traversal:
         """The classical loop: float64 distances of all rows to one centre at a time, one pass each."""
         nearest = torch.full((len(self.rows),), float("inf"), dtype=torch.float64, device=self.rows.device)
         nearest.masked_fill_(self.bounds.bound == -float("inf"), -1.0)
-        if not torch.isfinite(self.centers).all() or self.rows.chosen["update_argmax"] == "reference":
+        if self.arrived is not None:
+            self.arrived.check(self.rows.x)
+        elif not torch.isfinite(self.centers).all() or self.rows.chosen["update_argmax"] == "reference":
             self.rows.check_finite()  # the reference takes it for granted
         farthest = self._update(nearest, self.centers[:1])
         if not torch.isfinite(nearest).all():
@@ -274,27 +288,54 @@ class Traversal:
         waits for the device once.
 
         Raises:
-            ValueError: the first screen found a row that is not finite.
+            ValueError: a row is not finite, or a member changed since it came.
             BoundViolationError: the audit found a row whose bound is below its distance.
         """
         bound = self.bounds.bound[members]
         values = self.rows.gather(members)
         self.bounds.rows_read += len(members)
+        wrong = self._wrong(members, values)
+        if not self.rows.queued:  # kernels on the CPU are not made for such values
+            self._refuse(members[wrong].tolist())
         most = min(k, len(members))
         found = block.queue_pick_block(
             values, self.centers, self.bounds.offset, bound, outside, self.stop, most, self.rows.chosen["pick_block"]
         )
         # Row numbers are exact in float64.
-        known = torch.cat([found, self.bounds.bad_row, self.bounds.violation, outside, members])
-        found, (bad_row, violation, threshold), numbers = read(known).split([len(found), 3, len(members)])
-        screening.check_row(int(bad_row))
+        known = torch.cat([found, self.bounds.bad_row, self.bounds.violation, outside, members, wrong])
+        sizes = [len(found), 3, len(members), len(members)]
+        found, (bad_row, violation, threshold), numbers, wrong = read(known).split(sizes)
+        self._refuse([row for row in (int(bad_row), *numbers[wrong > 0].tolist()) if row >= 0])
         if violation >= 0:
+            self._check_unchanged(int(violation))
             raise audit.BoundViolationError(self._violation(int(violation)))
         picks, sqdist, following = block.unpack(found, most)
         chosen = queue_to(picks, self.rows.device)
         self._add(numbers[picks].to(torch.int64).tolist(), members[chosen], values[chosen], sqdist.tolist())
         self.bounds.keep(members, bound, self._count)
         return len(picks), following, float(threshold)
+
+    def _wrong(self, members: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Which members, int64 [B] with values [B, D], are not finite or not what they were: bool [B]."""
+        largest = torch.linalg.vector_norm(values, ord=float("inf"), dim=1)
+        wrong = ~(largest < float("inf"))
+        return wrong if self.arrived is None else wrong | self.arrived.changed(members, values)
+
+    def _refuse(self, wrong: list[int]) -> None:
+        """Raises ValueError, naming the first of all wrong rows, unless none was found."""
+        if not wrong:
+            return
+        if self.arrived is not None:
+            self.arrived.check(self.rows.x)
+        self.rows.check_finite()
+        screening.check_row(int(min(wrong)))
+
+    def _check_unchanged(self, row: int) -> None:
+        """Raises CandidateError when the row is not what it was when it came."""
+        number = torch.tensor([row], device=self.rows.device)
+        values = self.rows.gather(number)
+        if self.arrived is not None and self.arrived.changed(number, values).any():
+            raise values_changed(row, values)
 
     def _violation(self, row: int) -> str:
         """What to say of a row whose bound is below its distance."""
