@@ -43,6 +43,13 @@ class Embeddings:
     stream: KCenterStream | None  # has every other row's bound; None where nothing was left to do, or without centres
     picked: list[int] = field(default_factory=list)  # by select, without a stream
 
+    def __repr__(self) -> str:
+        values = self.values
+        where = getattr(self.store, "path", values.device)
+        dtype = str(values.dtype).removeprefix("torch.")
+        picks = len(self.stream.picks if self.stream else self.picked)
+        return f"Embeddings({list(values.shape)} {dtype}, {where}; {len(self.first)} embedded first, {picks} picked)"
+
     @property
     def values(self) -> torch.Tensor:
         """[N, D] in the dtype asked for, where the store is; a file's are mapped."""

@@ -137,6 +137,7 @@ def test_the_values_of_embeddings(how, only):
     expected = kcenter(store.values, 9, list(POOL)).indices.tolist()
     found = Embeddings(store, {}, list(POOL), stream_of(store.values))
     assert found.select(4).indices.tolist() == expected[:4]
+    assert repr(found) == f"Embeddings([300, 8] float32, {store.values.device}; 3 embedded first, 4 picked)"
     row = {None: 0, "a center": 1, "the next pick": expected[4]}[only]
     if how == "shuffled" and only is not None:
         found.values[row] = found.values[row].flip(0)

@@ -9,11 +9,11 @@ import torch
 from .. import distributed
 from ..ops import screening
 from ..ops.audit import BoundViolationError
-from ..ops.pooling import queue_pool_min_sqdist
+from ..ops.pooling import queue_pool_min_sqdist, rows_in
 from ..ops.screening import LARGEST_DIM
 from . import bounds
 from . import rows as device_rows
-from .arguments import as_count, as_radius, as_row_numbers, as_rows
+from .arguments import as_count, as_integers, as_radius, as_row_numbers, as_rows, as_store, physical_memory, shown
 from .arrived import Arrived, CandidateError, values_changed
 from .host_rows import rows_on
 from .rows import choose_backends, queue_to, row_mean
@@ -78,14 +78,11 @@ class KCenterStream:
         if values.shape[1] >= LARGEST_DIM:
             raise ValueError(f"centers: expected fewer than {LARGEST_DIM} columns, for which bounds hold; use kcenter")
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n: expected an integer of at least 1, got {n!r}")
-        if store is None:
-            store = torch.empty((n, values.shape[1]), dtype=torch.float32, device=values.device)
-        elif isinstance(store, np.ndarray) and not store.flags.writeable:
-            raise ValueError("store: expected a writable array")
-        self.store = as_rows(store, "store")  # [n, D]
+            raise ValueError(f"n: expected an integer of at least 1, got {shown(n)}")
+        self.store = _new_store(n, values) if store is None else as_store(store)  # [n, D]
         if self.store.shape != (n, values.shape[1]):
-            raise ValueError(f"store: expected shape {(n, values.shape[1])}, got {tuple(self.store.shape)}")
+            wanted = f"({shown(n)}, {values.shape[1]})"
+            raise ValueError(f"store: expected shape {wanted}, got {tuple(self.store.shape)}")
         device = values.device
         if self.store.device.type != "cpu" and self.store.device != device:
             raise ValueError(f"store: expected host memory or {device}, as the centers are, got {self.store.device}")
@@ -111,6 +108,17 @@ class KCenterStream:
             self._bounds.seen.index_fill_(0, numbers, len(self._first_centers))
         self._candidates = n - len(self._excluded)
 
+    def __repr__(self) -> str:
+        came = int(self.pushed.sum()) - len(self._excluded)
+        dtype = str(self.store.dtype).removeprefix("torch.")
+        what = f"{came} of {self._candidates} candidates, {self.store.shape[1]} columns of {dtype}"
+        return f"KCenterStream({what}, {len(self.picks)} picked)"
+
+    @property
+    def picks(self) -> list[int]:
+        """The candidates that were picked, in pick order."""
+        return self._traversal.picks
+
     def push(
         self,
         hidden: torch.Tensor,
@@ -129,7 +137,7 @@ class KCenterStream:
             TypeError, ValueError: as masked_mean_pool says; a candidate that came before, or is not finite
                 (CandidateError, which has its number).
         """
-        places = self._places(rows, len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1)
+        places = self._places(rows, rows_in(hidden, cu_seqlens))
         given = {"cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum, "prefix_len": prefix_len}
         return self._store(places, self.bound(hidden, mask, rows=places, **given))
 
@@ -150,9 +158,9 @@ class KCenterStream:
         prefix_len: int = 0,
     ) -> torch.Tensor:
         """As push, but the caller puts what is returned into the store, at any time before select."""
+        count = rows_in(hidden, cu_seqlens)
         if hidden.shape[-1] != self.store.shape[1]:
             raise ValueError(f"hidden: expected {self.store.shape[1]} columns, got {hidden.shape[-1]}")
-        count = len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
         places = self._places(rows, count)
         exact = self.store.dtype == torch.float32
         bound = self._no_bounds(count)
@@ -270,9 +278,9 @@ class KCenterStream:
             if first + count > len(self.pushed):
                 raise ValueError(f"n: {len(self.pushed)} candidates were announced, and {first + count} have come")
             rows = range(first, first + count)
-        rows = np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
-        if rows.size and not np.issubdtype(rows.dtype, np.integer):
-            raise TypeError(f"rows: expected integers, got dtype {rows.dtype}")
+        rows = as_integers(rows, "rows")
+        if rows.dtype == np.bool_:
+            raise TypeError("rows: expected integers, got a mask")
         places = torch.as_tensor(rows.astype(np.int64))
         if places.shape != (count,):
             raise ValueError(f"rows: expected {count} numbers, got shape {tuple(places.shape)}")
@@ -310,6 +318,19 @@ class KCenterStream:
         places = places if self.store.device.type == "cpu" else queue_to(places, self.store.device)
         self.store[places] = values.to(self.store.device)
         return values
+
+
+def _new_store(n: int, centers: torch.Tensor) -> torch.Tensor:
+    """[n, D] float32 where the centers [M, D] are.
+
+    Raises:
+        ValueError: it is larger than the memory.
+    """
+    size = 4 * n * centers.shape[1]
+    memory = physical_memory()
+    if centers.device.type == "cpu" and size > memory:
+        raise ValueError(f"n: {shown(n)} candidates need more than the {memory / 1e9:.0f} GB of memory; give a store")
+    return torch.empty((n, centers.shape[1]), dtype=torch.float32, device=centers.device)
 
 
 def raise_wrong(batches: list[Batch]) -> None:

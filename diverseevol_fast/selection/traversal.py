@@ -17,7 +17,7 @@ import torch
 from ..ops import audit, block, screening
 from ..ops.screening import LARGEST_DIM
 from ..progress import Progress
-from .arguments import as_bytes, as_count, as_device, as_radius, as_row_numbers, as_rows
+from .arguments import as_bytes, as_count, as_device, as_radius, as_row_numbers, as_rows, as_seed, shown
 from .arrived import Arrived, values_changed
 from .bounds import Bounds, spread_first
 from .host_rows import SMALLEST_BLOCK, HostRows, rows_on
@@ -36,10 +36,18 @@ class KCenterResult:
     """What kcenter returns."""
 
     indices: np.ndarray  # [picks] int64, in pick order
-    sqdist: np.ndarray  # [picks] float64, each pick's squared distance to its nearest centre when picked
+    # [picks] float64: each pick's squared distance to its nearest centre when picked; infinity for a first row without
+    # any centre. What is written to JSON has null there, since JSON knows no infinity.
+    sqdist: np.ndarray
     passes: float  # how many rows were read, divided by N: 1.05 is one pass and a twentieth of the rows again
     backend: str  # of the screen
     seconds: float
+
+    def __repr__(self) -> str:
+        first = ", ".join(str(row) for row in self.indices[:3])
+        rows = f"{len(self.indices)} picks: {first}{', ...' if len(self.indices) > 3 else ''}" if first else "no picks"
+        last = f"; last sqdist {self.sqdist[-1]:.4g}" if first else ""
+        return f"KCenterResult({rows}{last}; {self.passes:.2f} passes, {self.backend}, {self.seconds:.3g} s)"
 
 
 def kcenter(
@@ -74,7 +82,8 @@ def kcenter(
 
     Args:
         x: [N, D] embeddings: numpy array, memory map, torch tensor or any DLPack object; float32, bfloat16 or
-            float16. Never changed, never copied whole.
+            float16. Never changed, never copied whole. Other real numbers (float64, integers) and lists of rows are
+            rounded to float32 first, in a copy: the picks are exact for the rounded values.
         k: how many rows to pick; None with a radius: as many as it takes.
         centers: the rows already selected, as row numbers or a boolean mask [N]. None: a row drawn with `seed` is
             the first pick, with an infinite distance.
@@ -98,16 +107,17 @@ def kcenter(
 
     Raises:
         BoundViolationError: a bound is below its distance (a RuntimeError); no picks are given.
-        TypeError: a wrong dtype or type.
+        TypeError: a wrong dtype or type; the argument is named.
         ValueError: a wrong shape, a row that is not finite (named; on a GPU when the first block is through), k,
             centers, radius or block_size out of range, a device that cannot work on x, a max_gpu_memory that is too low
             (what is needed is said).
         torch.OutOfMemoryError: the GPU's memory does not suffice for a block, or for tiles of one row.
     """
     began = time.perf_counter()
-    if method not in ("block", "streaming"):
-        raise ValueError(f"method: expected 'block' or 'streaming', got {method!r}")
+    if not isinstance(method, str) or method not in ("block", "streaming"):
+        raise ValueError(f"method: expected 'block' or 'streaming', got {shown(method)}")
     check_on_violation(on_violation)
+    seed = as_seed(seed)
     x = as_rows(x)
     place = as_device(device, x.device)
     limit = as_bytes(max_gpu_memory)
@@ -117,7 +127,7 @@ def kcenter(
     wanted = as_count(k, len(x) - len(pool), radius)
     stop = as_radius(radius)
     if block_size is not None and (type(block_size) is not int or block_size < 1):
-        raise ValueError(f"block_size: expected an integer of at least 1, got {block_size!r}")
+        raise ValueError(f"block_size: expected an integer of at least 1, got {shown(block_size)}")
     pool = [pool[i] for i in spread_first(len(pool))]
     first = [] if pool or wanted == 0 else [int(np.random.default_rng(seed).integers(len(x)))]
     held = len(pool) + (min(wanted, LARGEST_FIRST_BLOCK) if k is None else wanted)
@@ -142,8 +152,8 @@ def kcenter(
 
 def check_on_violation(wanted: str) -> None:
     """Raises ValueError unless kcenter may be told this."""
-    if wanted not in ("raise", "reference"):
-        raise ValueError(f"on_violation: expected 'raise' or 'reference', got {wanted!r}")
+    if not isinstance(wanted, str) or wanted not in ("raise", "reference"):
+        raise ValueError(f"on_violation: expected 'raise' or 'reference', got {shown(wanted)}")
 
 
 def warn_of_violation(error: audit.BoundViolationError) -> None:
