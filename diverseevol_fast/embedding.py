@@ -45,6 +45,13 @@ class Embeddings:
     stream: KCenterStream | None  # has every other row's bound; None where nothing was left to do, or without centres
     picked: list[int] = field(default_factory=list)  # by select, without a stream
 
+    def __repr__(self) -> str:
+        values = self.values
+        where = getattr(self.store, "path", values.device)
+        dtype = str(values.dtype).removeprefix("torch.")
+        picks = len(self.stream.picks if self.stream else self.picked)
+        return f"Embeddings({list(values.shape)} {dtype}, {where}; {len(self.first)} embedded first, {picks} picked)"
+
     @property
     def values(self) -> torch.Tensor:
         """[N, D] in the dtype asked for, where the store is; a file's are mapped."""
@@ -57,9 +64,11 @@ class Embeddings:
         are no centres. Called again it goes on.
 
         Raises:
-            TypeError, ValueError: as kcenter.
+            TypeError, ValueError: as kcenter; CandidateError: values that were changed, of a centre or of a row that is
+                compared exactly (the bounds are those of the values as they were embedded).
         """
         if self.stream:
+            self.stream.check_centers(self.values[self.first], self.first)
             return self.stream.select(k, radius=radius)
         centers = [*self.first, *self.picked]
         result = kcenter(self.values, k, centers or None, radius=radius, seed=seed, progress=True)

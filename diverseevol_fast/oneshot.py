@@ -355,6 +355,7 @@ def _kcenter(x: np.ndarray, args: argparse.Namespace, centers: list[int] | None)
 
 
 def _record(rows: np.ndarray, result: KCenterResult, args: argparse.Namespace) -> dict[str, Any]:
+    """What stands in the picks' file; sqdist is None where the result has infinity, which JSON does not know."""
     return {
         "indices": rows.tolist(),
         "sqdist": [value if np.isfinite(value) else None for value in result.sqdist.tolist()],

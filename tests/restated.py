@@ -6,23 +6,37 @@ from sklearn.metrics import pairwise_distances
 
 
 class Google:
-    """google/active-learning: distances by scikit-learn, a running minimum, argmax; a drawn row when there is none."""
+    """google/active-learning: distances by scikit-learn, a running minimum that outlives a call, argmax.
+
+    Its branch for the first row compares with None what is a list from the beginning: argmax of no distances is 0.
+    """
 
     def __init__(self, x, metric="euclidean"):
         self.x, self.metric = x, metric
+        self.features = x.reshape(len(x), -1)
+        self.known, self.nearest = [], None
 
     def select_batch(self, model, already_selected, n):
         """Sequence of n rows."""
-        x = model.transform(self.x) if hasattr(model, "transform") else self.x.reshape(len(self.x), -1)
-        nearest = np.full(len(x), np.inf)
-        for center in already_selected:
-            nearest = np.minimum(nearest, pairwise_distances(x, x[[center]], metric=self.metric)[:, 0])
+        if hasattr(model, "transform"):
+            self.features, self.nearest = model.transform(self.x), None
+            self.update(already_selected)
+        else:
+            self.update([row for row in already_selected if row not in self.known])
         picks = []
         for _ in range(n):
-            drawn = not picks and not len(already_selected)
-            picks.append(int(np.random.choice(np.arange(len(x))) if drawn else nearest.argmax()))
-            nearest = np.minimum(nearest, pairwise_distances(x, x[[picks[-1]]], metric=self.metric)[:, 0])
+            pick = int(np.argmax(self.nearest))
+            assert pick not in already_selected
+            self.update([row for row in [pick] if row not in self.known])
+            picks.append(pick)
+        self.known = already_selected
         return picks
+
+    def update(self, centers):
+        """Further centres."""
+        for center in centers:
+            distance = pairwise_distances(self.features, self.features[[center]], metric=self.metric)[:, 0]
+            self.nearest = distance if self.nearest is None else np.minimum(self.nearest, distance)
 
 
 def matrix_greedy(x: torch.Tensor, labelled: torch.Tensor, n: int) -> list[int]:

@@ -118,14 +118,19 @@ class TestGoogle:
             x = torch.nn.functional.normalize(torch.from_numpy(x).double()).float().numpy()
         equal_but_for_ties(x, centers, ours, theirs)
 
-    def test_the_first_row_is_drawn_by_numpys_global_generator(self):
-        x = rows(500, 8)
-        np.random.seed(5)
-        ours = google.kCenterGreedy(x, None, 0).select_batch_(None, [], 20)
-        following = np.random.random()
-        np.random.seed(5)
-        assert ours == restated.Google(x).select_batch(None, [], 20)
-        assert following == np.random.random()
+    @pytest.mark.parametrize("model", [None, Doubling()])
+    @pytest.mark.parametrize("empty", [[], (), np.array([], dtype=int)])
+    def test_without_a_centre_row_0_comes_first_and_nothing_is_drawn(self, model, empty):
+        """In the first call, and in the second: of the same rows where a model transforms, after them elsewhere."""
+        x, state = rows(500, 8), np.random.get_state()[1].copy()
+        ours, theirs = google.kCenterGreedy(x, None, 0), restated.Google(x)
+        first = ours.select_batch_(model, empty, 20)
+        assert first == theirs.select_batch(model, list(empty), 20)
+        assert first[0] == 0
+        second = ours.select_batch_(model, empty, 20)
+        assert second == theirs.select_batch(model, list(empty), 20)
+        assert second == first if model else not set(first) & set(second)
+        assert (np.random.get_state()[1] == state).all()
 
     @pytest.mark.parametrize("model", [None, object(), Unfitted()])
     def test_images_are_flattened_without_a_model_that_transforms(self, model, caplog):
@@ -148,6 +153,10 @@ class TestGoogle:
             for _ in range(5):
                 selected += sampler.select_batch_(model, selected, 7)
             assert selected == [0, *restated.Google(x).select_batch(model, [0], 35)]
+            theirs, again = restated.Google(x), [0]
+            for _ in range(5):
+                again = again + theirs.select_batch(model, again, 7)
+            assert again == selected
 
     def test_without_a_model_earlier_picks_stay_centres(self):
         x = rows(400, 8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diverseevol_fast import kcenter
+from diverseevol_fast import KCenterStream, kcenter
 from diverseevol_fast.ops import reference
 
 
@@ -84,6 +84,61 @@ def test_tensors_of_every_dtype(dtype, block_size):
     assert torch.equal(x, before)
 
 
+def as_float64(x):
+    """Values that float32 has not: their picks are those of the rounded ones."""
+    return x.astype(np.float64) + 1e-9
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        as_float64,
+        lambda x: as_float64(x).tolist(),
+        lambda x: tuple(as_float64(x)),
+        lambda x: torch.from_numpy(as_float64(x)),
+        lambda x: as_float64(x).astype(">f8"),
+        lambda x: x.astype(">f4"),
+        lambda x: x[::-1].copy()[::-1],
+        lambda x: torch.from_numpy(as_float64(x)).requires_grad_(),
+    ],
+)
+def test_other_numbers_are_rounded_to_float32(make):
+    x = gaussian(60, 5)
+    given = make(x)
+    rounded = torch.tensor(np.asarray(given.detach() if isinstance(given, torch.Tensor) else given).astype("f4"))
+    expected, sqdist = reference.kcenter(rounded, 9, [1])
+    result = kcenter(make(x), 9, [1])
+    assert result.indices.tolist() == expected
+    assert result.sqdist.tolist() == sqdist
+    stream = KCenterStream(make(x[:1]), 59)
+    stored = stream.push_embeddings(make(x[1:]))
+    assert torch.equal(stored, rounded[1:])
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.int16, bool])
+def test_integers_are_taken(dtype):
+    x = (gaussian(60, 5) * 40).astype(dtype)
+    expected, _ = reference.kcenter(torch.from_numpy(x.astype(np.float32)), 9, [1])
+    for form in (x, x.tolist(), torch.from_numpy(x)):
+        assert kcenter(form, 9, [1]).indices.tolist() == expected
+
+
+def test_a_result_is_shown_in_one_short_line():
+    x = gaussian(500, 8)
+    first = kcenter(x, 400)
+    shown = repr(first)
+    assert shown.startswith(f"KCenterResult(400 picks: {first.indices[0]}, {first.indices[1]}, {first.indices[2]}, ...")
+    assert f"last sqdist {first.sqdist[-1]:.4g}" in shown
+    for result in (first, kcenter(x, 0, [1]), kcenter(x, 2, [1]), kcenter(x, 1)):
+        assert "\n" not in repr(result)
+        assert len(repr(result)) < 130
+    assert "no picks" in repr(kcenter(x, 0, [1]))
+    assert "last sqdist inf" in repr(kcenter(x, 1))
+    stream = KCenterStream(x[:5], 500, exclude=range(5))
+    stream.push_embeddings(x[5:30], rows=range(5, 30))
+    assert repr(stream) == "KCenterStream(25 of 495 candidates, 8 columns of float32, 0 picked)"
+
+
 def test_without_centers_a_seeded_row_is_the_first_pick():
     x = gaussian(60, 5)
     result = kcenter(x, 8, seed=5)
@@ -123,9 +178,14 @@ def test_every_row_can_be_picked():
 @pytest.mark.parametrize(
     ("x", "k", "centers", "error", "words"),
     [
-        ([[1.0]], 1, None, TypeError, "x: expected a numpy array, a torch tensor or a DLPack object, got list"),
-        (np.zeros((3, 2)), 1, None, TypeError, "got float64; convert"),
-        (torch.zeros(3, 2, dtype=torch.int32), 1, None, TypeError, "int32"),
+        ("rows", 1, None, TypeError, "x: expected an array, a tensor or a list of rows of numbers, got str"),
+        ([[1.0, 2.0], [1.0]], 1, None, TypeError, "x: expected rows of numbers, all of one length, got list: "),
+        ([["1"]], 1, None, TypeError, "x: expected rows of numbers, all of one length, got ndarray of <U1: "),
+        (np.array([[None, 1]]), 1, None, TypeError, "x: expected rows of numbers, .* got ndarray of object: "),
+        (np.zeros((3, 2)) + 1j, 1, None, TypeError, "x: expected a dense tensor of real numbers, got torch.complex128"),
+        (torch.zeros(3, 2).to_sparse(), 1, None, TypeError, "x: expected a dense tensor of real numbers, got .*sparse"),
+        ([1.0, 2.0], 1, None, ValueError, r"x: expected shape \[N, D\] .* got \(2,\)"),
+        (np.array([[1.0], [1e300]]), 1, None, ValueError, "x: row 1 holds a value that is not finite"),
         (np.zeros(3, dtype=np.float32), 1, None, ValueError, r"\[N, D\]"),
         (np.zeros((0, 2), dtype=np.float32), 0, None, ValueError, r"\(0, 2\)"),
         (np.zeros((2, 0), dtype=np.float32), 1, None, ValueError, r"\(2, 0\)"),

@@ -17,7 +17,6 @@ import pytest
 from conftest import write_config
 
 from diverseevol_fast.cli import main
-from diverseevol_fast.data import data_of
 from diverseevol_fast.embedding import embed
 from diverseevol_fast.evaluate.report.reporting import look_at_runs
 from diverseevol_fast.models import load_encoder, load_tokenizer

@@ -42,8 +42,9 @@ class kCenterGreedy:  # noqa: N801 (the target's name)
     def select_batch_(self, model: Any, already_selected: Iterable[int], N: int, **kwargs: Any) -> list[int]:
         """N rows in pick order, none of them in already_selected.
 
-        Without a centre the first row is drawn by numpy's global generator, as in the target. Distances are between
-        rows of model.transform(X) where that works; elsewhere between rows of X, and then earlier picks stay centres.
+        Without a centre row 0 comes first, as in the target: it would draw one if its own `already_selected` were None,
+        which is a list from the beginning, and goes on with the argmax of no distances, 0. Distances are between rows
+        of model.transform(X) where that works; elsewhere between rows of X, and then earlier picks stay centres.
 
         Raises:
             TypeError, ValueError: as kcenter does, so when fewer than N rows are left; already_selected holds no row
@@ -52,8 +53,7 @@ class kCenterGreedy:  # noqa: N801 (the target's name)
         transformed = self._transformed(model)
         known = [*(() if transformed is not None else self._centers), *_row_numbers(already_selected)]
         self.features = self.flat_X if transformed is None else transformed
-        first = None if known or N == 0 else int(np.random.choice(self.n_obs))
-        picks = pick(self.features, N, known, metric=self.metric, first=first, name="already_selected")
+        picks = pick(self.features, N, known, metric=self.metric, first=0, name="already_selected")
         self._centers = known + picks
         self.already_selected = already_selected
         return picks

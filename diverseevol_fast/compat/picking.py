@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..selection.arguments import DTYPES, as_row_numbers, as_rows
+from ..selection.arguments import as_row_numbers, as_rows
 from ..selection.traversal import kcenter
 
 METRICS = {"euclidean": False, "l2": False, "cosine": True}  # whether the rows are brought to length 1
@@ -26,8 +26,7 @@ def pick(
     """n rows by K-Center greedy, in pick order.
 
     Args:
-        x: [N, D] array or tensor. float32, bfloat16 and float16 as they are; other numbers are rounded to float32
-            first, and the picks are exact for the rounded values.
+        x: [N, D], as kcenter takes it.
         n: how many rows to pick.
         centers: the rows that are centres already, as row numbers (repeated ones count once) or a boolean mask [N].
         metric: "euclidean" (or "l2"), or "cosine": Euclidean between rows brought to length 1, which orders pairs as
@@ -39,23 +38,13 @@ def pick(
         TypeError, ValueError: as kcenter does; another metric; for "cosine", a row of zeros.
     """
     check_metric(metric)
-    rows = as_rows(_as_kept(x))
+    rows = as_rows(x)
     if METRICS[metric]:
         rows = _unit_rows(rows)
     given = np.asarray(centers)
     known = as_row_numbers(given if given.dtype == np.bool_ else np.unique(given), len(rows), name)
     started = [] if known or n == 0 else [first]
     return started + kcenter(rows, n - len(started), known or started or None, progress=True).indices.tolist()
-
-
-def _as_kept(x: Any) -> Any:
-    """x in a dtype that kcenter takes; copied when it has another, or when it is a reversed view."""
-    if isinstance(x, torch.Tensor):
-        return x if x.dtype in DTYPES or x.is_complex() else x.to(torch.float32)
-    if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
-        kept = x if x.dtype in (np.float32, np.float16) else x.astype(np.float32)
-        return kept.copy() if any(stride < 0 for stride in kept.strides) else kept
-    return x
 
 
 def _unit_rows(x: torch.Tensor) -> torch.Tensor:

@@ -112,12 +112,14 @@ def explain(device: str | torch.device, backend: str, op: str, dtype: torch.dtyp
     """What `choose` chooses, and why. Arguments and errors are those of choose."""
     device = torch.device(device)
     source = "backend"
+    if not isinstance(backend, str):
+        raise TypeError(f"backend: expected 'auto' or one of {NAMES}, got {type(backend).__name__}")
     if backend == "auto":
         source, backend = "DIVERSEEVOL_BACKEND", os.environ.get("DIVERSEEVOL_BACKEND", "auto")
     if backend == "auto":
         return _automatic(device, op, dtype)
     if backend not in NAMES:
-        raise ValueError(f"{source}: expected 'auto' or one of {NAMES}, got {backend!r}")
+        raise ValueError(f"{source}: expected 'auto' or one of {NAMES}, got {backend[:80]!r}")
     if backend not in OPS[op]:
         raise ValueError(f"{source}={backend!r}: {op} has {' and '.join(OPS[op])}")
     if unusable(backend, device.type) is not None:

@@ -191,7 +191,11 @@ def pick_block(
             next=found[1:].data_ptr(),
         )
     except _native.BoundViolationError as error:
-        raise BoundViolationError(f"{error}: a kernel's fault, or rows that changed after they were bounded") from error
+        raise BoundViolationError(
+            f"{error}. Either values changed while they were selected from, or a kernel is wrong: keep the values as "
+            "they are until the selection is through; if they were, please report this with what `diverseevol env "
+            "--check` prints"
+        ) from error
     found[0] = numbers[0]
     found[2 : 2 + max_picks] = numbers[1:]
     return found

@@ -5,6 +5,8 @@ import torch
 from . import backends, reference
 from .screening import STORED, check_screen, screen
 
+LONGEST_PREFIX = 2**31 - 1
+
 
 def masked_mean_pool(
     hidden: torch.Tensor,
@@ -122,6 +124,22 @@ def check_pooled(first_empty: int, first_bad: int, limits: str) -> None:
         raise ValueError(f"hidden: row {first_bad} pools to a value that is not finite")
 
 
+def rows_in(hidden: torch.Tensor, cu_seqlens: torch.Tensor | None) -> int:
+    """How many rows a batch holds.
+
+    Raises:
+        TypeError, ValueError: not tensors, or of no dimension.
+    """
+    for name, value in {"hidden": hidden, "cu_seqlens": cu_seqlens}.items():
+        if value is None and name == "cu_seqlens":
+            continue
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        if value.dim() == 0:
+            raise ValueError(f"{name}: expected at least one dimension, got shape ()")
+    return len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
+
+
 def checked_rows(
     hidden: torch.Tensor,
     mask: torch.Tensor | None,
@@ -135,11 +153,13 @@ def checked_rows(
         TypeError, ValueError: as masked_mean_pool says.
     """
     if (mask is None) == (cu_seqlens is None):
-        raise ValueError("expected either mask (padded rows) or cu_seqlens (packed rows)")
+        raise ValueError("mask: expected either mask (padded rows) or cu_seqlens (packed rows)")
     given = {"hidden": hidden, "mask": mask, "cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum}
     for name, value in given.items():
-        if value is not None and not isinstance(value, torch.Tensor):
+        if (value is not None or name == "hidden") and not isinstance(value, torch.Tensor):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        if value is not None and (value.layout != torch.strided or value.device.type == "meta"):
+            raise TypeError(f"{name}: expected a dense tensor, got {value.layout} on {value.device}")
         in_host_memory = name == "cu_seqlens" and value is not None and value.device.type == "cpu"
         if value is not None and value.device != hidden.device and not in_host_memory:
             raise ValueError(f"{name}: expected device {hidden.device}, got {value.device}")
@@ -174,7 +194,7 @@ def _checked_limits(hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Ten
     if cu_seqlens.dim() != 1 or len(cu_seqlens) < 1:
         raise ValueError(f"cu_seqlens: expected shape [B + 1], got {tuple(cu_seqlens.shape)}")
     cu_seqlens = cu_seqlens.to(torch.int64).contiguous()
-    if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != len(hidden) or bool((cu_seqlens.diff() < 0).any()):
+    if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != len(hidden) or bool((cu_seqlens[1:] < cu_seqlens[:-1]).any()):
         raise ValueError(f"cu_seqlens: expected to ascend from 0 to {len(hidden)}, got {cu_seqlens.tolist()[:8]} ...")
     if cu_seqlens.device == hidden.device:
         return cu_seqlens
@@ -182,8 +202,11 @@ def _checked_limits(hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Ten
 
 
 def _checked_prefix(hidden: torch.Tensor, prefix_sum: torch.Tensor | None, prefix_len: int) -> torch.Tensor | None:
-    if type(prefix_len) is not int or prefix_len < 0 or (prefix_sum is None) != (prefix_len == 0):
-        raise ValueError(f"prefix_len: expected at least 1 with a prefix_sum and 0 without one, got {prefix_len}")
+    if type(prefix_len) is not int:
+        raise TypeError(f"prefix_len: expected an integer, got {type(prefix_len).__name__}")
+    if not 0 <= prefix_len <= LONGEST_PREFIX or (prefix_sum is None) != (prefix_len == 0):
+        got = prefix_len if abs(prefix_len) <= LONGEST_PREFIX else "a number beyond 32 bits"
+        raise ValueError(f"prefix_len: expected at least 1 with a prefix_sum and 0 without one, got {got}")
     if prefix_sum is None:
         return None
     if prefix_sum.dtype != torch.float32 or prefix_sum.shape != hidden.shape[-1:]:

@@ -106,8 +106,9 @@ class Bounds:
             self._look_again(largest.sort().values, centers, self.all_seen)
 
     def _look_again(self, rows: torch.Tensor, centers: torch.Tensor, oldest: int) -> None:
-        """Bring these rows up to date, which have seen the centres before `oldest`; they are known to be finite."""
-        self.rows.screen(centers[oldest:], self.offset, self.bound, rows)
+        """Bring these rows up to date, which have seen the centres before `oldest`; they were finite when they had."""
+        bad = self.rows.screen(centers[oldest:], self.offset, self.bound, rows)
+        self.bad_row = torch.where(self.bad_row < 0, bad, self.bad_row)
         self.seen.index_fill_(0, rows, len(centers))
         self.most_seen = len(centers)
         self.rows_read += len(rows)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import distributed
-from .arguments import as_count, as_row_numbers, as_rows
+from .arguments import as_count, as_row_numbers, as_rows, as_seed
 from .stream import CandidateError, KCenterStream
 from .traversal import KCenterResult, kcenter
 
@@ -25,6 +25,7 @@ def kcenter_shared(x: Any, k: int, centers: Sequence[int] | None, seed: int = 0)
     if distributed.world() == 1:
         return kcenter(x, k, centers, seed=seed, progress=True)
     began = time.perf_counter()
+    seed = as_seed(seed)
     x = as_rows(x)
     pool = [] if centers is None else as_row_numbers(centers, len(x))
     wanted = as_count(k, len(x) - len(pool), None)

@@ -9,11 +9,12 @@ import torch
 from .. import distributed
 from ..ops import screening
 from ..ops.audit import BoundViolationError
-from ..ops.pooling import queue_pool_min_sqdist
+from ..ops.pooling import queue_pool_min_sqdist, rows_in
 from ..ops.screening import LARGEST_DIM
 from . import bounds
 from . import rows as device_rows
-from .arguments import as_count, as_radius, as_row_numbers, as_rows
+from .arguments import as_count, as_integers, as_radius, as_row_numbers, as_rows, as_store, physical_memory, shown
+from .arrived import Arrived, CandidateError, values_changed
 from .host_rows import rows_on
 from .rows import choose_backends, queue_to, row_mean
 from .traversal import (
@@ -26,14 +27,6 @@ from .traversal import (
 )
 
 Batch = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]  # its flags, its candidates, what each flag says of one
-
-
-class CandidateError(ValueError):
-    """Something is wrong with the values of `candidate`."""
-
-    def __init__(self, message: str, candidate: int):
-        super().__init__(message)
-        self.candidate = candidate
 
 
 class KCenterStream:
@@ -85,14 +78,11 @@ class KCenterStream:
         if values.shape[1] >= LARGEST_DIM:
             raise ValueError(f"centers: expected fewer than {LARGEST_DIM} columns, for which bounds hold; use kcenter")
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n: expected an integer of at least 1, got {n!r}")
-        if store is None:
-            store = torch.empty((n, values.shape[1]), dtype=torch.float32, device=values.device)
-        elif isinstance(store, np.ndarray) and not store.flags.writeable:
-            raise ValueError("store: expected a writable array")
-        self.store = as_rows(store, "store")  # [n, D]
+            raise ValueError(f"n: expected an integer of at least 1, got {shown(n)}")
+        self.store = _new_store(n, values) if store is None else as_store(store)  # [n, D]
         if self.store.shape != (n, values.shape[1]):
-            raise ValueError(f"store: expected shape {(n, values.shape[1])}, got {tuple(self.store.shape)}")
+            wanted = f"({shown(n)}, {values.shape[1]})"
+            raise ValueError(f"store: expected shape {wanted}, got {tuple(self.store.shape)}")
         device = values.device
         if self.store.device.type != "cpu" and self.store.device != device:
             raise ValueError(f"store: expected host memory or {device}, as the centers are, got {self.store.device}")
@@ -101,7 +91,11 @@ class KCenterStream:
         chosen = choose_backends(device, backend, self.store.dtype)
         rows = rows_on(self.store, device, chosen, None, len(values), LARGEST_BLOCK)
         self._backend = backend
-        self._traversal = Traversal(rows, values[bounds.spread_first(len(values))], -1.0, progress)
+        self._arrived = Arrived(n, self.store.dtype, device)
+        self._changed: CandidateError | None = None  # bounds of changed values may have been kept: none can be trusted
+        self._traversal = Traversal(
+            rows, values[bounds.spread_first(len(values))], -1.0, progress, arrived=self._arrived
+        )
         self._bounds = self._traversal.bounds
         self._bounds.offset = row_mean(values)
         self._first_centers = self._traversal.centers[: bounds.FIRST_CENTERS]
@@ -113,6 +107,17 @@ class KCenterStream:
             self._bounds.exclude(numbers)
             self._bounds.seen.index_fill_(0, numbers, len(self._first_centers))
         self._candidates = n - len(self._excluded)
+
+    def __repr__(self) -> str:
+        came = int(self.pushed.sum()) - len(self._excluded)
+        dtype = str(self.store.dtype).removeprefix("torch.")
+        what = f"{came} of {self._candidates} candidates, {self.store.shape[1]} columns of {dtype}"
+        return f"KCenterStream({what}, {len(self.picks)} picked)"
+
+    @property
+    def picks(self) -> list[int]:
+        """The candidates that were picked, in pick order."""
+        return self._traversal.picks
 
     def push(
         self,
@@ -132,7 +137,7 @@ class KCenterStream:
             TypeError, ValueError: as masked_mean_pool says; a candidate that came before, or is not finite
                 (CandidateError, which has its number).
         """
-        places = self._places(rows, len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1)
+        places = self._places(rows, rows_in(hidden, cu_seqlens))
         given = {"cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum, "prefix_len": prefix_len}
         return self._store(places, self.bound(hidden, mask, rows=places, **given))
 
@@ -153,9 +158,9 @@ class KCenterStream:
         prefix_len: int = 0,
     ) -> torch.Tensor:
         """As push, but the caller puts what is returned into the store, at any time before select."""
+        count = rows_in(hidden, cu_seqlens)
         if hidden.shape[-1] != self.store.shape[1]:
             raise ValueError(f"hidden: expected {self.store.shape[1]} columns, got {hidden.shape[-1]}")
-        count = len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
         places = self._places(rows, count)
         exact = self.store.dtype == torch.float32
         bound = self._no_bounds(count)
@@ -188,7 +193,7 @@ class KCenterStream:
         """Every process of torch.distributed makes the same picks from now on, whichever candidates came to it.
 
         Called by all of them, when all candidates have come and stand in every process's store. This exchange of
-        bounds is the only one: select needs none.
+        bounds and checksums is the only one: select needs none.
 
         Raises:
             ValueError: as select says of candidates.
@@ -198,6 +203,7 @@ class KCenterStream:
         came = distributed.total(self.pushed.to(torch.int32))
         self.pushed = came > 0
         distributed.lowest(self._bounds.bound)
+        self._arrived.share()
         self._bounds.seen.fill_(len(self._first_centers))
 
     def select(self, k: int | None, *, radius: float | None = None) -> KCenterResult:
@@ -205,7 +211,8 @@ class KCenterStream:
 
         Raises:
             TypeError, ValueError: as kcenter says of k and radius; candidates that have not come, or whose values are
-                wrong and push has not said so: no picks can be had then.
+                wrong and push has not said so: no picks can be had then. CandidateError: values in the store that are
+                not those that were pushed, of a candidate that is compared exactly; others are not looked at.
             BoundViolationError: as kcenter says.
         """
         began = time.perf_counter()
@@ -214,6 +221,8 @@ class KCenterStream:
             raise ValueError(f"select: {missing} of {len(self.pushed)} candidates have not been pushed")
         raise_wrong(self._unread)
         self._unread.clear()
+        if self._changed is not None:
+            raise self._changed
         traversal = self._traversal
         before = len(traversal.picks)
         self._bounds.rows_read = 0
@@ -221,6 +230,9 @@ class KCenterStream:
         wanted = as_count(k, self._candidates - before, radius)
         try:
             traversal.run_bounded(wanted)
+        except CandidateError as error:
+            self._changed = error
+            raise
         except BoundViolationError as error:
             if self._on_violation == "raise":
                 raise
@@ -232,13 +244,26 @@ class KCenterStream:
             result.indices[before:], result.sqdist[before:], result.passes, result.backend, result.seconds
         )
 
+    def check_centers(self, values: torch.Tensor, rows: list[int]) -> None:
+        """Hold the centres that this was made with against the same rows of a store: values [M, D], of these rows.
+
+        Raises:
+            CandidateError: for the first that is not what it was.
+        """
+        order = bounds.spread_first(len(rows))
+        given = self._traversal.centers[: len(rows)]
+        changed = (values[order].to(given.device, torch.float32) != given).any(dim=1)
+        if changed.any():
+            place = min(order[i] for i in changed.nonzero()[:, 0].tolist())
+            raise values_changed(rows[place], values[place])
+
     def _start_anew(self, count: int) -> Traversal:
         """The traversal after its first `count` picks, with bounds of the reference."""
         old = self._traversal
         chosen = choose_backends(old.rows.device, "reference", self.store.dtype)
         rows = rows_on(self.store, old.rows.device, chosen, None, len(old.centers), LARGEST_BLOCK)
         centers = old.centers[: len(old.centers) - len(old.picks) + count]
-        self._traversal = Traversal(rows, centers, old.stop, old.progress)
+        self._traversal = Traversal(rows, centers, old.stop, old.progress, arrived=self._arrived)
         self._traversal.picks, self._traversal.sqdist = old.picks[:count], old.sqdist[:count]
         self._bounds = self._traversal.bounds
         left_out = torch.tensor(self._excluded + old.picks[:count], dtype=torch.int64)
@@ -253,9 +278,9 @@ class KCenterStream:
             if first + count > len(self.pushed):
                 raise ValueError(f"n: {len(self.pushed)} candidates were announced, and {first + count} have come")
             rows = range(first, first + count)
-        rows = np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
-        if rows.size and not np.issubdtype(rows.dtype, np.integer):
-            raise TypeError(f"rows: expected integers, got dtype {rows.dtype}")
+        rows = as_integers(rows, "rows")
+        if rows.dtype == np.bool_:
+            raise TypeError("rows: expected integers, got a mask")
         places = torch.as_tensor(rows.astype(np.int64))
         if places.shape != (count,):
             raise ValueError(f"rows: expected {count} numbers, got shape {tuple(places.shape)}")
@@ -283,7 +308,9 @@ class KCenterStream:
             raise_wrong([batch])
 
     def _keep(self, places: torch.Tensor, values: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
-        self._bounds.keep(queue_to(places, self._bounds.rows.device), bound, len(self._first_centers))
+        numbers = queue_to(places, self._bounds.rows.device)
+        self._bounds.keep(numbers, bound, len(self._first_centers))
+        self._arrived.keep(numbers, values)
         self.pushed[places] = True
         return values
 
@@ -291,6 +318,19 @@ class KCenterStream:
         places = places if self.store.device.type == "cpu" else queue_to(places, self.store.device)
         self.store[places] = values.to(self.store.device)
         return values
+
+
+def _new_store(n: int, centers: torch.Tensor) -> torch.Tensor:
+    """[n, D] float32 where the centers [M, D] are.
+
+    Raises:
+        ValueError: it is larger than the memory.
+    """
+    size = 4 * n * centers.shape[1]
+    memory = physical_memory()
+    if centers.device.type == "cpu" and size > memory:
+        raise ValueError(f"n: {shown(n)} candidates need more than the {memory / 1e9:.0f} GB of memory; give a store")
+    return torch.empty((n, centers.shape[1]), dtype=torch.float32, device=centers.device)
 
 
 def raise_wrong(batches: list[Batch]) -> None:

@@ -17,7 +17,8 @@ import torch
 from ..ops import audit, block, screening
 from ..ops.screening import LARGEST_DIM
 from ..progress import Progress
-from .arguments import as_bytes, as_count, as_device, as_radius, as_row_numbers, as_rows
+from .arguments import as_bytes, as_count, as_device, as_radius, as_row_numbers, as_rows, as_seed, shown
+from .arrived import Arrived, values_changed
 from .bounds import Bounds, spread_first
 from .host_rows import SMALLEST_BLOCK, HostRows, rows_on
 from .rows import DeviceRows, choose_backends, queue_to
@@ -35,10 +36,18 @@ class KCenterResult:
     """What kcenter returns."""
 
     indices: np.ndarray  # [picks] int64, in pick order
-    sqdist: np.ndarray  # [picks] float64, each pick's squared distance to its nearest centre when picked
+    # [picks] float64: each pick's squared distance to its nearest centre when picked; infinity for a first row without
+    # any centre. What is written to JSON has null there, since JSON knows no infinity.
+    sqdist: np.ndarray
     passes: float  # how many rows were read, divided by N: 1.05 is one pass and a twentieth of the rows again
     backend: str  # of the screen
     seconds: float
+
+    def __repr__(self) -> str:
+        first = ", ".join(str(row) for row in self.indices[:3])
+        rows = f"{len(self.indices)} picks: {first}{', ...' if len(self.indices) > 3 else ''}" if first else "no picks"
+        last = f"; last sqdist {self.sqdist[-1]:.4g}" if first else ""
+        return f"KCenterResult({rows}{last}; {self.passes:.2f} passes, {self.backend}, {self.seconds:.3g} s)"
 
 
 def kcenter(
@@ -73,7 +82,8 @@ def kcenter(
 
     Args:
         x: [N, D] embeddings: numpy array, memory map, torch tensor or any DLPack object; float32, bfloat16 or
-            float16. Never changed, never copied whole.
+            float16. Never changed, never copied whole. Other real numbers (float64, integers) and lists of rows are
+            rounded to float32 first, in a copy: the picks are exact for the rounded values.
         k: how many rows to pick; None with a radius: as many as it takes.
         centers: the rows already selected, as row numbers or a boolean mask [N]. None: a row drawn with `seed` is
             the first pick, with an infinite distance.
@@ -97,16 +107,17 @@ def kcenter(
 
     Raises:
         BoundViolationError: a bound is below its distance (a RuntimeError); no picks are given.
-        TypeError: a wrong dtype or type.
+        TypeError: a wrong dtype or type; the argument is named.
         ValueError: a wrong shape, a row that is not finite (named; on a GPU when the first block is through), k,
             centers, radius or block_size out of range, a device that cannot work on x, a max_gpu_memory that is too low
             (what is needed is said).
         torch.OutOfMemoryError: the GPU's memory does not suffice for a block, or for tiles of one row.
     """
     began = time.perf_counter()
-    if method not in ("block", "streaming"):
-        raise ValueError(f"method: expected 'block' or 'streaming', got {method!r}")
+    if not isinstance(method, str) or method not in ("block", "streaming"):
+        raise ValueError(f"method: expected 'block' or 'streaming', got {shown(method)}")
     check_on_violation(on_violation)
+    seed = as_seed(seed)
     x = as_rows(x)
     place = as_device(device, x.device)
     limit = as_bytes(max_gpu_memory)
@@ -116,7 +127,7 @@ def kcenter(
     wanted = as_count(k, len(x) - len(pool), radius)
     stop = as_radius(radius)
     if block_size is not None and (type(block_size) is not int or block_size < 1):
-        raise ValueError(f"block_size: expected an integer of at least 1, got {block_size!r}")
+        raise ValueError(f"block_size: expected an integer of at least 1, got {shown(block_size)}")
     pool = [pool[i] for i in spread_first(len(pool))]
     first = [] if pool or wanted == 0 else [int(np.random.default_rng(seed).integers(len(x)))]
     held = len(pool) + (min(wanted, LARGEST_FIRST_BLOCK) if k is None else wanted)
@@ -141,8 +152,8 @@ def kcenter(
 
 def check_on_violation(wanted: str) -> None:
     """Raises ValueError unless kcenter may be told this."""
-    if wanted not in ("raise", "reference"):
-        raise ValueError(f"on_violation: expected 'raise' or 'reference', got {wanted!r}")
+    if not isinstance(wanted, str) or wanted not in ("raise", "reference"):
+        raise ValueError(f"on_violation: expected 'raise' or 'reference', got {shown(wanted)}")
 
 
 def warn_of_violation(error: audit.BoundViolationError) -> None:
@@ -153,9 +164,20 @@ def warn_of_violation(error: audit.BoundViolationError) -> None:
 class Traversal:
     """The state of one traversal: the centres so far, and an upper bound for every row."""
 
-    def __init__(self, rows: DeviceRows | HostRows, centers: torch.Tensor, stop: float, progress: bool):
-        """centers [M, D] float32, the values of the first centres, which need not be among the rows."""
-        self.rows, self.stop, self.progress = rows, stop, progress
+    def __init__(
+        self,
+        rows: DeviceRows | HostRows,
+        centers: torch.Tensor,
+        stop: float,
+        progress: bool,
+        arrived: Arrived | None = None,
+    ):
+        """
+        Args:
+            centers: [M, D] float32, the values of the first centres, which need not be among the rows.
+            arrived: what the rows were when they were bounded, where that was before this selection.
+        """
+        self.rows, self.stop, self.progress, self.arrived = rows, stop, progress, arrived
         self._centers, self._count = centers, len(centers)  # [room, D] float32, of which count are in use
         self.bounds = Bounds(rows)
         self.picks: list[int] = []
@@ -246,7 +268,9 @@ class Traversal:
         """The classical loop: float64 distances of all rows to one centre at a time, one pass each."""
         nearest = torch.full((len(self.rows),), float("inf"), dtype=torch.float64, device=self.rows.device)
         nearest.masked_fill_(self.bounds.bound == -float("inf"), -1.0)
-        if not torch.isfinite(self.centers).all() or self.rows.chosen["update_argmax"] == "reference":
+        if self.arrived is not None:
+            self.arrived.check(self.rows.x)
+        elif not torch.isfinite(self.centers).all() or self.rows.chosen["update_argmax"] == "reference":
             self.rows.check_finite()  # the reference takes it for granted
         farthest = self._update(nearest, self.centers[:1])
         if not torch.isfinite(nearest).all():
@@ -274,27 +298,54 @@ class Traversal:
         waits for the device once.
 
         Raises:
-            ValueError: the first screen found a row that is not finite.
+            ValueError: a row is not finite, or a member changed since it came.
             BoundViolationError: the audit found a row whose bound is below its distance.
         """
         bound = self.bounds.bound[members]
         values = self.rows.gather(members)
         self.bounds.rows_read += len(members)
+        wrong = self._wrong(members, values)
+        if not self.rows.queued:  # kernels on the CPU are not made for such values
+            self._refuse(members[wrong].tolist())
         most = min(k, len(members))
         found = block.queue_pick_block(
             values, self.centers, self.bounds.offset, bound, outside, self.stop, most, self.rows.chosen["pick_block"]
         )
         # Row numbers are exact in float64.
-        known = torch.cat([found, self.bounds.bad_row, self.bounds.violation, outside, members])
-        found, (bad_row, violation, threshold), numbers = read(known).split([len(found), 3, len(members)])
-        screening.check_row(int(bad_row))
+        known = torch.cat([found, self.bounds.bad_row, self.bounds.violation, outside, members, wrong])
+        sizes = [len(found), 3, len(members), len(members)]
+        found, (bad_row, violation, threshold), numbers, wrong = read(known).split(sizes)
+        self._refuse([row for row in (int(bad_row), *numbers[wrong > 0].tolist()) if row >= 0])
         if violation >= 0:
+            self._check_unchanged(int(violation))
             raise audit.BoundViolationError(self._violation(int(violation)))
         picks, sqdist, following = block.unpack(found, most)
         chosen = queue_to(picks, self.rows.device)
         self._add(numbers[picks].to(torch.int64).tolist(), members[chosen], values[chosen], sqdist.tolist())
         self.bounds.keep(members, bound, self._count)
         return len(picks), following, float(threshold)
+
+    def _wrong(self, members: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Which members, int64 [B] with values [B, D], are not finite or not what they were: bool [B]."""
+        largest = torch.linalg.vector_norm(values, ord=float("inf"), dim=1)
+        wrong = ~(largest < float("inf"))
+        return wrong if self.arrived is None else wrong | self.arrived.changed(members, values)
+
+    def _refuse(self, wrong: list[int]) -> None:
+        """Raises ValueError, naming the first of all wrong rows, unless none was found."""
+        if not wrong:
+            return
+        if self.arrived is not None:
+            self.arrived.check(self.rows.x)
+        self.rows.check_finite()
+        screening.check_row(int(min(wrong)))
+
+    def _check_unchanged(self, row: int) -> None:
+        """Raises CandidateError when the row is not what it was when it came."""
+        number = torch.tensor([row], device=self.rows.device)
+        values = self.rows.gather(number)
+        if self.arrived is not None and self.arrived.changed(number, values).any():
+            raise values_changed(row, values)
 
     def _violation(self, row: int) -> str:
         """What to say of a row whose bound is below its distance."""
