@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
 from .commands import build_parser
 from .errors import InputError, RunError
+from .messages import printable, shown
+from .yaml_values import parse_yaml
 
 log = logging.getLogger("diverseevol_fast")
 
 FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started; it tells the user what is going on
+
+REFUSED_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
+                 errno.EEXIST)  # fmt: skip
 
 COMMANDS = {  # each takes the parsed arguments and returns what to tell the user; imported when it is called
     "embed": (".oneshot", "embed_data"),
@@ -37,8 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     _set_up_logging(args.quiet)
     if rest and args.command != "run":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {shown(' '.join(rest), 200)}")
     try:
+        _check_given(args)
         with _noticing_termination():
             told = _command(args, rest)
         if FIRST:
@@ -51,7 +55,17 @@ def main(argv: list[str] | None = None) -> int:
         if args.debug:
             raise
         _complain(_sentence(error))
-        return 2 if isinstance(error, InputError) else 1
+        return 2 if isinstance(error, InputError) or _is_refused(error) else 1
+
+
+def _check_given(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        InputError: an option whose value is empty.
+    """
+    for name, value in vars(args).items():
+        if value == "":
+            raise InputError(f"--{name.replace('_', '-')}: expected a value, got ''")
 
 
 def _command(args: argparse.Namespace, rest: list[str]) -> str:
@@ -108,7 +122,7 @@ def _noticing_termination() -> Iterator[None]:
 
 def _complain(sentence: str) -> None:
     rank = os.environ.get("RANK")
-    print(f"diverseevol{f' (process {rank})' if rank else ''}: {sentence}", file=sys.stderr)
+    print(f"diverseevol{f' (process {rank})' if rank else ''}: {printable(sentence)}", file=sys.stderr)
 
 
 def _config_and_overrides(rest: list[str]) -> tuple[Path, dict]:
@@ -124,23 +138,33 @@ def _config_and_overrides(rest: list[str]) -> tuple[Path, dict]:
             if not words:
                 raise InputError(f"--{key}: expected a value after it")
             value = words.pop(0)
-        try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--{key}: not a YAML value: {value!r}") from error
+        overrides[key] = parse_yaml(value, f"--{shown(key)}")
     if len(files) != 1:
         raise InputError(f"run: expected one config file and --key value pairs, got {' '.join(files) or 'no file'}")
     return Path(files[0]), overrides
+
+
+class PrintableFormatter(logging.Formatter):
+    """What data says reaches a terminal as text, not as commands to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, control characters escaped."""
+        return printable(super().format(record))
 
 
 def _set_up_logging(quiet: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PrintableFormatter("%(message)s"))
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.ERROR if not FIRST else logging.WARNING if quiet else logging.INFO)
+
+
+def _is_refused(error: BaseException) -> bool:
+    """Whether the system refuses a name that the user gave."""
+    return isinstance(error, OSError) and error.errno in REFUSED_NAMES and error.filename is not None
 
 
 def _sentence(error: BaseException) -> str:
@@ -150,6 +174,8 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         name = f" while writing {error.filename}" if error.filename else ""
         return f"{error.strerror}{name}: what is finished is kept; make room and give the same command again"
+    if _is_refused(error):
+        return f"{shown(error.filename, 200)}: {error.strerror}"
     if "WORLD_SIZE" in os.environ and any(word in str(error) for word in ("gloo", "NCCL", "closed by peer")):
         return "another process of this job has ended; what is finished is kept, the same command goes on from there"
     detail = next((line for line in str(error).splitlines() if line.strip()), "")

@@ -54,6 +54,9 @@ def _model_options() -> argparse.ArgumentParser:
     model.add_argument("--pooling", choices=("mean", "cls", "last"), help="of the last hidden states (mean)")
     model.add_argument("--attn-implementation", metavar="NAME")
     model.add_argument("--columns", metavar="MAP", help="other names: '{instruction: question}'")
+    model.add_argument(
+        "--skip-broken", action="store_true", help="leave broken lines and malformed rows aside, and count them"
+    )
     model.add_argument("--trust-remote-code", action="store_true")
     return model
 

@@ -1,12 +1,17 @@
 """Small files that a command is given beside the data set: embeddings, row numbers; and names of columns."""
 
+import tokenize
+import warnings
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import yaml
 
 from .errors import InputError
-from .files import read_json
+from .messages import shown
+from .reading import check_file, parse_json, read_text
+from .yaml_values import parse_yaml
 
 
 def load_embeddings(path: Path) -> np.ndarray:
@@ -15,17 +20,13 @@ def load_embeddings(path: Path) -> np.ndarray:
     Raises:
         InputError: not there, not .npy, cut short, or not a float32 or float16 matrix.
     """
-    try:
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (ValueError, EOFError, OSError) as error:
-        reason = "" if "pickle" in str(error) else f": {error}"
-        raise InputError(f"{path}: not a whole .npy array of numbers{reason}; write one with numpy.save") from error
+    check_file(path)
+    x = _load_array(path, "numbers", mmap_mode="r")
     if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype not in (np.float32, np.float16):
         shape = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else "an archive"
         raise InputError(
-            f"{path}: expected one float32 or float16 array [N, D], got {shape}; convert it with astype and numpy.save"
+            f"{path}: expected one float32 or float16 array [N, D], got {shown(shape)}; convert it with astype and "
+            "numpy.save"
         )
     return x
 
@@ -36,21 +37,32 @@ def load_row_numbers(path: Path, n: int) -> list[int]:
     Raises:
         InputError: none of these, or numbers that are not rows.
     """
-    try:
-        if path.suffix == ".npy":
-            numbers = np.load(path, allow_pickle=False)
-            numbers = np.flatnonzero(numbers) if numbers.dtype == np.bool_ and len(numbers) == n else numbers
-            numbers = numbers.tolist()
-        else:
-            numbers = read_json(path)
-            numbers = numbers.get("indices") if isinstance(numbers, dict) else numbers
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a JSON list of rows, a picks.json or a .npy file: {error}") from error
+    check_file(path)
+    if path.suffix == ".npy":
+        numbers = _load_array(path, "row numbers or a mask", mmap_mode="r")  # a size that is claimed is not reserved
+        if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:
+            shape = numbers.shape if isinstance(numbers, np.ndarray) else "an archive"
+            raise InputError(f"{path}: expected a flat array of row numbers or a mask, got {shown(shape)}")
+        numbers = np.flatnonzero(numbers) if numbers.dtype == np.bool_ and len(numbers) == n else numbers
+        numbers = numbers.tolist()
+    else:
+        numbers = parse_json(read_text(path), str(path))
+        numbers = numbers.get("indices") if isinstance(numbers, dict) else numbers
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
         raise InputError(f"{path}: expected a flat list of row numbers, or a record with such a list as 'indices'")
     return numbers
+
+
+def _load_array(path: Path, what: str, **options: str) -> Any:
+    """What numpy reads; without pickle."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a garbled header, which is an error below
+            return np.load(path, allow_pickle=False, **options)
+    except (ValueError, TypeError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, RecursionError,
+            tokenize.TokenError, zipfile.BadZipFile) as error:  # fmt: skip
+        reason = "" if "pickle" in str(error) else f": {shown(error, 120)}"
+        raise InputError(f"{path}: not a whole .npy array of {what}{reason}; write one with numpy.save") from error
 
 
 def columns_of(text: str | None) -> dict[str, str] | None:
@@ -59,10 +71,7 @@ def columns_of(text: str | None) -> dict[str, str] | None:
     Raises:
         InputError: it is none.
     """
-    try:
-        columns = yaml.safe_load(text) if text else None
-    except yaml.YAMLError as error:
-        raise InputError(f"--columns: not a YAML mapping: {text!r}") from error
+    columns = parse_yaml(text, "--columns") if text else None
     if columns is not None and not isinstance(columns, dict):
-        raise InputError(f"--columns: expected a mapping such as '{{instruction: question}}', got {text!r}")
+        raise InputError(f"--columns: expected a mapping such as '{{instruction: question}}', got {shown(repr(text))}")
     return columns

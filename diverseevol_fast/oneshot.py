@@ -44,7 +44,7 @@ def embed_data(args: argparse.Namespace) -> str:
     _require(args, "data", "model")
     if args.output.suffix != ".npy":
         raise InputError(f"--output {args.output}: expected a name ending in .npy")
-    data, empty = load_data(args.data, columns_of(args.columns))
+    data, empty = load_data(args.data, columns_of(args.columns), args.skip_broken)
     if empty:
         log.warning("%d rows have an empty instruction or output, the first is row %d", len(empty), empty[0])
     embedded = _embed(args, data, np.arange(len(data.rows)), args.output, [])
@@ -71,7 +71,7 @@ def select_subset(args: argparse.Namespace) -> str:
     if output:
         check_row_file(output)
         check_trainer(args.trainer, output)
-    data, empty = load_data(args.data, columns_of(args.columns)) if args.data else (None, [])
+    data, empty = load_data(args.data, columns_of(args.columns), args.skip_broken) if args.data else (None, [])
     if empty and not args.skip_empty:
         raise InputError(
             f"{args.data}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "

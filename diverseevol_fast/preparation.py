@@ -68,7 +68,7 @@ def prepare(config: Config, state: RunState) -> Given:
         log.warning(note)
     training_arguments(config, state.folder / "state")
     _check_backend(config.evol_schedule_name)
-    data, empty = load_data(config.full_data_path, config.columns)
+    data, empty = load_data(config.full_data_path, config.columns, config.skip_broken)
     if empty and not config.skip_empty:
         raise InputError(
             f"{data.source}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "

@@ -75,16 +75,19 @@ def test_empty_rows_are_listed(tmp_path):
         ('[\n{"instruction": "a"},\n{]', "x.json, line 3: not JSON"),
         ("[1]", "row 0: expected an object, got int"),
         ('"x"\n', "line 1: expected an object, got str"),
-        ('{"q": 1}', "expected 'instruction', 'messages' or 'conversations', got keys 'q'"),
+        ('{"q": 1}', "line 1: expected 'instruction', 'messages' or 'conversations', got keys 'q'"),
         (
             '{"instruction": "a", "output": "b"}\n{"instruction": "a"}',
-            "row 1: key 'output' is missing; got 'instruction'",
+            "line 2: key 'output' is missing; got 'instruction'",
         ),
-        ('{"instruction": 3, "output": "b"}', "row 0: 'instruction' expected text, got int"),
-        ('{"instruction": "a", "output": "\\ud83d"}', "row 0: half a surrogate pair at character 0"),
-        ('{"messages": [{"role": "user"}]}', "row 0: not a messages conversation: KeyError"),
-        ('{"messages": [{"role": "user", "content": [1]}]}', "row 0: expected text turns, got list"),
-        ('{"conversations": [{"from": "martian", "value": "x"}]}', "not a sharegpt conversation: KeyError"),
+        ('{"instruction": 3, "output": "b"}', "line 1: 'instruction' expected text, got int"),
+        ('{"instruction": "a", "output": "\\ud83d"}', "line 1: half a surrogate pair at character 0"),
+        ('{"messages": [{"role": "user"}]}', "line 1: turn 0: expected text under 'content', got no such key"),
+        ('{"messages": [{"role": "user", "content": [1]}]}', "line 1: turn 0: expected text under 'content', got list"),
+        (
+            '{"conversations": [{"from": "martian", "value": "x"}]}',
+            "line 1: turn 0: expected from: human or .*, got 'martian'",
+        ),
     ],
 )
 def test_broken_files(tmp_path, text, words):
