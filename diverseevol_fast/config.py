@@ -105,7 +105,7 @@ def make_config(values: dict[str, Any]) -> Config:
     values = {key: value for key, value in values.items() if value is not None}
     for name, value in values.items():
         _check_type(name, value, known[name].type)
-    config = Config(**_numbers(values))
+    config = Config(**{name: _numbers(value) if isinstance(value, dict) else value for name, value in values.items()})
     _check_values(config)
     return config
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import InputError
 from .files import atomic_path
-from .messages import shown
+from .messages import reason, shown
 from .reading import check_file, check_plain, flaw_of, is_folder, parse_json, read_text
 
 log = logging.getLogger("diverseevol_fast")
@@ -228,7 +228,7 @@ def _read_arrow(path: Path) -> tuple[list[dict], str]:
         raise
     except Exception as error:  # of damaged files these libraries raise whatever they stumble over
         raise InputError(
-            f"{shown(path, 200)}: not a whole parquet file or saved datasets folder: {_first_line(error)}"
+            f"{shown(path, 200)}: not a whole parquet file or saved datasets folder: {reason(error)}"
         ) from error
     if not isinstance(loaded, datasets.Dataset):
         splits = shown(", ".join(loaded))
@@ -237,12 +237,7 @@ def _read_arrow(path: Path) -> tuple[list[dict], str]:
         loaded.data.validate(full=True)  # damaged offsets would be followed out of the file
         return loaded.to_list(), kind
     except Exception as error:
-        raise InputError(f"{shown(path, 200)}: its columns are damaged: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    line = next((line for line in str(error).splitlines() if line.strip()), "no reason is given")
-    return shown(line.strip(), 120)
+        raise InputError(f"{shown(path, 200)}: its columns are damaged: {reason(error)}") from error
 
 
 def _schema(row: dict, names: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
-from .messages import shown
+from .messages import reason, shown
 from .reading import check_file, parse_json, read_text
 from .yaml_values import parse_yaml
 
@@ -61,8 +61,8 @@ def _load_array(path: Path, what: str, **options: str) -> Any:
             return np.load(path, allow_pickle=False, **options)
     except (ValueError, TypeError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, RecursionError,
             tokenize.TokenError, zipfile.BadZipFile) as error:  # fmt: skip
-        reason = "" if "pickle" in str(error) else f": {shown(error, 120)}"
-        raise InputError(f"{path}: not a whole .npy array of {what}{reason}; write one with numpy.save") from error
+        why = "" if "pickle" in str(error) else f": {reason(error)}"
+        raise InputError(f"{path}: not a whole .npy array of {what}{why}; write one with numpy.save") from error
 
 
 def columns_of(text: str | None) -> dict[str, str] | None:

@@ -16,6 +16,7 @@ from .config import FREE_KEYS, Config
 from .data import Data, load_data, write_rows
 from .encoders import check_head
 from .errors import InputError
+from .messages import reason
 from .models import (
     SMALL_LLAMA,
     build_base_model,
@@ -28,7 +29,7 @@ from .models import (
 from .ops import backends
 from .state import RunState, build_folder, check_identity, record_identity
 from .templates import Tokens, check_template, render, tokenize
-from .training import training_arguments, translate_train_args
+from .training import lora_config, training_arguments, translate_train_args
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,6 +68,8 @@ def prepare(config: Config, state: RunState) -> Given:
     for note in translate_train_args(config.train_args)[1]:
         log.warning(note)
     training_arguments(config, state.folder / "state")
+    if config.peft:
+        lora_config(config.peft)
     _check_backend(config.evol_schedule_name)
     data, empty = load_data(config.full_data_path, config.columns, config.skip_broken)
     if empty and not config.skip_empty:
@@ -88,8 +91,9 @@ def prepare(config: Config, state: RunState) -> Given:
         before, now = state.manifest(0).get("processes", distributed.world()), distributed.world()
         if before != now:
             log.warning("begun with %d processes, now %d: training takes other steps, later rounds differ", before, now)
-    shown = int(candidates[0])
-    log.info("sample %d, as the model sees it:\n%s", shown, "".join(text for text, _ in render(data, shown, tokenizer)))
+    sample = int(candidates[0])
+    texts = [text for text, _ in render(data, sample, tokenizer)]
+    log.info("sample %d, as the model sees it:\n%s", sample, "".join(texts))
     tokens = Tokens.load(state.tokens_file) if begun else tokenize(data, tokenizer, length, empty)
     log.info("tokens: %d in %d rows, %d rows cut to %d", len(tokens.ids), len(tokens), tokens.truncated, length)
     if not any(tokens.has_response(row) for row in initial_pool):
@@ -221,8 +225,8 @@ def _model_config(base: Path, config: Config):
 
     try:
         return AutoConfig.from_pretrained(base, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{base}: not a model that transformers knows: {error}") from error
+    except Exception as error:  # damaged settings end in whatever transformers stumbles over
+        raise InputError(f"{base}: not a model that transformers knows: {reason(error)}") from error
 
 
 def _complete(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
