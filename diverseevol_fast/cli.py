@@ -7,9 +7,11 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from .commands import build_parser
 from .errors import InputError, RunError
@@ -18,6 +20,7 @@ from .yaml_values import parse_yaml
 
 log = logging.getLogger("diverseevol_fast")
 
+SECONDS_OF_FINALIZER = 0.02  # after which a signal that came in a __del__ is given again
 FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started; it tells the user what is going on
 
 REFUSED_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
@@ -109,15 +112,31 @@ class TerminatedError(BaseException):
 def _noticing_termination() -> Iterator[None]:
     """SIGTERM is an exception inside, so that finished batches are recorded; torchrun sends it to the others."""
 
-    def stop(_signal, _frame) -> None:
-        others = ", as when another process of the job has ended" if "WORLD_SIZE" in os.environ else ""
-        raise TerminatedError(f"stopped by SIGTERM{others}")
+    def stop(number, frame) -> None:
+        if _in_finalizer(frame):
+            again = (threading.main_thread().ident, number)
+            threading.Timer(SECONDS_OF_FINALIZER, signal.pthread_kill, again).start()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            others = ", as when another process of the job has ended" if "WORLD_SIZE" in os.environ else ""
+            raise TerminatedError(f"stopped by SIGTERM{others}")
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    """Whether a signal came while a __del__ ran: what is raised in one is printed and dropped."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _complain(sentence: str) -> None:

@@ -46,7 +46,10 @@ def load_row_numbers(path: Path, n: int) -> list[int]:
         numbers = np.flatnonzero(numbers) if numbers.dtype == np.bool_ and len(numbers) == n else numbers
         numbers = numbers.tolist()
     else:
-        numbers = parse_json(read_text(path), str(path))
+        try:
+            numbers = parse_json(read_text(path), str(path))
+        except InputError as error:
+            raise InputError(f"{error}; expected a JSON list of rows, a picks.json or a .npy file") from error
         numbers = numbers.get("indices") if isinstance(numbers, dict) else numbers
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
         raise InputError(f"{path}: expected a flat list of row numbers, or a record with such a list as 'indices'")

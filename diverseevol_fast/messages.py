@@ -2,7 +2,8 @@
 
 import re
 
-OBJECT = re.compile(r"<class '([\w.]+)'>|<[\w. ]+ object at 0x\w+>|\b\w+(?:Error|Exception): ?")
+OBJECT = re.compile(r"<class '([\w.]+)'>|<[\w. ]+ object at 0x\w+>")
+EXCEPTION = re.compile(r"\b\w+(?:Error|Exception): ?")
 
 
 def shown(value: object, limit: int = 80) -> str:
@@ -15,7 +16,7 @@ def shown(value: object, limit: int = 80) -> str:
 def reason(error: BaseException) -> str:
     """What another library says of a failure: its first line, without names of Python objects."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason is given")
-    return shown(OBJECT.sub(lambda match: match[1] or "a value", line), 120)
+    return shown(EXCEPTION.sub("", OBJECT.sub(lambda match: match[1] or "a value", line)), 120)
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -104,14 +105,14 @@ def select_subset(args: argparse.Namespace) -> str:
 
 def _check_nothing_is_replaced(args: argparse.Namespace, output: Path | None, picks: Path) -> None:
     """No file that is read, or that was just written, is written over."""
-    if output is not None and output.resolve() == picks.resolve():
+    if output is not None and os.path.realpath(output) == os.path.realpath(picks):
         raise InputError(f"--picks {picks}: is --output too; name another file")
     given = [("--data", args.data), ("--embeddings", args.embeddings)]
     given += [("--selected", path) for path in args.selected or []]
-    inputs = {Path(path).resolve(): f"{name} {path}" for name, path in given if path is not None}
+    inputs = {os.path.realpath(path): f"{name} {path}" for name, path in given if path is not None}
     for name, path in (("--output", output), ("--picks", picks)):
-        if path is not None and path.resolve() in inputs:
-            raise InputError(f"{inputs[path.resolve()]}: would be replaced; give another {name}")
+        if path is not None and os.path.realpath(path) in inputs:
+            raise InputError(f"{inputs[os.path.realpath(path)]}: would be replaced; give another {name}")
 
 
 def _centers(args: argparse.Namespace, candidates: np.ndarray, n: int) -> list[int] | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..messages import shown
 from .json_lines import id_of, parse, read_text, text_of
 
 TEXT_KEYS = ("instruction", "text", "prompt", "Instruction", "question")  # the first that a row has
@@ -59,7 +60,7 @@ def _question(path: Path, number: int, record: dict[str, Any]) -> Question:
         raise InputError(f"{place}: half a surrogate pair; expected Unicode text") from error
     key = next((key for key in TEXT_KEYS if key in record), None)
     if key is None:
-        keys = ", ".join(map(repr, record)) or "none"
+        keys = shown(", ".join(map(repr, record)) or "none")
         raise InputError(f"{place}: expected the question under one of {', '.join(TEXT_KEYS)}; got keys {keys}")
     text = text_of(place, record, key)
     if not text.strip():
