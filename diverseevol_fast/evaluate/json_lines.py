@@ -84,7 +84,7 @@ def id_of(place: str, row: dict[str, Any], key: str) -> str | int:
 def listed(names: list[Any], most: int = 8) -> str:
     """The first of them, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(str(name) for name in names[:most]) + rest
+    return ", ".join(shown(name, 20) for name in names[:most]) + rest
 
 
 def _refuse(constant: str) -> None:

@@ -39,7 +39,7 @@ def read_questions(path: Path) -> list[Question]:
         question = _question(path, number, record)
         before = lines.setdefault(str(question.id), number)
         if before != number:
-            raise InputError(f"{path}, line {number}: its id {question.id!r} is that of line {before}, too")
+            raise InputError(f"{path}, line {number}: its id {shown(repr(question.id))} is that of line {before}, too")
         questions.append(question)
     return questions
 
