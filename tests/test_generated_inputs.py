@@ -187,6 +187,7 @@ parser = functools.cache(cli.build_parser)
 @pytest.fixture
 def attempts(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli, "build_parser", parser)
+    monkeypatch.chdir(tmp_path)  # where files of no given name go
     monkeypatch.setattr("transformers.utils.logging._default_handler", logging.NullHandler())  # not to a closed capture
     return Attempts(tmp_path, capsys)
 
