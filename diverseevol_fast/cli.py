@@ -8,21 +8,28 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
-import yaml
 from tqdm import tqdm
 
 from .commands import build_parser
 from .errors import InputError, RunError
+from .messages import printable, shown
 from .result import Result
+from .yaml_values import parse_yaml
 
 log = logging.getLogger("diverseevol_fast")
 
+SECONDS_OF_FINALIZER = 0.02  # after which a signal that came in a __del__ is given again
 FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started; it tells the user what is going on
+
+REFUSED_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
+                 errno.EEXIST)  # fmt: skip
 
 COMMANDS = {  # each takes the parsed arguments and returns a Result; imported when it is called
     "init": (".init", "write_config"),
@@ -41,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = build_parser().parse_known_args(argv)
     _set_up_logging(args.quiet)
     try:
+        _check_given(args)
         with _noticing_termination(), _others_silenced(args.quiet):
             result = _command(args, rest)
         if FIRST:
@@ -53,7 +61,17 @@ def main(argv: list[str] | None = None) -> int:
         if args.debug:
             raise
         _complain(_sentence(error))
-        return 2 if isinstance(error, InputError) else 1
+        return 2 if isinstance(error, InputError) or _is_refused(error) else 1
+
+
+def _check_given(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        InputError: an option whose value is empty.
+    """
+    for name, value in vars(args).items():
+        if value == "":
+            raise InputError(f"--{name.replace('_', '-')}: expected a value, got ''")
 
 
 def _command(args: argparse.Namespace, rest: list[str]) -> Result:
@@ -100,20 +118,37 @@ class TerminatedError(BaseException):
 def _noticing_termination() -> Iterator[None]:
     """SIGTERM is an exception inside, so that finished batches are recorded; torchrun sends it to the others."""
 
-    def stop(_signal, _frame) -> None:
-        others = ", as when another process of the job has ended" if "WORLD_SIZE" in os.environ else ""
-        raise TerminatedError(f"stopped by SIGTERM{others}")
+    def stop(number, frame) -> None:
+        if _in_finalizer(frame):
+            again = (threading.main_thread().ident, number)
+            threading.Timer(SECONDS_OF_FINALIZER, signal.pthread_kill, again).start()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            others = ", as when another process of the job has ended" if "WORLD_SIZE" in os.environ else ""
+            raise TerminatedError(f"stopped by SIGTERM{others}")
 
-    before = signal.signal(signal.SIGTERM, stop)
+    heeded = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    """Whether a signal came while a __del__ ran: what is raised in one is printed and dropped."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _complain(sentence: str) -> None:
     rank = os.environ.get("RANK")
-    print(f"diverseevol{f' (process {rank})' if rank else ''}: {sentence}", file=sys.stderr)
+    print(f"diverseevol{f' (process {rank})' if rank else ''}: {printable(sentence)}", file=sys.stderr)
 
 
 def _config_and_overrides(rest: list[str]) -> tuple[Path, dict]:
@@ -129,10 +164,7 @@ def _config_and_overrides(rest: list[str]) -> tuple[Path, dict]:
             if not words:
                 raise InputError(f"--{key}: expected a value after it")
             value = words.pop(0)
-        try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--{key}: not a YAML value: {value!r}") from error
+        overrides[key] = parse_yaml(value, f"--{shown(key)}")
     if len(files) != 1:
         raise InputError(f"run: expected one config file and --key value pairs, got {' '.join(files) or 'no file'}")
     return Path(files[0]), overrides
@@ -161,6 +193,14 @@ def _others_silenced(quiet: bool) -> Iterator[None]:
             logging.lastResort.setLevel(last_resort)
 
 
+class PrintableFormatter(logging.Formatter):
+    """What data says reaches a terminal as text, not as commands to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, control characters escaped."""
+        return printable(super().format(record))
+
+
 def _set_up_logging(quiet: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too; ours say what goes on
@@ -169,10 +209,15 @@ def _set_up_logging(quiet: bool) -> None:
         for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
             os.environ.setdefault(name, "error")
     handler = LinesAboveBars(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PrintableFormatter("%(message)s"))
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.ERROR if not FIRST else logging.WARNING if quiet else logging.INFO)
+
+
+def _is_refused(error: BaseException) -> bool:
+    """Whether the system refuses a name that the user gave."""
+    return isinstance(error, OSError) and error.errno in REFUSED_NAMES and error.filename is not None
 
 
 def _sentence(error: BaseException) -> str:
@@ -182,6 +227,8 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         name = f" while writing {error.filename}" if error.filename else ""
         return f"{error.strerror}{name}: what is finished is kept; make room and give the same command again"
+    if _is_refused(error):
+        return f"{shown(error.filename, 200)}: {error.strerror}"
     if "WORLD_SIZE" in os.environ and any(word in str(error) for word in ("gloo", "NCCL", "closed by peer")):
         return "another process of this job has ended; what is finished is kept, the same command goes on from there"
     detail = next((line for line in str(error).splitlines() if line.strip()), "")

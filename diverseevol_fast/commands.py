@@ -121,6 +121,9 @@ def _model_options() -> argparse.ArgumentParser:
     )  # fmt: skip
     model.add_argument("--columns", metavar="MAP", help="other names: '{instruction: question}'")
     model.add_argument("--text-column", metavar="NAME", help="rows of any kind, of which this is the text")
+    model.add_argument(
+        "--skip-broken", action="store_true", help="leave broken lines and malformed rows aside, and count them"
+    )
     model.add_argument("--trust-remote-code", action="store_true")
     return model
 

@@ -1,20 +1,25 @@
 """A run's settings: the public implementation's YAML keys as they are, and ours, checked before any work."""
 
 import difflib
+import os
 import re
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
-
 from .errors import InputError
+from .messages import shown
+from .reading import check_plain, read_text
+from .yaml_values import parse_yaml
 
 SCHEDULES = (
     "KCenterSampling", "OneShotKCenterSampling", "StaticKCenterSampling", "RandomSampling", "LeastConfidence",
     "MarginSampling", "EntropySampling", "VendiSampling",
 )  # fmt: skip
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+LARGEST = 1 << 53  # of whole numbers that a float holds exactly, as JSON readers do
+HIGHEST = {"seed": (1 << 32) - 1,  # numpy's, which transformers sets
+           "model_max_length": 1 << 30, "max_random_times": 100_000}  # fmt: skip
 EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 2e-5 as text
 
 
@@ -48,6 +53,7 @@ class Config:
     report_to: str | list[str] = "none"
     template: str | None = None  # "alpaca", "plain", "chat" or a file; None: alpaca, or chat for conversations
     columns: dict[str, str] | None = None
+    skip_broken: bool = False  # leave broken lines and malformed rows aside; row numbers count those that are left
     skip_empty: bool = False  # leave rows with an empty instruction or output aside instead of refusing them
     keep_embeddings: bool = False
     trust_remote_code: bool = False
@@ -59,10 +65,10 @@ class Config:
 
 
 # Settings that may differ when a run is continued: they do not say what is picked (batches change an embedding in its
-# last bits alone).
-# The template is compared by what it says, not by its file's name.
+# last bits alone). The template is compared by what it says, not by its file's name, and so are the rows that
+# skip_broken leaves.
 FREE_KEYS = ("output_dir", "result_dir_name", "report_to", "keep_embeddings", "cache_dir", "full_data_path",
-             "model_name_or_path", "max_tokens_per_batch", "template")  # fmt: skip
+             "model_name_or_path", "max_tokens_per_batch", "template", "skip_broken")  # fmt: skip
 
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
@@ -71,13 +77,9 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     Raises:
         InputError: no such file, not YAML (with the line), an unknown key (with the nearest known name), a bad value.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such config file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not os.path.lexists(path):
+        raise InputError(f"{shown(path, 200)}: no such config file")
+    values = parse_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}")
     for key, value in (overrides or {}).items():
@@ -94,7 +96,10 @@ def make_config(values: dict[str, Any]) -> Config:
     known = {f.name: f for f in fields(Config)}
     for key in values:
         if key not in known:
-            raise InputError(f"config: unknown key '{key}'{nearest(key, known)}")
+            raise InputError(f"config: unknown key '{shown(key)}'{nearest(key, known)}")
+    for name, value in values.items():
+        check_plain(_numbers(value), f"config: {name}")
+        _check_plain(name, value)
     for name, f in known.items():
         required = f.default is MISSING and f.default_factory is MISSING
         if required and values.get(name) in (None, ""):
@@ -102,14 +107,34 @@ def make_config(values: dict[str, Any]) -> Config:
     values = {key: value for key, value in values.items() if value is not None}
     for name, value in values.items():
         _check_type(name, value, known[name].type)
-    config = Config(**_numbers(values))
+    config = Config(**{name: _numbers(value) if isinstance(value, dict) else value for name, value in values.items()})
     _check_values(config)
     return config
 
 
+def _check_plain(name: str, value: Any) -> None:
+    """Everything in a value is what JSON has, too, since the run's records keep it."""
+    if isinstance(value, list):
+        for item in value:
+            _check_plain(name, item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InputError(f"config: {name}: expected names as keys, got {shown(repr(key))}")
+            _check_plain(f"{name}.{shown(key)}", item)
+    elif isinstance(value, str):
+        if "\0" in value:
+            raise InputError(f"config: {name}: expected text without NUL, got {shown(repr(value))}")
+    elif isinstance(value, int):
+        if abs(value) >= LARGEST:
+            raise InputError(f"config: {name}: expected a number below 2^53, got one of {value.bit_length()} bits")
+    elif not isinstance(value, float | None):
+        raise InputError(f"config: {name}: expected text or a number, got a {type(value).__name__}; quote it as text")
+
+
 def nearest(name: str, known) -> str:
     """ "; did you mean 'x'?" when a known name is close, else the empty string."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(shown(name), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
@@ -136,7 +161,7 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     kinds = [get_origin(choice) or choice for choice in choices]
     if type(value) not in kinds:
         names = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-        raise InputError(f"config: {name}: expected {names}, got {value!r}")
+        raise InputError(f"config: {name}: expected {names}, got {shown(repr(value))}")
 
 
 def _check_values(config: Config) -> None:
@@ -145,22 +170,25 @@ def _check_values(config: Config) -> None:
     for name, low in lowest.items():
         if getattr(config, name) < low:
             raise InputError(f"config: {name}: expected at least {low}, got {getattr(config, name)}")
+    for name, high in HIGHEST.items():
+        if getattr(config, name) > high:
+            raise InputError(f"config: {name}: expected at most {high}, got {getattr(config, name)}")
     if not (config.output_dir or config.result_dir_name):
         raise InputError("config: key 'result_dir_name' (or 'output_dir') is missing: where does the run go?")
     if config.evol_schedule_name not in SCHEDULES:
         raise InputError(
-            f"config: evol_schedule_name: expected {' or '.join(SCHEDULES)}, got '{config.evol_schedule_name}'"
+            f"config: evol_schedule_name: expected {' or '.join(SCHEDULES)}, got '{shown(config.evol_schedule_name)}'"
         )
     _check_strategy(config)
     for key, kinds in (config.unseen or {}).items():
         if not isinstance(kinds, list) or not kinds:
-            raise InputError(f"config: unseen.{key}: expected a list of values, got {kinds!r}")
+            raise InputError(f"config: unseen.{shown(key)}: expected a list of values, got {shown(repr(kinds))}")
         if not all(isinstance(kind, str | int | float | None) for kind in kinds):
-            raise InputError(f"config: unseen.{key}: expected texts or numbers, got {kinds!r}")
+            raise InputError(f"config: unseen.{shown(key)}: expected texts or numbers, got {shown(repr(kinds))}")
     if config.dtype not in DTYPES:
-        raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, got '{config.dtype}'")
+        raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, got '{shown(config.dtype)}'")
     if config.embed_dtype not in (None, *DTYPES[:3]):
-        raise InputError(f"config: embed_dtype: expected {', '.join(DTYPES[:3])}, got '{config.embed_dtype}'")
+        raise InputError(f"config: embed_dtype: expected {', '.join(DTYPES[:3])}, got '{shown(config.embed_dtype)}'")
     check_tokens_per_batch("config: max_tokens_per_batch", config.max_tokens_per_batch, config.model_max_length)
 
 
@@ -181,4 +209,4 @@ def _check_strategy(config: Config) -> None:
 def check_tokens_per_batch(name: str, value: int | str, longest: int) -> None:
     """Raises InputError, which calls the value `name`, unless it is "auto" or holds the longest row."""
     if value != "auto" and (isinstance(value, str) or value < longest):
-        raise InputError(f"{name}: expected 'auto' or at least model_max_length = {longest}, got {value!r}")
+        raise InputError(f"{name}: expected 'auto' or at least model_max_length = {longest}, got {shown(repr(value))}")

@@ -7,16 +7,23 @@ Formats: a JSON list, JSON lines, both gzipped; parquet and a saved Hugging Face
 import gzip
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .data_summary import log_rows
 from .errors import InputError
 from .files import atomic_path
+from .messages import reason, shown
+from .reading import check_file, check_plain, flaw_of, is_folder, parse_json, read_text
+
+log = logging.getLogger("diverseevol_fast")
 
 QUICKSTART = "builtin:quickstart"
+MOST_NAMED = 20  # broken lines in one message
 COLUMNS = ("instruction", "input", "output", "messages", "conversations")
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
                   "system": "system", "tool": "tool"}  # fmt: skip
@@ -52,7 +59,7 @@ class Data:
 
 
 def load_data(
-    path: str, columns: dict[str, str] | None = None, text_column: str | None = None
+    path: str, columns: dict[str, str] | None = None, text_column: str | None = None, skip_broken: bool = False
 ) -> tuple[Data, list[int]]:
     """Read a data set and check every row. Returns it and the rows with an empty instruction or output, or text.
 
@@ -60,32 +67,94 @@ def load_data(
         path: a file, a saved `datasets` folder, or "builtin:quickstart".
         columns: other names for our columns, {"instruction": "question", ...}.
         text_column: rows are of any kind, and this key's value is their text.
+        skip_broken: leave broken lines and malformed rows aside; row numbers count the rows that are left.
 
     Raises:
-        InputError: no such file, a broken line (file, line, what), a missing key, an unknown schema, no rows.
+        InputError: no such file, broken lines or malformed rows (file, line, what; the first 20 of them), an unknown
+            schema, no rows.
     """
     unknown = set(columns or {}) - set(COLUMNS)
     if unknown:
-        raise InputError(f"columns: expected names out of {', '.join(COLUMNS)}, got {', '.join(sorted(unknown))}")
+        names = shown(", ".join(sorted(map(str, unknown))))
+        raise InputError(f"columns: expected names out of {', '.join(COLUMNS)}, got {names}")
+    for name, key in (columns or {}).items():
+        if not isinstance(key, str):
+            raise InputError(f"columns: expected the name of a key for '{name}', got {shown(repr(key))}")
     names = {name: name for name in COLUMNS} | (columns or {})
     if path == QUICKSTART:
         from .quickstart import generate_rows
 
-        rows, kind = generate_rows(), "generated rows"
+        found, kind = Found(generate_rows(), "row"), "generated rows"
     else:
-        rows, kind = _read(Path(path))
-    if not rows:
-        raise InputError(f"{path}: no rows; expected at least one")
-    if text_column is None:
-        schema = _schema(rows[0], names, path)
-    elif columns:
-        raise InputError("columns: name parts of a row, of which a text column takes none; give one of the two")
-    else:
-        schema, names = "text", {"text": text_column}
-    data = Data(rows, schema, names, str(path))
-    empty = [index for index in range(len(rows)) if _check_row(data, index)]
+        found, kind = _read(path)
+    if text_column is not None:
+        if columns:
+            raise InputError("columns: name parts of a row, of which a text column takes none; give one of the two")
+        names = {"text": text_column}
+    data, empty = _checked(found, names, path, skip_broken)
     log_rows(data, kind, empty)
     return data, empty
+
+
+@dataclass
+class Found:
+    """What a file holds: rows, where they stand in it, and what is broken."""
+
+    rows: list[dict]
+    unit: str  # "line" or "row": what the places count
+    places: list[int] | None = None  # of the rows; None: 0, 1, 2, ...
+    broken: list[tuple[int, str]] = field(default_factory=list)  # places, and what is wrong there
+
+    def place(self, index: int) -> int:
+        """Where row `index` stands in the file."""
+        return index if self.places is None else self.places[index]
+
+
+def _checked(found: Found, names: dict[str, str], path: str, skip_broken: bool) -> tuple[Data, list[int]]:
+    """The rows that are whole as a data set, and the empty ones among them. Raises as load_data does."""
+    if not found.rows and not found.broken:
+        raise InputError(f"{path}: no rows; expected at least one")
+    rows, empty, broken, schema = [], [], list(found.broken), None
+    for index, row in enumerate(found.rows):
+        try:
+            schema = schema or _schema(row, names)
+            is_empty = _check_row(Data([row], schema, names, path), 0)
+        except RowError as error:
+            broken.append((found.place(index), str(error)))
+            continue
+        if is_empty:
+            empty.append(len(rows))
+        rows.append(row)
+    if broken and not skip_broken:
+        raise InputError(_broken(path, found.unit, sorted(broken)))
+    if not rows:
+        raise InputError(f"{path}: no rows are left; all {len(broken)} are broken")
+    if broken:
+        place, reason = min(broken)
+        log.warning(
+            "%s: %d broken %ss are left aside, the first is %s %d: %s",
+            path, len(broken), found.unit, found.unit, place, reason,
+        )  # fmt: skip
+    return Data(rows, schema, names, path), empty
+
+
+def _broken(path: str, unit: str, broken: list[tuple[int, str]]) -> str:
+    """One flaw in one line; several in a line each, below a sentence on all of them."""
+    lines = [f"{path}, {unit} {place}: {reason}" for place, reason in broken[:MOST_NAMED]]
+    if len(broken) == 1:
+        return lines[0]
+    more = f", the first {MOST_NAMED}" if len(broken) > MOST_NAMED else ""
+    return "\n".join(
+        [
+            f"{path}: {len(broken)} broken {unit}s{more}; mend them, or leave them aside: --skip-broken of select and "
+            "embed, skip_broken of a run",
+            *lines,
+        ]
+    )
+
+
+class RowError(InputError):
+    """What is wrong with a row; who raises it does not know where the row stands."""
 
 
 def data_of(rows: list[str] | list[dict]) -> Data:
@@ -103,116 +172,135 @@ def data_of(rows: list[str] | list[dict]) -> Data:
             raise InputError(f"rows, row {index}: expected {wanted}, got {type(row).__name__}")
     if kind is str:
         for index, text in enumerate(rows):
-            _check_text(f"rows, row {index}", text)
+            check_plain(text, f"rows, row {index}")
         return Data([{"text": text} for text in rows], "text", {"text": "text"}, "rows")
-    names = {name: name for name in COLUMNS}
-    data = Data(rows, _schema(rows[0], names, "rows"), names, "rows")
-    for index in range(len(rows)):
-        _check_row(data, index)
-    return data
+    return _checked(Found(rows, "row"), {name: name for name in COLUMNS}, "rows", skip_broken=False)[0]
 
 
-def _read(path: Path) -> tuple[list[dict], str]:
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    if path.is_dir() or path.suffix == ".parquet":
-        return _read_datasets(path)
-    zipped = path.suffix == ".gz"
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if zipped else open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise InputError(f"{path}: not readable as {'gzipped ' if zipped else ''}UTF-8 text: {error}") from error
-    suffix = " (gzip)" if zipped else ""
+def _read(name: str) -> tuple[Found, str]:
+    if not name.strip():
+        raise InputError(f"data: expected the name of a file or folder, got {name!r}")
+    path = Path(name)
+    if is_folder(path) or path.suffix == ".parquet":
+        rows, kind = _read_arrow(path)
+        return Found(rows, "row"), kind
+    text = read_text(path)
+    suffix = " (gzip)" if path.suffix == ".gz" else ""
     if text.lstrip()[:1] == "[":
         return _parse_list(path, text), "JSON list" + suffix
     return _parse_lines(path, text), "JSON lines" + suffix
 
 
-def _parse_list(path: Path, text: str) -> list[dict]:
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, row {number}: expected an object, got {type(row).__name__}")
-    return rows
+def _parse_list(path: Path, text: str) -> Found:
+    found = Found([], "row", [])
+    for number, row in enumerate(parse_json(text, str(path))):
+        _take(found, number, row)
+    return found
 
 
-def _parse_lines(path: Path, text: str) -> list[dict]:
-    rows = []
+def _parse_lines(path: Path, text: str) -> Found:
+    found = Found([], "line", [])
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON: {error.msg} (column {error.colno})") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
-        rows.append(row)
-    return rows
+            _take(found, number, parse_json(line, str(path), number))
+        except InputError as error:
+            found.broken.append((number, str(error).removeprefix(f"{path}, line {number}: ")))
+    return found
 
 
-def _read_datasets(path: Path) -> tuple[list[dict], str]:
+def _take(found: Found, place: int, row: Any) -> None:
+    """A row, or what is wrong with it."""
+    if isinstance(row, dict):
+        found.rows.append(row)
+        found.places.append(place)
+    else:
+        found.broken.append((place, f"expected an object, got {type(row).__name__}"))
+
+
+def _read_arrow(path: Path) -> tuple[list[dict], str]:
+    """Rows of a parquet file or a saved `datasets` folder."""
     try:
         import datasets
+        import pyarrow.parquet
     except ImportError as error:
         raise InputError(f"{path}: needs the datasets package; pip install 'datasets>=3'") from error
     try:
         if path.is_dir():
-            loaded, kind = datasets.load_from_disk(str(path)), "datasets folder"
+            loaded, kind = datasets.load_from_disk(os.fspath(path)), "datasets folder"
         else:
-            loaded, kind = datasets.Dataset.from_parquet(str(path), keep_in_memory=True), "parquet"
-    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise InputError(f"{path}: not a parquet file or a saved datasets folder: {error}") from error
+            check_file(path)
+            loaded, kind = datasets.Dataset(pyarrow.parquet.ParquetFile(path).read()), "parquet"
+    except InputError:
+        raise
+    except Exception as error:  # of damaged files these libraries raise whatever they stumble over
+        raise InputError(
+            f"{shown(path, 200)}: not a whole parquet file or saved datasets folder: {reason(error)}"
+        ) from error
     if not isinstance(loaded, datasets.Dataset):
-        raise InputError(f"{path}: expected one split, got {', '.join(loaded)}; name one: {path}/{next(iter(loaded))}")
-    return loaded.to_list(), kind
+        splits = shown(", ".join(loaded))
+        raise InputError(f"{path}: expected one split, got {splits}; name one: {path}/{next(iter(loaded))}")
+    try:
+        loaded.data.validate(full=True)  # damaged offsets would be followed out of the file
+        return loaded.to_list(), kind
+    except Exception as error:
+        raise InputError(f"{shown(path, 200)}: its columns are damaged: {reason(error)}") from error
 
 
-def _schema(row: dict, names: dict[str, str], path: str) -> str:
+def _schema(row: dict, names: dict[str, str]) -> str:
+    if "text" in names:
+        return "text"
     for schema, key in (("messages", "messages"), ("sharegpt", "conversations"), ("alpaca", "instruction")):
         if names[key] in row:
             return schema
-    raise InputError(
-        f"{path}, row 0: expected '{names['instruction']}', '{names['messages']}' or '{names['conversations']}', "
-        f"got keys {', '.join(map(repr, row))}; other names: columns: {{instruction: NAME, output: NAME}}"
+    raise RowError(
+        f"expected '{shown(names['instruction'])}', '{shown(names['messages'])}' or '{shown(names['conversations'])}', "
+        f"got keys {_keys(row)}; other names: columns: {{instruction: NAME, output: NAME}}"
     )
+
+
+def _keys(row: dict) -> str:
+    return shown(", ".join(map(repr, row)))
 
 
 def _check_row(data: Data, index: int) -> bool:
     """Raises on a malformed row; True when its instruction or its output, or its text, is empty."""
-    where = f"{data.source}, row {index}"
     row = data.rows[index]
+    flaw = flaw_of(row)
+    if flaw:
+        raise RowError(flaw)
     if data.schema in ("alpaca", "text"):
         names = ("instruction", "input", "output") if data.schema == "alpaca" else ("text",)
         for name in names:
             key = data.columns[name]
             if name != "input" and key not in row:
-                raise InputError(f"{where}: key '{key}' is missing; got {', '.join(map(repr, row))}")
+                raise RowError(f"key '{shown(key)}' is missing; got {_keys(row)}")
             if not isinstance(row.get(key) or "", str):
-                raise InputError(f"{where}: '{key}' expected text, got {type(row[key]).__name__}")
-            _check_text(where, row.get(key) or "")
+                raise RowError(f"'{shown(key)}' expected text, got {type(row[key]).__name__}")
         return not all(data.field(index, name).strip() for name in names if name != "input")
-    try:
-        turns = data.conversation(index)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{where}: not a {data.schema} conversation: {error!r}") from error
-    for turn in turns:
-        if not isinstance(turn["content"], str):
-            raise InputError(f"{where}: expected text turns, got {type(turn['content']).__name__}")
-        _check_text(where, turn["content"])
+    turns = _turns(data, index)
     said = {role: "".join(t["content"] for t in turns if t["role"] == role).strip() for role in ("user", "assistant")}
     return not (said["user"] and said["assistant"])
 
 
-def _check_text(where: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{where}: half a surrogate pair at character {error.start}; expected Unicode text") from error
+def _turns(data: Data, index: int) -> list[dict[str, str]]:
+    """The conversation of a row. Raises RowError where it is none."""
+    key = data.columns["messages" if data.schema == "messages" else "conversations"]
+    role, content = ("role", "content") if data.schema == "messages" else ("from", "value")
+    turns = data.rows[index].get(key)
+    if not isinstance(turns, list):
+        raise RowError(f"'{shown(key)}' expected a list of turns, got {type(turns).__name__}")
+    for number, turn in enumerate(turns):
+        if not isinstance(turn, dict):
+            raise RowError(f"turn {number}: expected an object, got {type(turn).__name__}")
+        for name in (role, content):
+            if not isinstance(turn.get(name), str):
+                got = type(turn[name]).__name__ if name in turn else "no such key"
+                raise RowError(f"turn {number}: expected text under '{name}', got {got}")
+        if data.schema == "sharegpt" and turn[role] not in SHAREGPT_ROLES:
+            raise RowError(f"turn {number}: expected from: {' or '.join(SHAREGPT_ROLES)}, got '{shown(turn[role])}'")
+    return data.conversation(index)
 
 
 def check_row_file(path: Path) -> str:
@@ -245,10 +333,10 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
             else open(partial, "w", encoding="utf-8") as file
         ):
             if kind == ".json":
-                json.dump(list(rows), file, ensure_ascii=False, indent=1, default=str)
+                json.dump(list(rows), file, ensure_ascii=False, indent=1, default=str, allow_nan=False)
             else:
                 for row in rows:
-                    file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                    file.write(json.dumps(row, ensure_ascii=False, default=str, allow_nan=False) + "\n")
 
 
 def _write_parquet(path: Path, rows: Iterable[dict]) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .reading import parse_json
+
+DAMAGED = "the file was damaged after it was written, restore it from a copy"
 
 
 @contextmanager
@@ -103,6 +106,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read what write_json wrote."""
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    """Read what write_json wrote.
+
+    Raises:
+        InputError: the file was damaged since; says where.
+        FileNotFoundError: there is none.
+    """
+    try:
+        return parse_json(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text; {DAMAGED}") from error
+    except InputError as error:
+        raise InputError(f"{error}; {DAMAGED}") from error

@@ -10,8 +10,10 @@ import torch
 
 from .data import Data
 from .errors import InputError
+from .messages import reason, shown
 from .progress import Progress
 from .quickstart import build_small_llama
+from .reading import parse_json, read_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,6 +22,7 @@ log = logging.getLogger("diverseevol_fast")
 
 SMALL_LLAMA = "builtin:small-llama"
 NO_LIMIT = 1 << 30  # tokens; tokenizers without a limit say 1e30
+MOST_PARTS = 10_000  # layers or experts of a model
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -29,10 +32,15 @@ def resolve_model(name: str, cache_dir: str | None = None, trust_remote_code: bo
     Raises:
         InputError: no such folder, and no such model on the hub or no way to reach it.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(name).expanduser()
+        found = folder.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, ~ of a user that there is not
+        raise InputError(f"model '{shown(name)}': not a name of a folder or model") from error
+    if found:
         if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
             raise InputError(f"model '{name}': the folder has no config.json; expected a saved transformers model")
+        check_settings(folder)
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -41,9 +49,7 @@ def resolve_model(name: str, cache_dir: str | None = None, trust_remote_code: bo
         patterns = WANTED_FILES + (["*.py"] if trust_remote_code else [])
         return Path(snapshot_download(name, cache_dir=cache_dir, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"model '{name}': no such local folder, and not to be had from the hub ({type(error).__name__})"
-        ) from error
+        raise InputError(f"model '{shown(name, 150)}': no such local folder, and not to be had from the hub") from error
 
 
 def build_base_model(data: Data, folder: Path, seed: int) -> None:
@@ -69,17 +75,36 @@ def folder_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def check_settings(folder: Path) -> None:
+    """Look at config.json before transformers, which would build what it asks for.
+
+    Raises:
+        InputError: it is no JSON object, or asks for a number of layers or for sizes that no model has.
+    """
+    path = folder / "config.json"
+    if not path.is_file():  # an adapter's folder has none
+        return
+    settings = parse_json(read_text(path), str(path))
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: expected an object of settings, got {type(settings).__name__}")
+    for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
+        for key, value in part.items():
+            most = MOST_PARTS if any(word in key for word in ("layer", "expert")) else NO_LIMIT
+            if isinstance(value, int) and abs(value) > most:
+                raise InputError(f"{path}: {shown(key)}: expected at most {most}, got {shown(value)}")
+
+
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     """Raises InputError when the folder holds no usable tokenizer."""
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # the tokenizers library raises nothing narrower
         if (folder / "tokenizer.model").is_file() and not _reads_sentencepiece():  # transformers asks for tiktoken
-            reason = "its tokenizer.model needs packages that are missing; pip install sentencepiece protobuf"
-            raise InputError(f"{folder}: {reason}") from error
-        raise InputError(f"{folder}: no usable tokenizer: {_first_line(error)}") from error
+            missing = "its tokenizer.model needs packages that are missing; pip install sentencepiece protobuf"
+            raise InputError(f"{folder}: {missing}") from error
+        raise InputError(f"{folder}: no usable tokenizer: {reason(error)}") from error
 
 
 def _reads_sentencepiece() -> bool:
@@ -151,16 +176,16 @@ def load_sentence_transformer(folder: Path, *, dtype: str, trust_remote_code: bo
             str(folder), device=str(device()), trust_remote_code=trust_remote_code,
             model_kwargs={"dtype": dtype, "use_safetensors": True} | options,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"{folder}: not loadable as a sentence-transformers model: {_first_line(error)}") from error
+    except Exception as error:  # each module of the folder reads settings of its own
+        raise InputError(f"{folder}: not loadable as a sentence-transformers model: {reason(error)}") from error
 
 
 def _load(
     auto, folder: Path, dtype: str, attn_implementation: str | None, trust_remote_code: bool
 ) -> "PreTrainedModel":
-    from safetensors import SafetensorError
     from transformers.utils import logging as transformers_logging
 
+    check_settings(folder)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # an unused lm_head or pooler is expected here
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
@@ -168,8 +193,8 @@ def _load(
         model = auto.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, **options
         )
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        raise InputError(f"{folder}: not loadable as a model: {_first_line(error)}") from error
+    except Exception as error:  # damaged settings and weights end in whatever transformers stumbles over
+        raise InputError(f"{folder}: not loadable as a model: {reason(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     return model.to(device())
@@ -234,7 +259,3 @@ def check_vocabulary(model: "PreTrainedModel", highest_id: int) -> None:
 def device() -> torch.device:
     """The current CUDA device, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

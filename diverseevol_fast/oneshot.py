@@ -3,13 +3,13 @@
 import argparse
 import contextlib
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from . import distributed, provenance
 from .config import check_tokens_per_batch
@@ -18,7 +18,8 @@ from .data_summary import log_lengths
 from .embedding import Embeddings, embed_tokens
 from .encoders import encoder_of, template_for
 from .errors import InputError
-from .files import locked, read_json, write_json
+from .files import locked, write_json
+from .input_files import columns_of, load_embeddings, load_row_numbers
 from .models import (
     folder_sha256,
     is_sentence_folder,
@@ -49,7 +50,7 @@ def embed_data(args: argparse.Namespace) -> Result:
     _require(args, "data", "model")
     if args.output.suffix != ".npy":
         raise InputError(f"--output {args.output}: expected a name ending in .npy")
-    data, empty = load_data(args.data, columns_of(args.columns), args.text_column)
+    data, empty = _load_data(args)
     if empty:
         log.warning("%d rows have an empty %s, the first is row %d", len(empty), _needed(args), empty[0])
     embedded = _embed(args, data, np.arange(len(data.rows)), _made_from(args, data), args.output, [])
@@ -107,7 +108,7 @@ def _files(args: argparse.Namespace) -> Files:
 
 
 def _select(args: argparse.Namespace, files: Files) -> Result:
-    data, empty = load_data(args.data, columns_of(args.columns), args.text_column) if args.data else (None, [])
+    data, empty = _load_data(args) if args.data else (None, [])
     if empty and not args.skip_empty:
         raise InputError(
             f"{args.data}: {len(empty)} rows have an empty {_needed(args)}, the first is row {empty[0]}; "
@@ -144,6 +145,10 @@ def _select(args: argparse.Namespace, files: Files) -> Result:
     return Result("\n".join(told), record | written)
 
 
+def _load_data(args: argparse.Namespace) -> tuple[Data, list[int]]:
+    return load_data(args.data, columns_of(args.columns), args.text_column, args.skip_broken)
+
+
 def _needed(args: argparse.Namespace) -> str:
     """What no row may lack."""
     return f"'{args.text_column}'" if args.text_column else "instruction or output"
@@ -153,13 +158,13 @@ def _check_nothing_read_is_replaced(args: argparse.Namespace, files: Files) -> N
     """No file that is read, or that is written too, is written over."""
     given = [("--data", args.data), ("--embeddings", args.embeddings)]
     given += [("--selected", path) for path in args.selected or []]
-    used = {Path(path).resolve(): f"{name} {path}" for name, path in given if path is not None}
+    used = {os.path.realpath(path): f"{name} {path}" for name, path in given if path is not None}
     for name, path in (("--output", files.output), ("--picks", files.picks), ("--output", files.embeddings)):
         if path is None:
             continue
-        if path.resolve() in used:
-            raise InputError(f"{used[path.resolve()]}: would be replaced; give another {name}")
-        used[path.resolve()] = f"{name} {path}"
+        if os.path.realpath(path) in used:
+            raise InputError(f"{used[os.path.realpath(path)]}: would be replaced; give another {name}")
+        used[os.path.realpath(path)] = f"{name} {path}"
 
 
 def _provenance(args: argparse.Namespace, data: Data | None, x: np.ndarray | None) -> dict[str, Any]:
@@ -235,50 +240,6 @@ def _centers(args: argparse.Namespace, candidates: np.ndarray, n: int) -> list[i
     return None if args.selected is None else positions.tolist()
 
 
-def load_embeddings(path: Path) -> np.ndarray:
-    """A .npy file, memory-mapped, without pickle.
-
-    Raises:
-        InputError: not there, not .npy, cut short, or not a float32 or float16 matrix.
-    """
-    try:
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (ValueError, EOFError, OSError) as error:
-        reason = "" if "pickle" in str(error) else f": {error}"
-        raise InputError(f"{path}: not a whole .npy array of numbers{reason}; write one with numpy.save") from error
-    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype not in (np.float32, np.float16):
-        shape = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else "an archive"
-        raise InputError(
-            f"{path}: expected one float32 or float16 array [N, D], got {shape}; convert it with astype and numpy.save"
-        )
-    return x
-
-
-def load_row_numbers(path: Path, n: int) -> list[int]:
-    """Rows already selected: a JSON list, picks.json or selected.json, or .npy (numbers, or a mask of n rows).
-
-    Raises:
-        InputError: none of these, or numbers that are not rows.
-    """
-    try:
-        if path.suffix == ".npy":
-            numbers = np.load(path, allow_pickle=False)
-            numbers = np.flatnonzero(numbers) if numbers.dtype == np.bool_ and len(numbers) == n else numbers
-            numbers = numbers.tolist()
-        else:
-            numbers = read_json(path)
-            numbers = numbers.get("indices") if isinstance(numbers, dict) else numbers
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a JSON list of rows, a picks.json or a .npy file: {error}") from error
-    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
-        raise InputError(f"{path}: expected a flat list of row numbers, or a record with such a list as 'indices'")
-    return numbers
-
-
 def _model_folder(args: argparse.Namespace) -> Path:
     return resolve_model(args.model, trust_remote_code=args.trust_remote_code)
 
@@ -327,21 +288,6 @@ def _encoder(args: argparse.Namespace, folder: Path):
     model = load_encoder(folder, dtype=dtype, trust_remote_code=args.trust_remote_code, **options)
     tokenizer = load_tokenizer(folder, args.trust_remote_code)
     return encoder_of(model, args.pooling), tokenizer, args.model_max_length
-
-
-def columns_of(text: str | None) -> dict[str, str] | None:
-    """--columns as a mapping.
-
-    Raises:
-        InputError: it is none.
-    """
-    try:
-        columns = yaml.safe_load(text) if text else None
-    except yaml.YAMLError as error:
-        raise InputError(f"--columns: not a YAML mapping: {text!r}") from error
-    if columns is not None and not isinstance(columns, dict):
-        raise InputError(f"--columns: expected a mapping such as '{{instruction: question}}', got {text!r}")
-    return columns
 
 
 def _kcenter(x: np.ndarray, args: argparse.Namespace, centers: list[int] | None) -> KCenterResult:

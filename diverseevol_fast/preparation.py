@@ -18,6 +18,7 @@ from .data_summary import log_lengths
 from .encoders import check_head
 from .errors import InputError
 from .files import file_sha256
+from .messages import reason
 from .models import (
     SMALL_LLAMA,
     build_base_model,
@@ -31,7 +32,7 @@ from .ops import backends
 from .state import RunState, build_folder, check_identity, record_identity
 from .store import remove_embeddings
 from .templates import Template, Tokens, choose_template, tokenize
-from .training import training_arguments, translate_train_args
+from .training import lora_config, training_arguments, translate_train_args
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,8 +72,10 @@ def prepare(config: Config, state: RunState) -> Given:
     for note in translate_train_args(config.train_args)[1]:
         log.warning(note)
     training_arguments(config, state.folder / "state")
+    if config.peft:
+        lora_config(config.peft)
     _check_backend(config.evol_schedule_name)
-    data, empty = load_data(config.full_data_path, config.columns)
+    data, empty = load_data(config.full_data_path, config.columns, config.skip_broken)
     if empty and not config.skip_empty:
         raise InputError(
             f"{data.source}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "
@@ -236,8 +239,8 @@ def _model_config(base: Path, config: Config):
 
     try:
         return AutoConfig.from_pretrained(base, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{base}: not a model that transformers knows: {error}") from error
+    except Exception as error:  # damaged settings end in whatever transformers stumbles over
+        raise InputError(f"{base}: not a model that transformers knows: {reason(error)}") from error
 
 
 def _complete(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from .errors import InputError
 from .files import read_json
+from .messages import shown
 
 DATA_KEYS = {"data_sha256": "content (SHA-256)", "data_rows": "number of rows"}
 
@@ -93,5 +94,4 @@ def _flat(provenance: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 30 else text[:12] + "..." + text[-5:]
+    return shown(repr(value), 30)

@@ -33,7 +33,7 @@ class MadeRun:
 
     @cached_property
     def _loaded(self) -> tuple[Data, list[int]]:
-        data, empty = load_data(self.config.full_data_path, self.config.columns)
+        data, empty = load_data(self.config.full_data_path, self.config.columns, self.config.skip_broken)
         if data.sha256() != self.state.manifest(0)["made_from"]["data_sha256"]:
             raise InputError(f"{self.config.full_data_path}: has changed since the run in {self.state.folder} was made")
         return data, empty

@@ -16,6 +16,7 @@ COMMON = {  # by heading; what a new user looks at
         "model_name_or_path": "base model: a local folder, a hub name, builtin:small-llama",
         "model_max_length": "tokens; longer rows are cut, and counted",
         "columns": "the data's own names, such as {instruction: question, output: answer}",
+        "skip_broken": "true leaves broken lines and malformed rows aside; row numbers count the rows that are left",
         "skip_empty": "true leaves rows with an empty instruction or output aside instead of refusing them",
     },
     "Where the run goes": {

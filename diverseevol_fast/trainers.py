@@ -8,7 +8,8 @@ import yaml
 
 from .data import Data
 from .errors import InputError
-from .files import read_json, write_json
+from .files import write_json
+from .reading import parse_json, read_text
 from .templates import prompt_of
 
 DATASET_INFO = "dataset_info.json"  # where LLaMA-Factory looks names of data sets up
@@ -69,9 +70,9 @@ def _dataset_info(output: Path) -> dict[str, Any]:
     """The entries that are there already."""
     path = output.with_name(DATASET_INFO)
     try:
-        entries = read_json(path) if path.exists() else {}
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}; mend it, or write the rows to another folder") from error
+        entries = parse_json(read_text(path), str(path)) if path.exists() else {}
+    except InputError as error:
+        raise InputError(f"{error}; mend it, or write the rows to another folder") from error
     if not isinstance(entries, dict):
         raise InputError(f"{path}: expected an object of data sets, got {type(entries).__name__}")
     return entries

@@ -4,7 +4,8 @@ import logging
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from . import distributed
 from .batches import pad
 from .config import Config, nearest
 from .errors import InputError, RunError
+from .messages import reason, shown
 from .models import load_causal_lm
 from .progress import Progress
 from .templates import Tokens
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("diverseevol_fast")
 
+REFUSALS = (TypeError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, OSError)  # of odd settings
 IGNORED_LABEL = -100
 LEAST = {  # of what TrainingArguments takes without a look, and training falls over
     "learning_rate": 0.0, "weight_decay": 0.0, "num_train_epochs": 0.0, "per_device_train_batch_size": 1,
@@ -59,7 +62,7 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
     def rename(old: str, new: str, value: Any) -> None:
         args.pop(old)
         args[new] = value
-        notes.append(f"train_args: {old} is now {new}: {value!r}")
+        notes.append(f"train_args: {old} is now {new}: {shown(repr(value))}")
 
     if "evaluation_strategy" in args and "evaluation_strategy" not in known:
         value = args["evaluation_strategy"]
@@ -69,7 +72,10 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
             args.pop("warmup_ratio")
             notes.append("train_args: warmup_ratio is dropped: warmup_steps is given")
         else:
-            rename("warmup_ratio", "warmup_steps", float(args["warmup_ratio"]))
+            ratio = args["warmup_ratio"]
+            if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+                raise InputError(f"config: train_args.warmup_ratio: expected 0 to 1, got {shown(repr(ratio))}")
+            rename("warmup_ratio", "warmup_steps", float(ratio))
     if args.get("group_by_length") is not None and "group_by_length" not in known:
         rename(
             "group_by_length",
@@ -77,6 +83,8 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
             "group_by_length" if args["group_by_length"] else "random",
         )
     if "fsdp_transformer_layer_cls_to_wrap" in args and "fsdp_transformer_layer_cls_to_wrap" not in known:
+        if not isinstance(args.get("fsdp_config") or {}, dict):
+            raise InputError("config: train_args.fsdp_config: expected a mapping beside the layer to wrap")
         layer = {"transformer_layer_cls_to_wrap": [args["fsdp_transformer_layer_cls_to_wrap"]]}
         rename("fsdp_transformer_layer_cls_to_wrap", "fsdp_config", {**(args.get("fsdp_config") or {}), **layer})
     for name in [name for name in args if name in GONE]:
@@ -86,7 +94,7 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
         if name in OURS:
             raise InputError(f"config: train_args.{name}: the run sets it; use the run's own keys")
         if name not in known:
-            raise InputError(f"config: train_args: unknown key '{name}'{nearest(name, known)}")
+            raise InputError(f"config: train_args: unknown key '{shown(name)}'{nearest(name, known)}")
     if args.get("eval_strategy", "no") != "no":
         raise InputError("config: train_args.eval_strategy: expected 'no'; for a held-out loss set val_set_size")
     if args.get("tf32") and not torch.cuda.is_available():
@@ -104,17 +112,25 @@ def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
     """The round's TrainingArguments.
 
     Raises:
-        InputError: a value that transformers refuses.
+        InputError: a value that transformers refuses, now or when training begins.
     """
     from transformers import TrainingArguments
+    from transformers.integrations import get_reporting_integration_callbacks
 
     args, _ = translate_train_args(config.train_args)
     for name, least in LEAST.items():
         value = args.get(name, least)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
-            raise InputError(f"config: train_args.{name}: expected a number of at least {least}, got {value!r}")
+            raise InputError(
+                f"config: train_args.{name}: expected a number of at least {least}, got {shown(repr(value))}"
+            )
+    _check_types(TrainingArguments, args, "config: train_args")
     args.setdefault("logging_steps", 10)
     args.setdefault("logging_nan_inf_filter", False)  # a loss that is not finite is to be seen
+    try:
+        get_reporting_integration_callbacks(config.report_to)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"config: report_to: {reason(error)}") from error
     try:
         return TrainingArguments(
             output_dir=str(folder),
@@ -127,8 +143,31 @@ def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
             use_cpu=not torch.cuda.is_available(),
             **args,
         )
-    except (TypeError, ValueError) as error:
-        raise InputError(f"config: train_args: {' '.join(str(error).split())}") from error
+    except REFUSALS as error:
+        raise InputError(f"config: train_args: {reason(error)}") from error
+
+
+def _check_types(settings_class: type, values: dict[str, Any], place: str) -> None:
+    """
+    Raises:
+        InputError: a value of another type than its field of the dataclass has.
+    """
+    hints = get_type_hints(settings_class)
+    for name, value in values.items():
+        wanted = _types_of(hints[name]) if name in hints else {type(value)}
+        if type(value) not in wanted:
+            names = " or ".join(sorted(kind.__name__ for kind in wanted if kind is not type(None)))
+            raise InputError(f"{place}.{shown(name)}: expected {names}, got {shown(repr(value))}")
+
+
+def _types_of(hint: Any) -> set[type]:
+    """The types that YAML may give for a hint: enumerations by their names, whole numbers for fractions."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return set().union(*map(_types_of, get_args(hint)))
+    if origin is Literal:
+        return {type(value) for value in get_args(hint)}
+    return {float, int} if hint is float else {origin or hint}
 
 
 class Collator:
@@ -206,20 +245,36 @@ def train(
     }
 
 
-def with_lora(model: "PreTrainedModel", settings: dict[str, Any]) -> torch.nn.Module:
-    """The model with LoRA adapters (needs the `peft` extra).
+def lora_config(settings: dict[str, Any]):
+    """peft's LoraConfig (needs the `peft` extra).
 
     Raises:
         InputError: peft is not installed, or refuses the settings.
     """
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
     except ImportError as error:
         raise InputError("config: peft: the peft package is missing; pip install 'peft>=0.17'") from error
+    _check_types(LoraConfig, settings, "config: peft")
     try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"config: peft: {error}") from error
+        return LoraConfig(task_type="CAUSAL_LM", **settings)
+    except REFUSALS as error:
+        raise InputError(f"config: peft: {reason(error)}") from error
+
+
+def with_lora(model: "PreTrainedModel", settings: dict[str, Any]) -> torch.nn.Module:
+    """The model with LoRA adapters.
+
+    Raises:
+        InputError: as lora_config; settings that do not fit the model.
+    """
+    config = lora_config(settings)
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(model, config)
+    except REFUSALS as error:
+        raise InputError(f"config: peft: {reason(error)}") from error
 
 
 def _progress_callback():

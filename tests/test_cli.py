@@ -4,14 +4,16 @@ import gzip
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from conftest import write_config
 
-from diverseevol_fast import kcenter
+from diverseevol_fast import cli, kcenter
 from diverseevol_fast.cli import main
 from diverseevol_fast.models import load_causal_lm, load_tokenizer
 from diverseevol_fast.ops import backends
@@ -139,7 +141,7 @@ def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):
     (tmp_path / "s.json").write_text(json.dumps(list(range(95))))
     fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "s.json")], "s.json: expected rows from 0 to 89")
     fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "p.json")], "would be replaced; give another --picks")
-    fails(capsys, [*base, "-n", "1", "--data", str(data_file), "--columns", "{a"], "--columns: not a YAML mapping")
+    fails(capsys, [*base, "-n", "1", "--data", str(data_file), "--columns", "{a"], "--columns: not YAML")
     fails(capsys, [*base, "-n", "1", "--data", str(data_file), "--output", "o.txt"], "expected a name ending in .json")
     before = x.read_bytes(), data_file.read_bytes()
     both = ["select", "--embeddings", str(x), "--data", str(data_file), "-n", "1"]
@@ -280,6 +282,73 @@ def test_a_full_disk_ends_with_a_sentence_and_keeps_what_is_done(tmp_path, data_
     assert str(tmp_path / "x.npy") in last
     assert "Traceback" not in done.stderr
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_in_a_finalizer_is_not_lost(number, status, monkeypatch, capsys):
+    """Python drops what is raised in __del__: without care the command would go on for its ten seconds."""
+
+    class Slow:
+        def __del__(self):
+            signal.raise_signal(getattr(signal, number))
+            time.sleep(0.01)
+
+    def work(_args, _rest):
+        Slow()
+        time.sleep(10)
+        return "not stopped"
+
+    monkeypatch.setattr(cli, "_command", work)
+    began = time.perf_counter()
+    assert main(["env"]) == status
+    assert time.perf_counter() - began < 5
+    assert "Exception ignored" not in capsys.readouterr().err
+
+
+def test_what_data_says_reaches_the_terminal_as_text(tmp_path, rows, capsys):
+    data = tmp_path / "d.jsonl"
+    data.write_text(json.dumps({"instruction": "a", "output": 1, "\x1b[2J" + "x" * 1_000_000: 1}), encoding="utf-8")
+    error = fails(capsys, ["select", "--data", str(data), "--model", "none", "-n", "1"], "'output' expected text")
+    assert len(error) < 300
+    data.write_text(json.dumps({"\x1b[2J" + "x" * 1_000_000: 1}), encoding="utf-8")
+    error = fails(capsys, ["select", "--data", str(data), "--model", "none", "-n", "1"], "got keys '\\x1b[2Jxxx")
+    assert len(error) < 400
+    main(["select", "--data", str(data), "--model", "a\x1b[2J", "-n", "1", "--skip-broken"])
+    assert "\x1b" not in capsys.readouterr().err
+    fails(capsys, ["select", "--data", "", "--model", "none", "-n", "1"], "--data: expected a value, got ''")
+
+
+def test_broken_lines_are_left_aside_with_a_count(tmp_path, rows, tiny_model, settings, capsys):
+    data = tmp_path / "broken.jsonl"
+    lines = [json.dumps(row) for row in rows]
+    data.write_text("\n".join(["{", *lines[:4], '{"instruction": "no output"}', "3", *lines[4:]]))
+    command = [
+        "select",
+        "--data",
+        str(data),
+        "--model",
+        str(tiny_model),
+        "-n",
+        "6",
+        "--output",
+        str(tmp_path / "o.json"),
+    ]
+    error = fails(capsys, command, "3 broken lines; mend them, or leave them aside: --skip-broken of select and embed")
+    assert [line.rpartition(", line ")[2] for line in error.splitlines()[1:]] == [
+        "1: not JSON: Expecting property name enclosed in double quotes (column 2)",
+        "6: key 'output' is missing; got 'instruction'",
+        "7: expected an object, got int",
+    ]
+    assert not (tmp_path / "o.json").exists()
+    assert main([*command, "--skip-broken"]) == 0
+    assert "3 broken lines are left aside, the first is line 1: not JSON" in capsys.readouterr().err
+    picked = json.loads((tmp_path / "picks.json").read_text())["indices"]
+    assert json.loads((tmp_path / "o.json").read_text()) == [rows[i] for i in picked]
+    config = str(write_config(tmp_path, settings | {"full_data_path": str(data), "n_round": 0}))
+    fails(capsys, ["run", config], "3 broken lines")
+    assert main(["run", config, "--skip_broken", "true", "--quiet"]) == 0
+    pool = json.loads((tmp_path / "out/state/rd_0/selected.json").read_text())["indices"]
+    assert json.loads((tmp_path / "out/data/rd_0_labeled.json").read_text()) == [rows[i] for i in pool]
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -96,6 +96,13 @@ def test_command_line_wins_and_reaches_inside(tmp_path, settings):
             "vendi_argmax_rank: expected -5 to 4 of 5 batches, got 5",
         ),
         ({"dtype": "int8"}, "dtype: expected one of"),
+        ({"seed": 2**32}, "seed: expected at most 4294967295, got 4294967296"),
+        ({"max_random_times": 10**30}, "max_random_times: expected a number below 2.53, got one of 100 bits"),
+        ({"report_to": "foo"}, "report_to: foo is not supported"),
+        ({"train_args": {"warmup_ratio": "x"}}, "train_args.warmup_ratio: expected 0 to 1, got 'x'"),
+        ({"train_args": {"save_steps": float("nan")}}, "the number nan; expected a finite one"),
+        ({"train_args": {"max_grad_norm": "x"}}, "train_args.max_grad_norm: expected float or int, got 'x'"),
+        ({"output_dir": "a\0b"}, "output_dir: expected text without NUL"),
         (
             {"max_tokens_per_batch": 10},
             "max_tokens_per_batch: expected 'auto' or at least model_max_length = 128, got 10",

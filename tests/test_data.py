@@ -75,22 +75,79 @@ def test_empty_rows_are_listed(tmp_path):
         ('[\n{"instruction": "a"},\n{]', "x.json, line 3: not JSON"),
         ("[1]", "row 0: expected an object, got int"),
         ('"x"\n', "line 1: expected an object, got str"),
-        ('{"q": 1}', "expected 'instruction', 'messages' or 'conversations', got keys 'q'"),
+        ('{"q": 1}', "line 1: expected 'instruction', 'messages' or 'conversations', got keys 'q'"),
         (
             '{"instruction": "a", "output": "b"}\n{"instruction": "a"}',
-            "row 1: key 'output' is missing; got 'instruction'",
+            "line 2: key 'output' is missing; got 'instruction'",
         ),
-        ('{"instruction": 3, "output": "b"}', "row 0: 'instruction' expected text, got int"),
-        ('{"instruction": "a", "output": "\\ud83d"}', "row 0: half a surrogate pair at character 0"),
-        ('{"messages": [{"role": "user"}]}', "row 0: not a messages conversation: KeyError"),
-        ('{"messages": [{"role": "user", "content": [1]}]}', "row 0: expected text turns, got list"),
-        ('{"conversations": [{"from": "martian", "value": "x"}]}', "not a sharegpt conversation: KeyError"),
+        ('{"instruction": 3, "output": "b"}', "line 1: 'instruction' expected text, got int"),
+        ('{"instruction": "a", "output": "\\ud83d"}', "line 1: half a surrogate pair at character 0"),
+        ('{"messages": [{"role": "user"}]}', "line 1: turn 0: expected text under 'content', got no such key"),
+        ('{"messages": [{"role": "user", "content": [1]}]}', "line 1: turn 0: expected text under 'content', got list"),
+        (
+            '{"conversations": [{"from": "martian", "value": "x"}]}',
+            "line 1: turn 0: expected from: human or .*, got 'martian'",
+        ),
     ],
 )
 def test_broken_files(tmp_path, text, words):
     (tmp_path / "x.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=words):
         load_data(str(tmp_path / "x.json"))
+
+
+def test_the_first_twenty_broken_lines_are_named(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(['{"instruction": "a", "output": "b"}', *["{"] * 30]))
+    with pytest.raises(InputError) as error:
+        load_data(str(path))
+    first, *lines = str(error.value).splitlines()
+    assert first.startswith(f"{path}: 30 broken lines, the first 20; mend them")
+    assert [line.split(": ")[0] for line in lines] == [f"{path}, line {number}" for number in range(2, 22)]
+    assert len(load_data(str(path), skip_broken=True)[0].rows) == 1
+    path.write_text("{\n[]\n3")
+    with pytest.raises(InputError, match="no rows are left; all 3 are broken"):
+        load_data(str(path), skip_broken=True)
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.json.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, name):
+    text = "\ufeff" + (json.dumps(ALPACA) if ".json" in name else "\n".join(map(json.dumps, ALPACA)))
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    assert load_data(str(tmp_path / name))[0].rows == ALPACA
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            '{"instruction": "a", "output": "b"}\n{"instruction": "NaN", "output": "b", "x": NaN}',
+            "line 2: .* NaN is no num",
+        ),
+        ('[{"instruction": "a",\n"output": "NaN", "x": [\n-Infinity]}]', "line 3: .*-Infinity is no number"),
+        ('{"instruction": "a", "output": "b", "x": 1e400}', "line 1: the number inf; expected a finite one"),
+        (
+            '[{"instruction": "a", "output": "b",\n"x": ' + "1" * 5000 + "}]",
+            "line 2: a number of more than 4300",
+        ),
+        ('{"instruction": "a", "output": "b", "x": ' + "[" * 99999 + "]" * 99999 + "}", "line 1: more than 100 levels"),
+        ('{"instruction": "a", "output": "b", "x": ' + "[" * 200 + "]" * 200 + "}", "line 1: more than 100 levels"),
+        ('{"instruction": "a", "output": "b", "\\ud800": 1}', "line 1: half a surrogate pair"),
+    ],
+)
+def test_what_json_in_utf8_cannot_hold(tmp_path, text, words):
+    (tmp_path / "x.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=words):
+        load_data(str(tmp_path / "x.json"))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_rows(tmp_path / "y.json", [{"x": float("nan")}])
+
+
+def test_columns_with_numbers_that_are_not_finite(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list([*ALPACA, ALPACA[0] | {"note": float("nan")}]).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="row 2: the number nan; expected a finite one, or null"):
+        load_data(str(tmp_path / "x.parquet"))
 
 
 def test_unreadable_files(tmp_path):

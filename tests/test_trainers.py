@@ -129,7 +129,7 @@ def test_axolotl(rows, entry, select, tmp_path):
     [
         ("mine.jsonl.gz", None, "LLaMA-Factory needs a .json, .jsonl or .parquet file that is not dataset_info.json"),
         ("dataset_info.json", None, "LLaMA-Factory needs a .json, .jsonl or .parquet file that is not dataset_info"),
-        ("mine.json", "{", "dataset_info.json: not JSON"),
+        ("mine.json", "{", "dataset_info.json, line 1: not JSON"),
         ("mine.json", "[]", "dataset_info.json: expected an object of data sets, got list"),
     ],
 )

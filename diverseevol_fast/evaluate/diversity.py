@@ -14,8 +14,8 @@ from .. import __version__
 from ..data import QUICKSTART, load_data
 from ..errors import InputError
 from ..files import write_json
+from ..input_files import columns_of, load_embeddings, load_row_numbers
 from ..models import resolve_model
-from ..oneshot import columns_of, load_embeddings, load_row_numbers
 from ..ops.screening import first_not_finite
 from ..progress import Progress
 from ..result import Result

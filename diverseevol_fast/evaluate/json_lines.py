@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..messages import shown
 
 
 def read_text(path: Path) -> str:
@@ -37,10 +38,12 @@ def parse(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line, parse_constant=_refuse)
+        except RecursionError as error:
+            raise InputError(f"{path}, line {number}: too many levels of lists and objects in each other") from error
         except ValueError as error:
             if number == len(lines):
                 raise InputError(f"{path}, line {number}: cut off, so the file is not whole") from error
-            raise InputError(f"{path}, line {number}: not JSON: {error}") from error
+            raise InputError(f"{path}, line {number}: not JSON: {shown(error)}") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
         rows.append((number, row))
@@ -56,7 +59,7 @@ def text_of(place: str, row: dict[str, Any], key: str) -> str:
         InputError: the key is missing, its value is not a text, or one that UTF-8 cannot hold (half a surrogate pair).
     """
     if key not in row:
-        raise InputError(f"{place}: expected the key {key!r}, got {', '.join(map(repr, row)) or 'no keys'}")
+        raise InputError(f"{place}: expected the key {key!r}, got {shown(', '.join(map(repr, row)) or 'no keys')}")
     value = row[key]
     if not isinstance(value, str):
         raise InputError(f"{place}: {key!r}: expected a text, got {type(value).__name__}")
@@ -81,7 +84,7 @@ def id_of(place: str, row: dict[str, Any], key: str) -> str | int:
 def listed(names: list[Any], most: int = 8) -> str:
     """The first of them, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(str(name) for name in names[:most]) + rest
+    return ", ".join(shown(name, 20) for name in names[:most]) + rest
 
 
 def _refuse(constant: str) -> None:

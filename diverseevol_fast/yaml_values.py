@@ -1,0 +1,66 @@
+"""YAML that a user gave: the safe loader, with bounds on what aliases make of it."""
+
+from typing import Any
+
+import yaml
+
+from .errors import InputError
+from .messages import shown
+from .reading import check_plain
+
+MOST_NODES = 100_000  # of a document, with what each alias stands for
+
+
+def parse_yaml(text: str, place: str) -> Any:
+    """The value of a YAML document; None of an empty one. `place` is what errors name.
+
+    Raises:
+        InputError: not YAML, a value that its tag does not fit, aliases that contain themselves or stand for more than
+            MOST_NODES values, more levels or digits than a JSON text may have, numbers that are not finite.
+    """
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is not None and _nodes(node, {}) > MOST_NODES:
+            raise InputError(
+                f"{place}: more than {MOST_NODES} values; expected fewer, aliases counted as what they mean"
+            )
+        value = None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise InputError(f"{place}: not YAML: {_reason(error)}") from error
+    except RecursionError as error:
+        raise InputError(f"{place}: more levels of lists and mappings in each other than can be read") from error
+    except InputError:
+        raise
+    except (ValueError, KeyError, AttributeError, IndexError, TypeError, OverflowError) as error:
+        raise InputError(f"{place}: not YAML: a number, date or tagged value is malformed") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+    check_plain(value, place)
+    return value
+
+
+def _nodes(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
+    """How many values the node stands for, each alias counted as what it means."""
+    if node in known:
+        if known[node] is None:
+            raise yaml.YAMLError(f"an alias contains itself, line {node.start_mark.line + 1}")
+        return known[node]
+    known[node] = None
+    count = 1
+    if isinstance(node, yaml.CollectionNode):
+        for part in node.value:
+            count += sum(_nodes(each, known) for each in (part if isinstance(part, tuple) else (part,)))
+    known[node] = count
+    return count
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None)
+    if problem is None:
+        return shown(" ".join(str(error).split()), 120)
+    place = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+    begun = "" if error.context_mark is None else f", in what begins in line {error.context_mark.line + 1}"
+    return shown(problem, 120) + place + begun
