@@ -121,7 +121,7 @@ def _add_generate(commands, common) -> None:
     generate.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (the run's)")
     generate.add_argument(
         "--upstream-prompt", action="store_true",
-        help="as the public implementation generates: a leading space, a line break after '### Response:'",
+        help="as the public implementation generates: the training prompt after a leading space",
     )  # fmt: skip
     generate.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
 

@@ -25,12 +25,14 @@ from ..models import (
     resolve_model,
 )
 from ..runs import MadeRun
-from ..templates import check_template, render
+from ..templates import check_template, prompt_of, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("diverseevol_fast")
+
+TEXTS = 2  # goes up when fixed_texts changes: embeddings of other texts do not compare
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Space:
     def made_from(self) -> dict[str, Any]:
         """What tells the space from others, wherever the model's folder is."""
         settings = ("max_length", "dtype", "attn_implementation", "trust_remote_code")
-        return {"model_sha256": folder_sha256(self.folder)} | {name: getattr(self, name) for name in settings}
+        return _identity(folder_sha256(self.folder), {name: getattr(self, name) for name in settings})
 
 
 def fixed_space(run: MadeRun, model: str | None = None, trust_remote_code: bool = False) -> Space:
@@ -71,7 +73,7 @@ def fixed_space(run: MadeRun, model: str | None = None, trust_remote_code: bool 
 def is_own(run: MadeRun, space: Space) -> bool:
     """Whether it is that of the run's settings and of the model that every round of it began with."""
     base = run.state.manifest(0)["made_from"]["base_model_sha256"]
-    return space.made_from == {"model_sha256": base} | _settings(run.config)
+    return space.made_from == _identity(base, _settings(run.config))
 
 
 def fixed_embeddings(run: MadeRun, space: Space | None = None) -> torch.Tensor:
@@ -111,14 +113,23 @@ def embed_rows(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch
 
 
 def fixed_texts(data: Data, rows: np.ndarray, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """The rows' training texts without the end token, stripped, after one space: as DiverseEvol measures diversity.
+    """The rows' texts, stripped, after one space: as DiverseEvol measures diversity.
+
+    Of instruction data they are those of its templates/alpaca.json: the training text, but with a line break between
+    "### Response:" and the output. Conversations are the training text without the end token.
 
     Raises:
         InputError: a conversation that the tokenizer's chat template refuses.
     """
-    end = tokenizer.eos_token or ""
-    texts = ("".join(text for text, _ in render(data, int(row), tokenizer)) for row in rows)
-    return [" " + text.rstrip().removesuffix(end).strip() for text in texts]
+    return [" " + _fixed_text(data, int(row), tokenizer).strip() for row in rows]
+
+
+def _fixed_text(data: Data, row: int, tokenizer: "PreTrainedTokenizerBase") -> str:
+    if data.schema == "alpaca":
+        prompt = prompt_of(data.field(row, "instruction"), data.field(row, "input"))
+        return f"{prompt}\n{data.field(row, 'output')}"
+    text = "".join(text for text, _ in render(data, row, tokenizer))
+    return text.rstrip().removesuffix(tokenizer.eos_token or "")
 
 
 def short_digest(made_from: dict[str, Any]) -> str:
@@ -138,6 +149,10 @@ def kept_record(path: Path) -> dict[str, Any]:
         return record
     log.warning("%s: not a JSON object, so made again", path)
     return {}
+
+
+def _identity(model_sha256: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"model_sha256": model_sha256, "texts": TEXTS, **settings}
 
 
 def _settings(config: Config) -> dict[str, Any]:

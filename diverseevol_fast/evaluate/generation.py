@@ -126,6 +126,8 @@ def _tasks(
     }  # fmt: skip
     if _is_adapter(folder):
         made_from["base_model_sha256"] = folder_sha256(run.base_model())
+    if kind == "upstream":
+        made_from["upstream_text"] = "stripped"  # earlier versions had a line break after "### Response:"
     if args.temperature:
         made_from |= {"top_p": args.top_p, "seed": args.seed}
     tasks = []

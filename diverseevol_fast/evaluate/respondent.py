@@ -34,7 +34,7 @@ class Respondent:
         """The text that the answer follows.
 
         kind: "training", what the run's instruction data has before a response; "upstream", what the public
-        implementation generates with; "chat", the tokenizer's chat template.
+        implementation generates with (the same after a space); "chat", the tokenizer's chat template.
 
         Raises:
             InputError: the chat template refuses it.
@@ -42,7 +42,7 @@ class Respondent:
         if kind == "chat":
             return self._chat_prompt(question)
         text = prompt_of(question.text, question.input)
-        return f" {text}\n" if kind == "upstream" else text
+        return f" {text}" if kind == "upstream" else text
 
     def _chat_prompt(self, question: Question) -> str:
         from jinja2 import TemplateError
