@@ -25,10 +25,10 @@ def ask_all(endpoint: Endpoint, left: list[Job], concurrency: int, file: ReplyFi
     question's matter; calls that fail in a row for other reasons are the endpoint's.
 
     Raises:
-        InputError: the endpoint turns every call down, or answers none of the first.
-        RunError: calls failed; replies that came are kept.
+        InputError: every further call would fail for what was given: the key, the address.
+        RunError: calls failed, some or all; replies that came are kept.
     """
-    resumed, useless = bool(file.replies), None
+    useless = None
     with Progress("judge", len(left), "call") as bar:
         tally = _Tally(file, bar, max(FEWEST_FAILURES, concurrency))
         try:
@@ -38,8 +38,7 @@ def ask_all(endpoint: Endpoint, left: list[Job], concurrency: int, file: ReplyFi
             useless = error
     kept = f"{len(file.replies)} replies are kept in {file.path}, the same command asks only for the others"
     if useless:
-        answers = bar.done or (resumed and useless.kind == "refused")  # what is left is what it turns down
-        raise (RunError if answers and useless.kind != "permanent" else InputError)(f"{useless}; {kept}")
+        raise (InputError if useless.kind == "permanent" else RunError)(f"{useless}; {kept}")
     if tally.failed:
         raise RunError(f"{tally.failed} of {len(left)} calls failed; {kept}")
 

@@ -1,0 +1,22 @@
+"""Text of users, files and other programs in messages: one line, printable, cut."""
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """`value` as one line of printable text: control characters escaped, cut with "..." after `limit` characters."""
+    text = str(value)
+    line = "".join(map(_escaped, text[: limit + 1]))
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """`text` whole, with line breaks and tabs, every other control character escaped."""
+    if text.isprintable():
+        return text
+    return "".join(character if character in "\n\t" else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or character == "\u3000":  # the space of Chinese and Japanese text
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
