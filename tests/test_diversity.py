@@ -1,6 +1,8 @@
 """`diverseevol diversity`: a real run's pools and subsets, by a fixed model or given embeddings; what is refused."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -333,6 +335,46 @@ def test_given_embeddings_of_every_row(run, folder, x):
     doubled = measure_run(run, embeddings=x, random=1)["rounds"][0]["values"]
     assert doubled["covering_radius"] == pytest.approx(2 * expected[0]["covering_radius"])
     assert doubled["vendi"] == pytest.approx(expected[0]["vendi"])
+
+
+def test_embeddings_in_columns_give_the_same_numbers(folder, tmp_path, data_file, x, capsys):
+    for source in ([folder], [data_file, "--picks", picks(tmp_path, [5, 7, 70])]):
+        by_rows, by_columns = x, tmp_path / "columns.npy"
+        np.save(by_columns, np.asfortranarray(np.load(by_rows)))
+        assert np.load(by_columns, mmap_mode="r").flags.f_contiguous
+        told = [diversity(capsys, *source, "--embeddings", file, "--json") for file in (by_rows, by_columns)]
+        assert told[0] == told[1].replace(str(by_columns), str(by_rows))
+
+
+@pytest.mark.parametrize("way", ["a file for the folder", "read-only"])
+def test_a_run_that_cannot_be_written_to(way, run, folder, made, tmp_path, monkeypatch, caplog):
+    whole = measure_run(read_run(shutil.copytree(made, tmp_path / "whole")), random=1)
+    if way == "read-only":
+
+        def replace(*_args):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(os, "replace", replace)
+    else:
+        (folder / "diversity").write_text("")
+    embedded = []
+    embed = fixed.embed
+    monkeypatch.setattr(fixed, "embed", lambda *args, **more: embedded.append(more["store"]) or embed(*args, **more))
+    assert measure_run(run, random=1) == whole
+    assert fixed_embeddings(run).shape == (80, 32)  # as report does next
+    assert embedded == [folder / "diversity/embeddings.npy", "host"]
+    for name in ("embeddings.npy", "measures.json"):
+        assert any(text.startswith(f"{folder / 'diversity' / name}: not kept") for text in caplog.messages)
+    assert not (folder / "diversity/measures.json").exists()
+
+
+def test_a_full_disk_is_not_taken_for_a_folder_of_others(run, monkeypatch):
+    def replace(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="No space left"):
+        measure_run(run, random=0)
 
 
 def test_the_command_prints_a_line_for_each_round(folder, capsys):

@@ -13,7 +13,6 @@ import torch
 from .. import __version__
 from ..data import QUICKSTART, load_data
 from ..errors import InputError
-from ..files import write_json
 from ..models import resolve_model
 from ..oneshot import columns_of, load_embeddings, load_row_numbers
 from ..ops.screening import first_not_finite
@@ -21,7 +20,7 @@ from ..progress import Progress
 from ..runs import MadeRun, read_run
 from ..selection.arguments import as_rows
 from ..state import RunState
-from .fixed import Space, embed_rows, fixed_embeddings, fixed_space, is_own, kept_record, short_digest
+from .fixed import Space, embed_rows, fixed_embeddings, fixed_space, is_own, keep_json, kept_record, short_digest
 from .measures import MEASURES, Values, describe, measure_nested, partition
 
 log = logging.getLogger("diverseevol_fast")
@@ -62,7 +61,7 @@ def measure_run(
     """The diversity of each round's pool among the run's candidates, and of random subsets of the same size.
 
     Kept in RUN/diversity, and read from there when it was made from the same: measures.json for the run's own space,
-    a name of its own for any other.
+    a name of its own for any other. A folder that cannot be written to is warned of, nothing is kept then.
 
     Args:
         run: a run with models.
@@ -102,7 +101,7 @@ def measure_run(
     positions = torch.from_numpy(np.searchsorted(run.candidates, pools[-1]))
     head, (rounds,) = _measure(x, [(positions, [len(pool) for pool in pools])], random, seed)
     record = {"model": name, **head, "rounds": [{"round": r, **values} for r, values in enumerate(rounds)]}
-    write_json(path, {"made_from": made_from, **record})
+    keep_json(path, {"made_from": made_from, **record})
     return record
 
 
@@ -226,8 +225,8 @@ def _picks(path: Path, n: int) -> torch.Tensor:
 
 
 def _checked_embeddings(path: Path, n: int, of: str) -> torch.Tensor:
-    """A .npy file's rows, memory-mapped: as many as `of` has, all finite."""
-    values = load_embeddings(path)
+    """A .npy file's rows: as many as `of` has, all finite. Memory-mapped, unless they are there column by column."""
+    values = np.ascontiguousarray(load_embeddings(path))
     if len(values) != n:
         raise InputError(f"{path}: {len(values)} rows, but the data of {of} has {n}; expected one for every row")
     try:

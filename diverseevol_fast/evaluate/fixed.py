@@ -1,8 +1,10 @@
 """Embeddings by one fixed model: rounds and subsets can only be compared in the same space."""
 
+import errno
 import hashlib
 import json
 import logging
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("diverseevol_fast")
 
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)  # the last: a file for a folder
 TEXTS = 2  # goes up when fixed_texts changes: embeddings of other texts do not compare
+
+_in_memory: dict[Path, tuple[dict[str, Any], torch.Tensor]] = {}  # by the file that cannot be: made_from, embeddings
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ def is_own(run: MadeRun, space: Space) -> bool:
 def fixed_embeddings(run: MadeRun, space: Space | None = None) -> torch.Tensor:
     """Every candidate of a run in one space: [len(run.candidates), D] float32, mapped from a file in RUN/diversity.
 
-    Position i is row run.candidates[i]. The file survives a crash half-way, and is made once for each space.
+    Position i is row run.candidates[i]. The file survives a crash half-way, and is made once for each space. Where it
+    cannot be written they are in memory, made once in a process, and a warning says so.
 
     Args:
         run: a run with models.
@@ -97,7 +103,8 @@ def fixed_embeddings(run: MadeRun, space: Space | None = None) -> torch.Tensor:
 def embed_rows(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.Tensor:
     """These rows' texts (fixed_texts) in the space: [len(rows), D] float32, mapped from the file `store`.
 
-    A finished file that was made from the same is opened without loading the model.
+    A finished file that was made from the same is opened without loading the model. Where there can be no such file
+    they are in memory.
 
     Raises:
         InputError, RunError: as fixed_embeddings.
@@ -105,10 +112,15 @@ def embed_rows(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch
     record = store.with_name(f"{store.name}.source.json")
     rows_sha256 = hashlib.sha256(rows.tobytes()).hexdigest()
     made_from = {"version": __version__, "data_sha256": data.sha256(), "rows_sha256": rows_sha256} | space.made_from
-    if store.exists() and kept_record(record) == made_from:
+    if os.path.exists(store) and kept_record(record) == made_from:  # unlike Path.exists no error for what is closed
         return torch.from_numpy(np.load(store, mmap_mode="c"))
-    values = _embedded(space, data, rows, store)
-    write_json(record, made_from)
+    if _in_memory.get(store, ({}, None))[0] == made_from:
+        return _in_memory[store][1]
+    values, is_kept = _embedded(space, data, rows, store)
+    if is_kept:
+        keep_json(record, made_from)
+    else:
+        _in_memory[store] = made_from, values
     return values
 
 
@@ -138,17 +150,35 @@ def short_digest(made_from: dict[str, Any]) -> str:
 
 
 def kept_record(path: Path) -> dict[str, Any]:
-    """What write_json kept; empty when there is none, or none that can be read."""
-    if not path.exists():
-        return {}
+    """What keep_json kept; empty when there is none, or none that can be read."""
     try:
         record = read_json(path)
-    except ValueError:
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, RecursionError, OSError):
         record = None
     if isinstance(record, dict):
         return record
     log.warning("%s: not a JSON object, so made again", path)
     return {}
+
+
+def keep_json(path: Path, value: Any) -> None:
+    """Write what can be made again, or warn that it is not kept: the folder may be somebody else's, or read-only."""
+    try:
+        write_json(path, value)
+    except OSError as error:
+        _warn_not_kept(path, error)
+
+
+def _warn_not_kept(path: Path, error: OSError) -> None:
+    """
+    Raises:
+        OSError: the error, if it is not that nothing may be written there.
+    """
+    if error.errno not in NOT_WRITABLE:
+        raise error
+    log.warning("%s: not kept, made again the next time: it cannot be written (%s)", path, os.strerror(error.errno))
 
 
 def _identity(model_sha256: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +192,8 @@ def _settings(config: Config) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _embedded(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.Tensor:
+def _embedded(space: Space, data: Data, rows: np.ndarray, store: Path) -> tuple[torch.Tensor, bool]:
+    """The embeddings, and whether they are in the file."""
     folder, max_length = space.folder, space.max_length
     options = {"attn_implementation": space.attn_implementation} if space.attn_implementation else {}
     load = load_sentence_transformer if is_sentence_folder(folder) else load_encoder
@@ -173,4 +204,9 @@ def _embedded(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.
         tokenizer = load_tokenizer(folder, space.trust_remote_code)
     check_template(data, tokenizer)
     log.info("%s: embedding %d rows by %s", store, len(rows), folder)
-    return embed(model, tokenizer, fixed_texts(data, rows, tokenizer), store=store, max_length=max_length).values
+    texts = fixed_texts(data, rows, tokenizer)
+    try:
+        return embed(model, tokenizer, texts, store=store, max_length=max_length).values, True
+    except OSError as error:
+        _warn_not_kept(store, error)
+    return embed(model, tokenizer, texts, store="host", max_length=max_length).values, False
