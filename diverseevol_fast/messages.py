@@ -1,11 +1,21 @@
 """Text of users, files and other programs in messages: one line, printable, cut."""
 
+import re
+
+OBJECT = re.compile(r"<class '([\w.]+)'>|<[\w. ]+ object at 0x\w+>|\b\w+(?:Error|Exception): ?")
+
 
 def shown(value: object, limit: int = 80) -> str:
     """`value` as one line of printable text: control characters escaped, cut with "..." after `limit` characters."""
     text = str(value)
     line = "".join(map(_escaped, text[: limit + 1]))
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def reason(error: BaseException) -> str:
+    """What another library says of a failure: its first line, without names of Python objects."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason is given")
+    return shown(OBJECT.sub(lambda match: match[1] or "a value", line), 120)
 
 
 def printable(text: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from .. import __version__
 from ..data import QUICKSTART, load_data
 from ..errors import InputError
+from ..messages import printable, shown
 from ..models import resolve_model
 from ..oneshot import columns_of, load_embeddings, load_row_numbers
 from ..ops.screening import first_not_finite
@@ -46,7 +47,7 @@ def measure_diversity(args: argparse.Namespace) -> str:
     are_runs = [RunState(Path(source)).identity_file.is_file() for source in args.source]
     records = _of_runs(args) if all(are_runs) else _of_data(args, any(are_runs))
     if args.json:
-        return json.dumps(records, indent=1, ensure_ascii=False)
+        return json.dumps(records, indent=1)
     return "\n\n".join(_table(record) for record in records)
 
 
@@ -217,7 +218,7 @@ def _picks(path: Path, n: int) -> torch.Tensor:
     seen = set()
     for row in numbers:
         if not 0 <= row < n:
-            raise InputError(f"{path}: expected rows from 0 to {n - 1}, got {row}")
+            raise InputError(f"{path}: expected rows from 0 to {n - 1}, got {shown(row, 40)}")
         if row in seen:
             raise InputError(f"{path}: row {row} is given more than once")
         seen.add(row)
@@ -262,9 +263,10 @@ def _table(record: dict[str, Any]) -> str:
                 lines.append(["", "", name, *(_number(spread[key]) for spread in entry["random"].values())])
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     lower = ", ".join(measure.head for measure in MEASURES.values() if not measure.higher_is_more_diverse)
+    source = printable(record.get("run") or record["data"])
     return "\n".join([
-        f"{record.get('run') or record['data']}: {record['rows']:,} rows in {record['dimension']} dimensions by "
-        f"{record['model']}; {record['random']} random subsets of each size",
+        f"{source}: {record['rows']:,} rows in {record['dimension']} dimensions by {printable(record['model'])}; "
+        f"{record['random']} random subsets of each size",
         *("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines),
         f"more diverse: higher; lower in {lower}. --json says what each number is.",
     ])  # fmt: skip

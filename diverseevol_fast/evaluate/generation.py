@@ -17,6 +17,7 @@ from ..batches import token_budget_batches
 from ..budget import Limit
 from ..data import load_data
 from ..errors import InputError, RunError
+from ..messages import printable, shown
 from ..models import folder_sha256
 from ..progress import Progress
 from ..runs import MadeRun, read_run
@@ -26,6 +27,8 @@ from .respondent import NextToken, Respondent
 from .resumable_lines import check_folder
 
 log = logging.getLogger("diverseevol_fast")
+
+MOST_SHOWN = 2000  # characters of the prompt that is shown
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def answer_questions(args: argparse.Namespace) -> str:
                 todo.setdefault(r, []).append(task)
     for r, tasks in todo.items():
         model = _load(r, run, args)
-        told += _answer_round(tasks, model, kind, args, shown=r == min(todo))
+        told += _answer_round(tasks, model, kind, args, log_prompt=r == min(todo))
         del model
         gc.collect()  # adapters leave a cycle on it; its memory is needed for the next one
     return "\n".join(told)
@@ -151,11 +154,14 @@ def _load(r: int, run: MadeRun, args: argparse.Namespace) -> Respondent:
     )  # fmt: skip
 
 
-def _answer_round(tasks: list[Task], model: Respondent, kind: str, args: argparse.Namespace, shown: bool) -> list[str]:
-    """Answer what is not answered yet; returns what to tell the user. shown: one prompt is logged."""
-    if shown:
+def _answer_round(
+    tasks: list[Task], model: Respondent, kind: str, args: argparse.Namespace, log_prompt: bool
+) -> list[str]:
+    """Answer what is not answered yet; returns what to tell the user. log_prompt: one prompt is logged."""
+    if log_prompt:
         first = tasks[0].questions[0]
-        log.info("question %s of %s, as the model sees it:\n%s", first.id, tasks[0].name, model.prompt(first, kind))
+        prompt = printable(model.prompt(first, kind)[:MOST_SHOWN])
+        log.info("question %s of %s, as the model sees it:\n%s", shown(first.id), tasks[0].name, prompt)
     prompts = [model.token_ids(task.questions, kind) for task in tasks]
     room = [_room(task, of_task, model.positions, args) for task, of_task in zip(tasks, prompts, strict=True)]
     limit, told = Limit(args.max_tokens_per_batch), []
@@ -183,7 +189,7 @@ def _room(task: Task, prompts: list[list[int]], positions: int, args: argparse.N
     for question, prompt, left in zip(task.questions, prompts, room, strict=True):
         if left < 1:
             raise InputError(
-                f"{task.name}, question {question.id}: its prompt has {len(prompt)} tokens, and the model takes "
+                f"{task.name}, question {shown(question.id)}: its prompt has {len(prompt)} tokens, and the model takes "
                 f"{positions} with the answer; leave the question out"
             )
     short = np.flatnonzero(room < args.max_new_tokens)
@@ -191,7 +197,7 @@ def _room(task: Task, prompts: list[list[int]], positions: int, args: argparse.N
         tightest = short[room[short].argmin()]
         log.warning(
             "%s: %d questions leave less than %d tokens for the answer, question %s leaves %d; they are answered apart",
-            task.name, len(short), args.max_new_tokens, task.questions[tightest].id, room[tightest],
+            task.name, len(short), args.max_new_tokens, shown(task.questions[tightest].id), room[tightest],
         )  # fmt: skip
     return np.minimum(room, args.max_new_tokens)
 
@@ -240,7 +246,7 @@ def _answer_batch(
     if not choose.finite.all():
         question = task.questions[places[int(choose.finite.int().argmin())]]
         raise RunError(
-            f"round {task.r}: the model's logits are not finite for question {question.id} of {task.name}: "
+            f"round {task.r}: the model's logits are not finite for question {shown(question.id)} of {task.name}: "
             "its training diverged, or its numbers are too large for this --dtype"
         )
     seconds = time.perf_counter() - began

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
+from ...messages import shown
 from ..json_lines import listed
 from ..questions import read_questions
 
@@ -40,7 +41,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
         text = question.record.get("answer")
         if not isinstance(text, str):
             got = "none" if "answer" not in question.record else type(text).__name__
-            raise InputError(f"{path}, question {question.id}: expected a text under 'answer', got {got}")
+            raise InputError(f"{path}, question {shown(question.id)}: expected a text under 'answer', got {got}")
         asked = f"{question.text}\n\n{question.input}" if question.input else question.text
         answers[str(question.id)] = Answer(question.id, asked, text)
     return answers
@@ -77,6 +78,7 @@ def check_same_questions(one_file: Path, one: dict[str, str], other_file: Path, 
     for key, text in one.items():
         if text.strip() != other[key].strip():
             raise InputError(
-                f"{other_file}, question {key}: expected {text[:60]!r} as in {one_file}, got {other[key][:60]!r}; "
+                f"{other_file}, question {shown(key)}: expected '{shown(text, 40)}' as in {one_file}, got "
+                f"'{shown(other[key], 40)}'; "
                 "one id must mean one question"
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from ...errors import InputError, RunError
+from ...messages import shown
 from ...progress import Progress
 from .endpoint import CallError, Endpoint
 from .replies import Key, Reply, ReplyFile
@@ -64,7 +65,7 @@ class _Tally:
         self.in_a_row = 0 if outcome.kind == "refused" else self.in_a_row + 1
         if outcome.kind == "permanent" or self.in_a_row >= self.most_failures:
             raise outcome
-        log.warning("judge: question %s, order %d: %s", *key, outcome)
+        log.warning("judge: question %s, order %d: %s", shown(key[0]), key[1], outcome)
 
     def keep(self, key: Key, reply: Reply) -> None:
         """Put a reply on the disk."""

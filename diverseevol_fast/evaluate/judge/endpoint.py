@@ -14,7 +14,7 @@ from urllib.request import getproxies
 from ...errors import InputError
 from ...messages import shown
 from .redaction import SECRET_LENGTH, proxy_secrets, spellings
-from .replies import Reply
+from .replies import Reply, is_count
 
 log = logging.getLogger("diverseevol_fast")
 
@@ -192,7 +192,7 @@ class Endpoint:
                 self._limits = {other: value for other, value in limits.items() if other != name}
                 if name == "max_tokens":
                     self._limits["max_completion_tokens"] = limits[name]
-                log.warning("judge: %s takes no %s; %s", self.model, name, {
+                log.warning("judge: %s takes no %s; %s", shown(self.model), name, {
                     "temperature": "its own temperature holds, and replies may differ from one time to the next",
                     "max_tokens": "max_completion_tokens is sent instead",
                     "max_completion_tokens": "its replies have no limit",
@@ -202,13 +202,13 @@ class Endpoint:
     def _failure_of_status(self, error: Any) -> CallError:
         status = error.status_code
         if 300 <= status < 400:
-            return CallError(f"{self.url}: {self._redirection(status, error.response)}", "permanent")
+            return CallError(f"{shown(self.url, 100)}: {self._redirection(status, error.response)}", "permanent")
         message = self._message(error.body, error.response.text)
         meaning = PERMANENT.get(status) or LIKELY.get(status) or ""
         if error.code == "insufficient_quota":
             meaning = "nothing is left of the quota"
-        told = f", {meaning.format(key_env=self.key_env, model=self.model)}" if meaning else ""
-        sentence = f"{self.url}: HTTP {status}{told}: {message}"
+        told = f", {meaning.format(key_env=self.key_env, model=shown(self.model))}" if meaning else ""
+        sentence = f"{shown(self.url, 100)}: HTTP {status}{told}: {message}"
         if status in PERMANENT or error.code == "insufficient_quota":
             return CallError(sentence, "permanent")
         return CallError(sentence, "busy" if status in PASSING or status >= 500 else "refused")
@@ -235,11 +235,11 @@ class Endpoint:
     def _failure_of_connection(self, error: Exception) -> CallError:
         if isinstance(error, self._openai.APITimeoutError):
             told = f"no reply in time (--timeout: seconds without a byte; to connect, {CONNECT_SECONDS:g} at most)"
-            return CallError(f"{self.url}: {told}", "silent")
+            return CallError(f"{shown(self.url, 100)}: {told}", "silent")
         if isinstance(error, self._openai.APIConnectionError):
             told = self._redacted(str(error.__cause__ or error))
-            return CallError(f"{self.url}: no connection: {told}", "busy")
-        return CallError(f"{self.url}: {self._redacted(f'{type(error).__name__}: {error}')}", "silent")
+            return CallError(f"{shown(self.url, 100)}: no connection: {told}", "busy")
+        return CallError(f"{shown(self.url, 100)}: {self._redacted(f'{type(error).__name__}: {error}')}", "silent")
 
     def _reply(self, body: str, temperature: float | None) -> Reply:
         """The parts of a chat completion that was asked for at this temperature."""
@@ -247,22 +247,26 @@ class Endpoint:
             completion = json.loads(body)
             choice = completion["choices"][0]
             text = choice["message"].get("content") or choice["message"].get("refusal") or ""
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             text = None
         if not isinstance(text, str):
             raise CallError(
-                f"{self.url}: answered with something else than a chat completion (the base URL often ends in /v1): "
-                f"{self._message(None, body)}",
+                f"{shown(self.url, 100)}: answered with something else than a chat completion (the base URL often ends "
+                f"in /v1): {self._message(None, body)}",
                 "silent",
             )
         return Reply(
             text=self._kept(text),
             endpoint=self.url,
-            served_by=self._kept(str(completion.get("model") or "")) or None,
-            finish_reason=self._kept(str(choice.get("finish_reason") or "")) or None,
+            served_by=self._name(completion.get("model")),
+            finish_reason=self._name(choice.get("finish_reason")),
             tokens=_tokens(completion.get("usage")),
             temperature=temperature,
         )
+
+    def _name(self, value: Any) -> str | None:
+        """A name that the endpoint gives, cut; None where it gives none."""
+        return shown(self._kept(value), MESSAGE) if isinstance(value, str) and value else None
 
     def _message(self, body: Any, text: str) -> str:
         """What an error's body says, in at most MESSAGE characters."""
@@ -327,7 +331,7 @@ def _complaints(body: Any) -> Iterator[tuple[str | None, str]]:
         yield body["param"] if isinstance(body.get("param"), str) else None, body["message"]
     for detail in body["detail"] if isinstance(body.get("detail"), list) else []:  # pydantic's
         if isinstance(detail, dict) and isinstance(detail.get("loc"), list) and isinstance(detail.get("msg"), str):
-            yield str(detail["loc"][-1:]), detail["msg"]
+            yield next((part for part in detail["loc"][-1:] if isinstance(part, str)), ""), detail["msg"]
 
 
 def _refused(limits: dict[str, Any], place: str | None, told: str) -> str | None:
@@ -342,4 +346,4 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
     if not isinstance(usage, dict):
         return None
     counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return counts if all(type(count) is int for count in counts) else None
+    return counts if all(map(is_count, counts)) else None

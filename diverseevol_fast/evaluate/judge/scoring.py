@@ -10,6 +10,7 @@ import numpy as np
 
 from ...bootstrap import ratio_interval
 from ...errors import InputError
+from ...messages import printable, shown
 from ..json_lines import listed
 from .answer_pairs import Answer, check_same_questions, read_answers
 from .judgements import Judgement, read_judgements
@@ -59,7 +60,7 @@ def score_judgements(args: argparse.Namespace) -> str:
         for path, answer_file, reference_file in zip(args.judgements, answers, references, strict=True)
     ]
     if args.json:
-        return json.dumps([{"formula": FORMULA, **asdict(each)} for each in scores], indent=1, ensure_ascii=False)
+        return json.dumps([{"formula": FORMULA, **asdict(each)} for each in scores], indent=1)
     return scores_table(scores)
 
 
@@ -133,7 +134,7 @@ def scores_table(scores: list[Scores]) -> str:
     for each in scores:
         lines.append(
             [
-                each.file, str(each.questions), f"{each.relative_score:.2f}", _interval_text(each),
+                printable(each.file), str(each.questions), f"{each.relative_score:.2f}", _interval_text(each),
                 *(f"{share:.1%}" for share in (each.win, each.tie, each.lose)),
                 f"{each.position_effect['both']:+.2f}", str(each.unparsed["count"]), str(each.out_of_range["count"]),
             ]
@@ -221,9 +222,9 @@ def _legend(scores: Scores) -> list[str]:
 
 def _details(scores: Scores) -> list[str]:
     effect = scores.position_effect
-    judge = f", judged by {scores.judge}" if scores.judge else ""
+    judge = f", judged by {shown(scores.judge)}" if scores.judge else ""
     lines = [
-        f"{scores.file}: {scores.model} against {scores.reference}{judge}",
+        f"{printable(scores.file)}: {shown(scores.model)} against {shown(scores.reference)}{judge}",
         f"  first minus second: {effect['model_first']:+.3f} with the model first, {effect['reference_first']:+.3f} "
         f"with the reference first (the answers' quality is in both), {effect['both']:+.3f} over both",
     ]
