@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         with _noticing_termination(), _others_silenced(args.quiet):
             result = _command(args, rest)
         if FIRST:
-            print(json.dumps(result.record, indent=1, ensure_ascii=False) if args.json else result.text)
+            print(json.dumps(result.record, indent=1) if args.json else result.text)
         return 0
     except (KeyboardInterrupt, TerminatedError) as error:
         _complain(f"{str(error) or 'stopped'}; what is finished is kept, the same command goes on from there")

@@ -176,6 +176,9 @@ def _add_diversity(commands, common) -> None:
     diversity.add_argument("--picks", type=Path, nargs="+", metavar="FILE", help="subsets of the data set: picks.json")
     diversity.add_argument("--model", help="the fixed model (each run's base model)")
     diversity.add_argument("--embeddings", type=Path, metavar="X.npy", help="instead of a model: of every row")
+    diversity.add_argument(
+        "--allow-other-data", action="store_true", help="take --picks or --embeddings of another data set all the same"
+    )
     diversity.add_argument("--random", type=int, default=5, metavar="R", help="random subsets as the yardstick (5)")
     diversity.add_argument("--seed", type=int, default=0, help="of the draws and of the k-means cells (0)")
     diversity.add_argument("--columns", metavar="MAP", help="the data set's other names: '{instruction: question}'")
@@ -199,7 +202,7 @@ def _add_generate(commands, common) -> None:
     generate.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (the run's)")
     generate.add_argument(
         "--upstream-prompt", action="store_true",
-        help="as the public implementation generates: a leading space, a line break after '### Response:'",
+        help="as the public implementation generates: the training prompt after a leading space",
     )  # fmt: skip
     generate.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
 

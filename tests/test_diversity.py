@@ -1,6 +1,8 @@
 """`diverseevol diversity`: a real run's pools and subsets, by a fixed model or given embeddings; what is refused."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, write_config
+from public_text import public_text
 
 from diverseevol_fast.cli import main
-from diverseevol_fast.data import data_of
+from diverseevol_fast.data import data_of, load_data
+from diverseevol_fast.evaluate import fixed
 from diverseevol_fast.evaluate.diversity import YARDSTICK, _draw, measure_run
-from diverseevol_fast.evaluate.fixed import fixed_embeddings, fixed_space, fixed_texts, kept_record
+from diverseevol_fast.evaluate.fixed import fixed_embeddings, fixed_space, fixed_texts, is_own, kept_record
 from diverseevol_fast.evaluate.measures import MEASURES, describe, measure_nested, partition
 from diverseevol_fast.models import load_encoder, load_tokenizer
 from diverseevol_fast.preparation import split
@@ -96,14 +100,7 @@ def test_embeddings_are_the_base_models_of_the_candidates_texts(run, rows, tiny_
     held_out = set(range(90)) - set(run.candidates.tolist())
     assert len(held_out) == 10
     for place, row in enumerate(run.candidates):
-        input_text = f"### Input:\n{rows[row]['input']}\n\n" if rows[row].get("input") else ""
-        text = "".join([
-            " Below is an instruction that describes a task",
-            ", paired with an input that provides further context. " if input_text else ". ",
-            "Write a response that appropriately completes the request.\n\n",
-            f"### Instruction:\n{rows[row]['instruction']}\n\n{input_text}### Response:{rows[row]['output']}",
-        ])  # fmt: skip
-        assert text == text.rstrip()
+        text = public_text(rows[row]["instruction"], rows[row].get("input", ""), rows[row]["output"])
         ids = tokenizer(text, return_tensors="pt").input_ids[:, :128]
         with torch.inference_mode():
             expected = model(ids).last_hidden_state[0].mean(dim=0)
@@ -123,13 +120,28 @@ def test_texts_have_no_end_token_and_one_space_before(tiny_model):
         ),
         *fixed_texts(data, np.arange(3), tokenizer),
     )
-    assert (said, end_in_the_data, nothing_said) == (prompt + " C", prompt + "C</s>", prompt)
+    assert (said, end_in_the_data, nothing_said) == (prompt + "\n C", prompt + "\nC</s>", prompt)
     tokenizer.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
     )
     turns = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1."}]
     two_turns = data_of([{"messages": turns + turns}])
     assert fixed_texts(two_turns, np.arange(1), tokenizer) == [" <user>One?<assistant>1.</s><user>One?<assistant>1."]
+
+
+def test_texts_are_those_of_the_public_implementation(shared_data, tiny_model, rows):
+    data = data_of([*load_data(str(shared_data / "alpaca_debug_6.json"))[0].rows, *rows])
+    expected = [public_text(row["instruction"], row.get("input"), row["output"]) for row in data.rows]
+    assert {"### Input:" in text for text in expected} == {True, False}
+    assert fixed_texts(data, np.arange(len(data.rows)), load_tokenizer(tiny_model)) == expected
+
+
+def test_embeddings_of_other_texts_do_not_compare(run, monkeypatch):
+    before = fixed_space(run)
+    assert is_own(run, before)
+    monkeypatch.setattr(fixed, "TEXTS", before.made_from["texts"] + 1)
+    assert not is_own(run, before)
+    assert is_own(run, fixed_space(run))
 
 
 def test_a_runs_record(run, tiny_model):
@@ -323,6 +335,46 @@ def test_given_embeddings_of_every_row(run, folder, x):
     doubled = measure_run(run, embeddings=x, random=1)["rounds"][0]["values"]
     assert doubled["covering_radius"] == pytest.approx(2 * expected[0]["covering_radius"])
     assert doubled["vendi"] == pytest.approx(expected[0]["vendi"])
+
+
+def test_embeddings_in_columns_give_the_same_numbers(folder, tmp_path, data_file, x, capsys):
+    for source in ([folder], [data_file, "--picks", picks(tmp_path, [5, 7, 70])]):
+        by_rows, by_columns = x, tmp_path / "columns.npy"
+        np.save(by_columns, np.asfortranarray(np.load(by_rows)))
+        assert np.load(by_columns, mmap_mode="r").flags.f_contiguous
+        told = [diversity(capsys, *source, "--embeddings", file, "--json") for file in (by_rows, by_columns)]
+        assert told[0] == told[1].replace(str(by_columns), str(by_rows))
+
+
+@pytest.mark.parametrize("way", ["a file for the folder", "read-only"])
+def test_a_run_that_cannot_be_written_to(way, run, folder, made, tmp_path, monkeypatch, caplog):
+    whole = measure_run(read_run(shutil.copytree(made, tmp_path / "whole")), random=1)
+    if way == "read-only":
+
+        def replace(*_args):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(os, "replace", replace)
+    else:
+        (folder / "diversity").write_text("")
+    embedded = []
+    embed = fixed.embed
+    monkeypatch.setattr(fixed, "embed", lambda *args, **more: embedded.append(more["store"]) or embed(*args, **more))
+    assert measure_run(run, random=1) == whole
+    assert fixed_embeddings(run).shape == (80, 32)  # as report does next
+    assert embedded == [folder / "diversity/embeddings.npy", "host"]
+    for name in ("embeddings.npy", "measures.json"):
+        assert any(text.startswith(f"{folder / 'diversity' / name}: not kept") for text in caplog.messages)
+    assert not (folder / "diversity/measures.json").exists()
+
+
+def test_a_full_disk_is_not_taken_for_a_folder_of_others(run, monkeypatch):
+    def replace(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="No space left"):
+        measure_run(run, random=0)
 
 
 def test_the_command_prints_a_line_for_each_round(folder, capsys):

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from generating import QUESTIONS, answers, figures, make_run, read_lines, talkative, write_lines
+from public_text import public_text
 from test_templates import CHAT
 from tokenizers.processors import TemplateProcessing
 
 from diverseevol_fast.cli import main
+from diverseevol_fast.evaluate.questions import read_questions
 from diverseevol_fast.evaluate.respondent import NextToken, Respondent, draw
 from diverseevol_fast.models import load_causal_lm, load_tokenizer
-from diverseevol_fast.templates import PROMPT, PROMPT_WITH_INPUT
+from diverseevol_fast.templates import PROMPT, PROMPT_WITH_INPUT, Template
 
 PROMPTS = [
     PROMPT_WITH_INPUT.format(instruction="Name three colours.", input="red, green, blue"),
@@ -177,7 +179,7 @@ def test_a_tokenizer_that_ends_every_text(copy, ask):
 
 def test_upstream_prompt(made, ask, capsys):
     folder = ask(made, "--upstream-prompt", "--rounds", 1)
-    assert answers(folder, 1) == alone(made / "output/rd_1", [f" {prompt}\n" for prompt in PROMPTS])
+    assert answers(folder, 1) == alone(made / "output/rd_1", [f" {prompt}" for prompt in PROMPTS])
     assert "as the model sees it:\n Below is an instruction" in capsys.readouterr().err
 
 
@@ -193,6 +195,19 @@ def test_a_run_is_asked_by_the_template_it_was_trained_with(tmp_path, tiny_model
     own.write_text("Q: {instruction}\nA: {output}")
     ask(run, output="other", status=2)
     assert "own.txt: is not what" in capsys.readouterr().err
+
+
+def test_the_upstream_prompt_is_that_of_the_public_implementation(made, shared_data):
+    model = Respondent(made / "output/rd_0", Template("alpaca"), trust_remote_code=False)
+    questions = [
+        question
+        for name in ("vicuna", "koala", "wizardlm")
+        for question in read_questions(shared_data / "benchmarks" / f"{name}_test_set.jsonl")
+    ]
+    assert len(questions) == 478
+    assert [model.prompt(question, "upstream") for question in questions] == [
+        public_text(question.text) for question in questions
+    ]
 
 
 def test_a_run_on_conversations_is_asked_through_its_chat_template(tmp_path, tiny_model, rows, ask, capsys):

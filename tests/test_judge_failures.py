@@ -59,7 +59,7 @@ def test_a_first_question_that_is_never_answered(answer, tmp_path, capsys):
         assert "2 of 8 calls failed; 6 replies are kept" in capsys.readouterr().err
         first = 1 if answer == HANG else 2  # one that hangs is not tried again until there has been a reply
         assert server.counts == files.everything() | {("1", 0): first, ("1", 1): 2}
-        assert files.judge(server, *HURRIED) == 2
+        assert files.judge(server, *HURRIED) == 1
         assert "6 replies are kept" in capsys.readouterr().err
         server.behave = eight_nine
         assert files.judge(server) == 0
@@ -84,7 +84,8 @@ def test_a_first_question_that_is_never_answered(answer, tmp_path, capsys):
 def test_a_judge_of_no_use_is_given_up_after_few_calls(answer, calls, words, concurrency, tmp_path, capsys):
     files = Files(tmp_path, 20)
     with ChatServer(lambda call: answer) as server:
-        assert files.judge(server, "--timeout", "0.2", "--retries", "3", "--concurrency", concurrency) == 2
+        status = files.judge(server, "--timeout", "0.2", "--retries", "3", "--concurrency", concurrency)
+    assert status == (2 if calls == 1 else 1)  # 2: what was given, the key or the address, is wrong for every call
     assert len(server.calls) == calls
     error = capsys.readouterr().err
     assert words in error

@@ -1,15 +1,18 @@
 """The key goes to the endpoint and nowhere else, and nothing else of the environment goes there."""
 
+import base64
 import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from chat_server import Answer, ChatServer, says
 from judged import KEY, assert_nowhere, eight_nine, rows_of
 
 from diverseevol_fast.cli import main
+from diverseevol_fast.evaluate.judge.redaction import spellings
 
 pytestmark = pytest.mark.usefixtures("judge_environment")
 
@@ -59,7 +62,12 @@ def test_the_key_in_the_url(written, files, capsys, monkeypatch):
     "written",
     [
         r"sk-abc/def+ghi", r"sk-abc\/def\u002bghi", r"sk-abc\/def\u002Bghi", r"sk-abc\\/def\\u002bghi",
-        r"\u0073k-abc/def+ghi", r"sk-abc%2Fdef%2bghi",
+        r"\u0073k-abc/def+ghi", r"sk-abc%2Fdef%2bghi", "sk-abc%252Fdef%25252bghi", r"sk-abc\x2fdef+ghi",
+        "sk&#45;abc&#x2F;def&plus;ghi", "sk-abc&sol;def&amp;#43;ghi", "sk-abc&#047def&#x00002Bghi",
+        "c2stYWJjL2RlZitnaGk=", "c2stYWJjL2Rl\\nZitnaGk=", *(
+            base64.b64encode(text.encode()).decode()
+            for text in ("Bearer sk-abc/def+ghi", "u:sk-abc/def+ghi", "me:sk-abc/def+ghi and more")
+        ),
     ],
 )  # fmt: skip
 def test_a_key_that_is_echoed_in_another_spelling(written, files, capsys, monkeypatch):
@@ -67,11 +75,59 @@ def test_a_key_that_is_echoed_in_another_spelling(written, files, capsys, monkey
     with ChatServer(lambda call: Answer(401, f'{{"oh": "no {written} here"}}')) as server:
         assert files.judge(server) == 2
         printed = capsys.readouterr()
-        assert '"no [key] here"' in printed.err
+        assert re.search(r'"no \S{0,24}\[key\]\S{0,24} here"', printed.err)
         assert "ghi" not in printed.err
         server.behave = lambda call: says(f"8 9\nyour key is {written}")
         assert files.judge(server) == 0
-    assert rows_of(files.output)[0]["response_QUERY0"] == "8 9\nyour key is [key]"
+    kept = rows_of(files.output)[0]["response_QUERY0"]
+    assert re.fullmatch(r"8 9\nyour key is \S{0,24}\[key\]\S{0,24}", kept)
+    assert "ghi" not in kept
+
+
+@pytest.mark.parametrize("written", ["me:pass/word+9", "me:pass%2Fword%2B9", "pass/word+9", "bWU6cGFzcy93b3JkKzk="])
+def test_a_proxys_authorisation_that_is_echoed(written, files, capsys, monkeypatch):
+    with ChatServer(lambda call: Answer(401, f'{{"oh": "Proxy-Authorization: Basic {written}"}}')) as server:
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("HTTPS_PROXY", "http://me:pass%2Fword%2B9@127.0.0.1:9")
+        assert files.judge(server) == 2
+        printed = capsys.readouterr()
+        assert "Basic [proxy]" in printed.err
+        server.behave = lambda call: says(f"8 9\nBasic {written}")
+        assert files.judge(server) == 0
+    assert rows_of(files.output)[0]["response_QUERY0"].startswith("8 9\nBasic [proxy]")
+    assert_nowhere(written, files.folder, printed)
+
+
+def test_a_key_in_a_long_line_of_backslashes_is_found_at_once():
+    text = "\\" * 300_000 + "%25" * 100_000 + "&amp;" * 100_000
+    began = time.perf_counter()
+    assert spellings("sk-abc/def+ghi").sub("[key]", text + "sk-abc/def+ghi") == text + "[key]"
+    assert time.perf_counter() - began < 10
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirections_are_not_followed(status, files, capsys):
+    with ChatServer(eight_nine) as other:
+        target = f"{other.url}/chat/completions".replace("http://", "http://user:secret@") + f"?key={KEY}"
+        with ChatServer(lambda call: Answer(status, "gone", {"location": target})) as server:
+            assert files.judge(server) == 2
+    assert (len(server.calls), len(other.calls)) == (1, 0)
+    printed = capsys.readouterr()
+    assert f"{server.url}: HTTP {status}, a redirection to {other.url}; redirections are not followed" in printed.err
+    assert "give it as --base-url" in printed.err
+    assert "secret" not in printed.err
+    assert_nowhere(KEY, files.folder, printed)
+    assert not files.output.exists()
+
+
+@pytest.mark.parametrize("location", [None, "//[", "http://\x1b[31m/", "/v2/chat/completions"])
+def test_redirections_to_nowhere(location, files, capsys):
+    headers = {} if location is None else {"location": location}
+    with ChatServer(lambda call: Answer(307, "gone", headers)) as server:
+        assert files.judge(server, "--retries", "0") in (1, 2)
+    error = capsys.readouterr().err
+    assert "\x1b" not in error
+    assert "location" in error or "a redirection to " in error
 
 
 def test_nothing_else_of_the_environment_is_sent(files, monkeypatch):

@@ -251,3 +251,15 @@ def test_a_tokenizer_of_its_own_is_another_model(tmp_path, data_file, tiny_model
     load_tokenizer(tiny_model).save_pretrained(tmp_path / "m")
     (tmp_path / "m" / "note.txt").write_text("changed")
     refused(capsys, "model_sha256: it has ", *made, tmp_path / "m")
+
+
+def test_diversity_of_other_datas_picks_or_embeddings_is_refused(embeddings, data_file, other_data, tmp_path, capsys):
+    assert select("--embeddings", embeddings, "--data", data_file, "-n", 5, "--output", tmp_path / "o.jsonl") == 0
+    picks = tmp_path / "o.picks.json"
+    plain = tmp_path / "y.npy"
+    np.save(plain, np.load(embeddings))
+    for x, what in ((embeddings, f"--embeddings {embeddings}"), (plain, f"--picks {picks}")):
+        measured = ["diversity", "--picks", str(picks), "--embeddings", str(x), "--quiet", "--random", "0"]
+        assert main([*measured, str(other_data)]) == 2
+        assert f"{what}: is of other data than {other_data}" in capsys.readouterr().err
+        assert main([*measured, str(data_file)]) == main([*measured, str(other_data), "--allow-other-data"]) == 0

@@ -187,10 +187,10 @@ def test_orders_that_are_not_swapped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pair", [[8], [8, 9, 10], "8 9", [8, "9"], [True, 9], {}, 8, [None, 9], [float("1e999"), 9], []]
+    "pair", [[8], [8, 9, 10], "8 9", [8, "9"], [True, 9], {}, 8, [None, 9], [10**400, 9], [1e308, 9], [8, 1e-300], []]
 )
 def test_scores_that_are_not_two_numbers(pair, tmp_path):
-    text = json.dumps(line(1, [8, 9], [0.123, 9])).replace("[0.123, 9]", json.dumps(pair).replace("Infinity", "1e999"))
+    text = json.dumps(line(1, [8, 9], [0.123, 9])).replace("[0.123, 9]", json.dumps(pair))
     path = tmp_path / "j.jsonl"
     path.write_text(text + "\n")
     with pytest.raises(InputError, match=r"line 1 \(question 1\): eval_QUERY1: expected two numbers"):
@@ -220,7 +220,7 @@ def test_nothing_to_score(tmp_path):
     with pytest.raises(InputError, match="got a folder"):
         scores_of(tmp_path)
     (tmp_path / "j.jsonl").write_text(json.dumps(line(1, [8, 9], [7, 9])).replace("7", "NaN") + "\n")
-    with pytest.raises(InputError, match="line 1: not JSON: NaN is not a number"):
+    with pytest.raises(InputError, match="line 1: not JSON: NaN is no"):
         scores_of(tmp_path / "j.jsonl")
     (tmp_path / "j.jsonl").write_bytes(b'{"a": "\xff"}\n')
     with pytest.raises(InputError, match="not UTF-8"):

@@ -13,16 +13,17 @@ import torch
 from .. import __version__
 from ..data import QUICKSTART, load_data
 from ..errors import InputError
-from ..files import write_json
 from ..input_files import columns_of, load_embeddings, load_row_numbers
+from ..messages import printable, shown
 from ..models import resolve_model
 from ..ops.screening import first_not_finite
 from ..progress import Progress
+from ..provenance import check_same_data, of_embeddings, of_picks
 from ..result import Result
 from ..runs import MadeRun, read_run
 from ..selection.arguments import as_rows
 from ..state import RunState
-from .fixed import Space, embed_rows, fixed_embeddings, fixed_space, is_own, kept_record, short_digest
+from .fixed import Space, embed_rows, fixed_embeddings, fixed_space, is_own, keep_json, kept_record, short_digest
 from .measures import MEASURES, Values, describe, measure_nested, partition
 
 log = logging.getLogger("diverseevol_fast")
@@ -63,7 +64,7 @@ def measure_run(
     """The diversity of each round's pool among the run's candidates, and of random subsets of the same size.
 
     Kept in a folder, and read from there when it was made from the same: measures.json for the run's own space,
-    a name of its own for any other.
+    a name of its own for any other. A folder that cannot be written to is warned of, nothing is kept then.
 
     Args:
         run: a run with models.
@@ -111,7 +112,7 @@ def measure_run(
     positions = torch.from_numpy(np.searchsorted(run.candidates, pools[-1]))
     head, (rounds,) = _measure(x, [(positions, [len(pool) for pool in pools])], random, seed)
     record = {"model": name, **head, "rounds": [{"round": r, **values} for r, values in enumerate(rounds)]}
-    write_json(path, {"made_from": made_from, **record})
+    keep_json(path, {"made_from": made_from, **record})
     return record
 
 
@@ -121,6 +122,12 @@ def _of_runs(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.columns is not None:
         raise InputError("--columns: names the columns of a data set; a run's config has its own, leave it out")
     runs = [read_run(Path(source)) for source in args.source]
+    if args.embeddings is not None and not args.allow_other_data:
+        of = {
+            source: {"data_sha256": run.state.manifest(0)["made_from"]["data_sha256"]}
+            for source, run in zip(args.source, runs, strict=True)
+        }
+        _check_same_data(of, args.embeddings)
     spaces = [None] * len(runs) if args.embeddings else _spaces(runs, args.model, args.trust_remote_code)
     return [
         {"run": source, **measure_run(
@@ -157,6 +164,9 @@ def _of_data(args: argparse.Namespace, has_run: bool) -> list[dict[str, Any]]:
     data, _ = load_data(source, columns_of(args.columns))
     n = len(data.rows)
     subsets = [(_picks(path, n), path) for path in args.picks]
+    if not args.allow_other_data:
+        of = {source: {"data_sha256": data.sha256(), "data_rows": n}}
+        _check_same_data(of | {f"--picks {path}": of_picks(path) for path in args.picks}, args.embeddings)
     if args.embeddings is None:
         folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code).resolve()
         space = Space(args.model, folder, trust_remote_code=args.trust_remote_code)
@@ -167,6 +177,12 @@ def _of_data(args: argparse.Namespace, has_run: bool) -> list[dict[str, Any]]:
     head, measured = _measure(x, [(rows, [len(rows)]) for rows, _ in subsets], args.random, args.seed)
     entries = [{"picks": str(path), **only} for (_, path), (only,) in zip(subsets, measured, strict=True)]
     return [{"data": source, "model": args.model or str(args.embeddings), **head, "subsets": entries}]
+
+
+def _check_same_data(of: dict[str, dict[str, Any]], embeddings: Path | None) -> None:
+    if embeddings is not None:
+        of = of | {f"--embeddings {embeddings}": of_embeddings(embeddings, len(load_embeddings(embeddings)))}
+    check_same_data(of, "--allow-other-data")
 
 
 def _measure(
@@ -227,7 +243,7 @@ def _picks(path: Path, n: int) -> torch.Tensor:
     seen = set()
     for row in numbers:
         if not 0 <= row < n:
-            raise InputError(f"{path}: expected rows from 0 to {n - 1}, got {row}")
+            raise InputError(f"{path}: expected rows from 0 to {n - 1}, got {shown(row, 40)}")
         if row in seen:
             raise InputError(f"{path}: row {row} is given more than once")
         seen.add(row)
@@ -235,8 +251,8 @@ def _picks(path: Path, n: int) -> torch.Tensor:
 
 
 def _checked_embeddings(path: Path, n: int, of: str) -> torch.Tensor:
-    """A .npy file's rows, memory-mapped: as many as `of` has, all finite."""
-    values = load_embeddings(path)
+    """A .npy file's rows: as many as `of` has, all finite. Memory-mapped, unless they are there column by column."""
+    values = np.ascontiguousarray(load_embeddings(path))
     if len(values) != n:
         raise InputError(f"{path}: {len(values)} rows, but the data of {of} has {n}; expected one for every row")
     try:
@@ -272,9 +288,10 @@ def _table(record: dict[str, Any]) -> str:
                 lines.append(["", "", name, *(_number(spread[key]) for spread in entry["random"].values())])
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     lower = ", ".join(measure.head for measure in MEASURES.values() if not measure.higher_is_more_diverse)
+    source = printable(record.get("run") or record["data"])
     return "\n".join([
-        f"{record.get('run') or record['data']}: {record['rows']:,} rows in {record['dimension']} dimensions by "
-        f"{record['model']}; {record['random']} random subsets of each size",
+        f"{source}: {record['rows']:,} rows in {record['dimension']} dimensions by {printable(record['model'])}; "
+        f"{record['random']} random subsets of each size",
         *("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines),
         f"more diverse: higher; lower in {lower}. --json says what each number is.",
     ])  # fmt: skip

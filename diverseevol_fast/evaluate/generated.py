@@ -13,6 +13,8 @@ from ..preparation import versions
 from .questions import ID_KEYS, Question
 from .resumable_lines import ResumableLines, check_made_from, made_from_of, read_lines
 
+MOST_SECONDS = 1e9  # of a batch
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -96,12 +98,29 @@ class GeneratedFile:
 
     def _take_up(self, batch: dict[str, Any], number: int) -> None:
         try:
-            self.answers |= {int(place): Generated(*fields) for place, fields in batch["answers"].items()}
-            self.seconds += batch["seconds"]
+            answers = {int(place): Generated(*fields) for place, fields in batch["answers"].items()}
+            if not all(map(_is_whole, answers.values())):
+                raise ValueError("other types than append writes")
+            self.answers |= answers
+            self.seconds += _seconds(batch["seconds"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self._partial.path}, line {number}: not a batch of answers; remove the file to begin again"
             ) from error
+
+
+def _is_whole(answer: Generated) -> bool:
+    return isinstance(answer.text, str) and type(answer.tokens) is int and type(answer.ended) is bool
+
+
+def _seconds(value: Any) -> float:
+    """
+    Raises:
+        ValueError: not a duration.
+    """
+    if type(value) not in (int, float) or not 0 < value < MOST_SECONDS:
+        raise ValueError("not a duration")
+    return value
 
 
 def _identified(question: Question) -> dict[str, Any]:

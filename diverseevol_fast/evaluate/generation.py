@@ -18,6 +18,7 @@ from ..budget import Limit
 from ..data import load_data
 from ..errors import InputError, RunError
 from ..files import read_json
+from ..messages import printable, shown
 from ..models import folder_sha256
 from ..progress import Progress
 from ..result import Result
@@ -29,6 +30,8 @@ from .respondent import NextToken, Respondent
 from .resumable_lines import check_folder
 
 log = logging.getLogger("diverseevol_fast")
+
+MOST_SHOWN = 2000  # characters of the prompt that is shown
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def answer_questions(args: argparse.Namespace) -> Result:
                 todo.setdefault(r, []).append(task)
     for r, tasks in todo.items():
         model = _load(r, run, template, args)
-        told += _answer_round(tasks, model, kind, args, shown=r == min(todo))
+        told += _answer_round(tasks, model, kind, args, log_prompt=r == min(todo))
         del model
         gc.collect()  # adapters leave a cycle on it; its memory is needed for the next one
     return Result("\n".join(each.text for each in told), {"files": [each.record for each in told]})
@@ -143,6 +146,8 @@ def _tasks(
     }  # fmt: skip
     if _is_adapter(folder):
         made_from["base_model_sha256"] = folder_sha256(run.base_model())
+    if prompt["prompt"] == "upstream":
+        made_from["upstream_text"] = "stripped"  # earlier versions had a line break after "### Response:"
     if args.temperature:
         made_from |= {"top_p": args.top_p, "seed": args.seed}
     tasks = []
@@ -167,12 +172,13 @@ def _load(r: int, run: MadeRun, template: Template, args: argparse.Namespace) ->
 
 
 def _answer_round(
-    tasks: list[Task], model: Respondent, kind: str, args: argparse.Namespace, shown: bool
+    tasks: list[Task], model: Respondent, kind: str, args: argparse.Namespace, log_prompt: bool
 ) -> list[Result]:
-    """Answer what is not answered yet, file by file. shown: one prompt is logged."""
-    if shown:
+    """Answer what is not answered yet, file by file. log_prompt: one prompt is logged."""
+    if log_prompt:
         first = tasks[0].questions[0]
-        log.info("question %s of %s, as the model sees it:\n%s", first.id, tasks[0].name, model.prompt(first, kind))
+        prompt = printable(model.prompt(first, kind)[:MOST_SHOWN])
+        log.info("question %s of %s, as the model sees it:\n%s", shown(first.id), tasks[0].name, prompt)
     prompts = [model.token_ids(task.questions, kind) for task in tasks]
     room = [_room(task, of_task, model.positions, args) for task, of_task in zip(tasks, prompts, strict=True)]
     limit, told = Limit(args.max_tokens_per_batch), []
@@ -201,7 +207,7 @@ def _room(task: Task, prompts: list[list[int]], positions: int, args: argparse.N
     for question, prompt, left in zip(task.questions, prompts, room, strict=True):
         if left < 1:
             raise InputError(
-                f"{task.name}, question {question.id}: its prompt has {len(prompt)} tokens, and the model takes "
+                f"{task.name}, question {shown(question.id)}: its prompt has {len(prompt)} tokens, and the model takes "
                 f"{positions} with the answer; leave the question out"
             )
     short = np.flatnonzero(room < args.max_new_tokens)
@@ -209,7 +215,7 @@ def _room(task: Task, prompts: list[list[int]], positions: int, args: argparse.N
         tightest = short[room[short].argmin()]
         log.warning(
             "%s: %d questions leave less than %d tokens for the answer, question %s leaves %d; they are answered apart",
-            task.name, len(short), args.max_new_tokens, task.questions[tightest].id, room[tightest],
+            task.name, len(short), args.max_new_tokens, shown(task.questions[tightest].id), room[tightest],
         )  # fmt: skip
     return np.minimum(room, args.max_new_tokens)
 
@@ -258,7 +264,7 @@ def _answer_batch(
     if not choose.finite.all():
         question = task.questions[places[int(choose.finite.int().argmin())]]
         raise RunError(
-            f"round {task.r}: the model's logits are not finite for question {question.id} of {task.name}: "
+            f"round {task.r}: the model's logits are not finite for question {shown(question.id)} of {task.name}: "
             "its training diverged, or its numbers are too large for this --dtype"
         )
     seconds = time.perf_counter() - began

@@ -1,13 +1,12 @@
 """Question files: JSON lines in the three benchmarks' formats, or plain ones."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..messages import shown
-from .json_lines import id_of, parse, read_text, text_of
+from .json_lines import id_of, keys_of, parse, read_text, text_of
 
 TEXT_KEYS = ("instruction", "text", "prompt", "Instruction", "question")  # the first that a row has
 ID_KEYS = ("question_id", "id", "idx")
@@ -54,13 +53,9 @@ def benchmark_name(path: Path) -> str:
 
 def _question(path: Path, number: int, record: dict[str, Any]) -> Question:
     place = f"{path}, line {number}"
-    try:
-        json.dumps(record, ensure_ascii=False).encode()  # as the answers' file will hold it
-    except UnicodeEncodeError as error:
-        raise InputError(f"{place}: half a surrogate pair; expected Unicode text") from error
     key = next((key for key in TEXT_KEYS if key in record), None)
     if key is None:
-        keys = shown(", ".join(map(repr, record)) or "none")
+        keys = keys_of(record) or "none"
         raise InputError(f"{place}: expected the question under one of {', '.join(TEXT_KEYS)}; got keys {keys}")
     text = text_of(place, record, key)
     if not text.strip():

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
+from ..messages import shown
 from ..models import NO_LIMIT, check_vocabulary, load_causal_lm, load_tokenizer
 from ..templates import Template
 from .generated import Generated
@@ -35,7 +36,7 @@ class Respondent:
         """The text that the answer follows.
 
         kind: "training", what the run's template has before a response; "upstream", what the public
-        implementation generates with; "chat", the tokenizer's chat template.
+        implementation generates with (the same after a space); "chat", the tokenizer's chat template.
 
         Raises:
             InputError: the chat template refuses it.
@@ -43,7 +44,7 @@ class Respondent:
         if kind == "chat":
             return self._chat_prompt(question)
         text = self.template.prompt(question.text, question.input, self.tokenizer)
-        return f" {text}\n" if kind == "upstream" else text
+        return f" {text}" if kind == "upstream" else text
 
     def _chat_prompt(self, question: Question) -> str:
         from jinja2 import TemplateError
@@ -52,7 +53,8 @@ class Respondent:
         try:
             return self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
-            raise InputError(f"question {question.id}: the tokenizer's chat template refuses it: {error}") from error
+            refused = f"the tokenizer's chat template refuses it: {shown(error, 120)}"
+            raise InputError(f"question {shown(question.id)}: {refused}") from error
 
     def token_ids(self, questions: list[Question], kind: str) -> list[list[int]]:
         """The token ids of each question's prompt.
@@ -66,7 +68,7 @@ class Respondent:
             found = [ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids for ids in found]
         for question, ids in zip(questions, found, strict=True):
             if not ids:
-                raise InputError(f"question {question.id}: the tokenizer makes no token of its prompt")
+                raise InputError(f"question {shown(question.id)}: the tokenizer makes no token of its prompt")
         check_vocabulary(self.model, max(max(ids) for ids in found))
         return found
 

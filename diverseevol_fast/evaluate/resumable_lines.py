@@ -8,7 +8,11 @@ from typing import Any, BinaryIO
 
 from ..errors import InputError
 from ..files import sync_folder
+from ..messages import shown
+from ..reading import check_plain, parse_json
 from .json_lines import parse
+
+MOST_DIFFERING = 240  # characters about what differs, in a message
 
 Lines = list[tuple[int, dict[str, Any]]]  # each with its number in the file
 
@@ -94,21 +98,24 @@ def check_made_from(path: Path, before: Any, now: dict[str, Any]) -> None:
     if not isinstance(before, dict):
         raise InputError(f"{path}: does not say what it was made from; name another --output or remove it")
     differing = [
-        f"{key.removesuffix('_sha256')}: other content" if key.endswith("_sha256")
-        else f"{key}: there {_short(before.get(key))}, now {_short(now.get(key))}"
+        f"{shown(key.removesuffix('_sha256'), 32)}: other content" if key.endswith("_sha256")
+        else f"{shown(key, 32)}: there {_short(before.get(key))}, now {_short(now.get(key))}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]  # fmt: skip
     if differing:
         raise InputError(
-            f"{path}: was made from something else; name another --output or remove it. {'; '.join(differing)}"
+            f"{path}: was made from something else; name another --output or remove it. "
+            f"{shown('; '.join(differing), MOST_DIFFERING)}"
         )
 
 
 def made_from_of(record: str | bytes) -> Any:
     """What a JSON object says that it was made from; None where it is none, or does not say."""
     try:
-        return json.loads(record)["made_from"]
+        value = parse_json(record if isinstance(record, str) else record.decode(), "made_from")
+        check_plain(value, "made_from")
+        return value["made_from"]
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -154,5 +161,4 @@ def _read(path: Path, whole: bytes, made_from: dict[str, Any]) -> Lines:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 24 else text[:21] + "..."
+    return shown(repr(value), 24)

@@ -78,6 +78,7 @@ def check_same_questions(one_file: Path, one: dict[str, str], other_file: Path, 
     for key, text in one.items():
         if text.strip() != other[key].strip():
             raise InputError(
-                f"{other_file}, question {shown(key, 20)}: expected {text[:40]!r} as in {one_file}, "
-                f"got {other[key][:40]!r}; one id must mean one question"
+                f"{other_file}, question {shown(key)}: expected '{shown(text, 40)}' as in {one_file}, got "
+                f"'{shown(other[key], 40)}'; "
+                "one id must mean one question"
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from ...errors import InputError, RunError
+from ...messages import shown
 from ...progress import Progress
 from .endpoint import CallError, Endpoint
 from .replies import Key, Reply, ReplyFile
@@ -25,10 +26,10 @@ def ask_all(endpoint: Endpoint, left: list[Job], concurrency: int, file: ReplyFi
     question's matter; calls that fail in a row for other reasons are the endpoint's.
 
     Raises:
-        InputError: the endpoint turns every call down, or answers none of the first.
-        RunError: calls failed; replies that came are kept.
+        InputError: every further call would fail for what was given: the key, the address.
+        RunError: calls failed, some or all; replies that came are kept.
     """
-    resumed, useless = bool(file.replies), None
+    useless = None
     with Progress("judge", len(left), "call") as bar:
         tally = _Tally(file, bar, max(FEWEST_FAILURES, concurrency))
         try:
@@ -38,8 +39,7 @@ def ask_all(endpoint: Endpoint, left: list[Job], concurrency: int, file: ReplyFi
             useless = error
     kept = f"{len(file.replies)} replies are kept in {file.path}, the same command asks only for the others"
     if useless:
-        answers = bar.done or (resumed and useless.kind == "refused")  # what is left is what it turns down
-        raise (RunError if answers and useless.kind != "permanent" else InputError)(f"{useless}; {kept}")
+        raise (InputError if useless.kind == "permanent" else RunError)(f"{useless}; {kept}")
     if tally.failed:
         raise RunError(f"{tally.failed} of {len(left)} calls failed; {kept}")
 
@@ -65,7 +65,7 @@ class _Tally:
         self.in_a_row = 0 if outcome.kind == "refused" else self.in_a_row + 1
         if outcome.kind == "permanent" or self.in_a_row >= self.most_failures:
             raise outcome
-        log.warning("judge: question %s, order %d: %s", *key, outcome)
+        log.warning("judge: question %s, order %d: %s", shown(key[0]), key[1], outcome)
 
     def keep(self, key: Key, reply: Reply) -> None:
         """Put a reply on the disk."""

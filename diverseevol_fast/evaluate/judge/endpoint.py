@@ -8,10 +8,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.request import getproxies
 
 from ...errors import InputError
-from .replies import Reply
+from ...messages import shown
+from .redaction import SECRET_LENGTH, proxy_secrets, spellings
+from .replies import Reply, is_count
 
 log = logging.getLogger("diverseevol_fast")
 
@@ -26,7 +29,7 @@ LIKELY = {  # HTTP status: what it mostly means; a single question may be turned
     404: "perhaps there is no such address or model: {model}; the base URL often ends in /v1",
 }
 PASSING = (408, 409, 429)  # HTTP status below 500 that says "later", not "not this"
-SECRET_LENGTH = 8  # shorter keys ("none", "EMPTY") are a local server's; a reply may hold such words
+MESSAGE = 160  # characters of what an endpoint says, in a message
 REFUSED_PARAMETER = re.compile(
     r"unsupported|not supported|n't support|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed",
     re.IGNORECASE,
@@ -123,7 +126,8 @@ class Endpoint:
             raise InputError("judge: needs the openai package; pip install 'openai>=3'") from error
         key = key_in(key_env)
         self.url, self.model, self.key_env = base_url, model, key_env
-        self._openai, self._key, self._is_secret = openai, _as_written(key), len(key) >= SECRET_LENGTH
+        self._openai, self._key, self._is_secret = openai, spellings(key), len(key) >= SECRET_LENGTH
+        self._proxies = [spellings(secret) for secret in proxy_secrets(getproxies().values())]
         if self._is_secret and self._key.search(base_url):
             raise InputError(f"--base-url: expected no key in it, but it holds that of {key_env}; it is sent by itself")
         self._limits: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens}  # replaced whole, never changed
@@ -188,7 +192,7 @@ class Endpoint:
                 self._limits = {other: value for other, value in limits.items() if other != name}
                 if name == "max_tokens":
                     self._limits["max_completion_tokens"] = limits[name]
-                log.warning("judge: %s takes no %s; %s", self.model, name, {
+                log.warning("judge: %s takes no %s; %s", shown(self.model), name, {
                     "temperature": "its own temperature holds, and replies may differ from one time to the next",
                     "max_tokens": "max_completion_tokens is sent instead",
                     "max_completion_tokens": "its replies have no limit",
@@ -196,25 +200,46 @@ class Endpoint:
         return True
 
     def _failure_of_status(self, error: Any) -> CallError:
-        message = self._message(error.body, error.response.text)
         status = error.status_code
+        if 300 <= status < 400:
+            return CallError(f"{shown(self.url, 100)}: {self._redirection(status, error.response)}", "permanent")
+        message = self._message(error.body, error.response.text)
         meaning = PERMANENT.get(status) or LIKELY.get(status) or ""
         if error.code == "insufficient_quota":
             meaning = "nothing is left of the quota"
-        told = f", {meaning.format(key_env=self.key_env, model=self.model)}" if meaning else ""
-        sentence = f"{self.url}: HTTP {status}{told}: {message}"
+        told = f", {meaning.format(key_env=self.key_env, model=shown(self.model))}" if meaning else ""
+        sentence = f"{shown(self.url, 100)}: HTTP {status}{told}: {message}"
         if status in PERMANENT or error.code == "insufficient_quota":
             return CallError(sentence, "permanent")
         return CallError(sentence, "busy" if status in PASSING or status >= 500 else "refused")
 
+    def _redirection(self, status: int, response: Any) -> str:
+        """Where a reply points to that is not followed: questions and answers would go to whom the user did not name.
+
+        Neither the target's user name nor its query is told.
+        """
+        try:
+            parts = _parts_of(urljoin(str(response.url), response.headers.get("location", "")))
+        except ValueError:
+            parts = None
+        if parts is None:
+            target = "somewhere else"
+        else:
+            path = parts.path.removesuffix("/chat/completions")
+            target = self._redacted(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}", 120)
+        return (
+            f"HTTP {status}, a redirection to {target}; redirections are not followed, nothing was sent there; if that "
+            "is where the judge is, give it as --base-url"
+        )
+
     def _failure_of_connection(self, error: Exception) -> CallError:
         if isinstance(error, self._openai.APITimeoutError):
             told = f"no reply in time (--timeout: seconds without a byte; to connect, {CONNECT_SECONDS:g} at most)"
-            return CallError(f"{self.url}: {told}", "silent")
+            return CallError(f"{shown(self.url, 100)}: {told}", "silent")
         if isinstance(error, self._openai.APIConnectionError):
             told = self._redacted(str(error.__cause__ or error))
-            return CallError(f"{self.url}: no connection: {told}", "busy")
-        return CallError(f"{self.url}: {self._redacted(f'{type(error).__name__}: {error}')}", "silent")
+            return CallError(f"{shown(self.url, 100)}: no connection: {told}", "busy")
+        return CallError(f"{shown(self.url, 100)}: {self._redacted(f'{type(error).__name__}: {error}')}", "silent")
 
     def _reply(self, body: str, temperature: float | None) -> Reply:
         """The parts of a chat completion that was asked for at this temperature."""
@@ -222,36 +247,45 @@ class Endpoint:
             completion = json.loads(body)
             choice = completion["choices"][0]
             text = choice["message"].get("content") or choice["message"].get("refusal") or ""
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             text = None
         if not isinstance(text, str):
             raise CallError(
-                f"{self.url}: answered with something else than a chat completion (the base URL often ends in /v1): "
-                f"{self._message(None, body)}",
+                f"{shown(self.url, 100)}: answered with something else than a chat completion (the base URL often ends "
+                f"in /v1): {self._message(None, body)}",
                 "silent",
             )
         return Reply(
             text=self._kept(text),
             endpoint=self.url,
-            served_by=self._kept(str(completion.get("model") or "")) or None,
-            finish_reason=self._kept(str(choice.get("finish_reason") or "")) or None,
+            served_by=self._name(completion.get("model")),
+            finish_reason=self._name(choice.get("finish_reason")),
             tokens=_tokens(completion.get("usage")),
             temperature=temperature,
         )
 
+    def _name(self, value: Any) -> str | None:
+        """A name that the endpoint gives, cut; None where it gives none."""
+        return shown(self._kept(value), MESSAGE) if isinstance(value, str) and value else None
+
     def _message(self, body: Any, text: str) -> str:
-        """What an error's body says, in at most 300 characters."""
+        """What an error's body says, in at most MESSAGE characters."""
         told = body.get("message") if isinstance(body, dict) else None
         return self._redacted(told if isinstance(told, str) else text)
 
     def _kept(self, text: str) -> str:
         """Text of a reply without the key; half a surrogate pair, which no file can hold, is a question mark."""
         text = text.encode(errors="replace").decode()
-        return self._key.sub("[key]", text) if self._is_secret else text
+        return self._without_secrets(text) if self._is_secret else text
 
-    def _redacted(self, text: str) -> str:
-        """One line of at most 300 characters without the key."""
-        return " ".join(self._key.sub("[key]", text).split())[:300]
+    def _redacted(self, text: str, limit: int = MESSAGE) -> str:
+        """One printable line of at most `limit` characters without the key."""
+        return shown(" ".join(self._without_secrets(text).split()), limit)
+
+    def _without_secrets(self, text: str) -> str:
+        for proxy in self._proxies:
+            text = proxy.sub("[proxy]", text)
+        return self._key.sub("[key]", text)
 
 
 def _client(openai: Any, **options: Any) -> Any:
@@ -262,7 +296,8 @@ def _client(openai: Any, **options: Any) -> Any:
     """
     try:
         with _without_openai_variables():
-            return openai.OpenAI(**options)
+            # The library's own client follows redirections.
+            return openai.OpenAI(http_client=openai.DefaultHttpxClient(follow_redirects=False), **options)
     except ImportError:
         reason = "a SOCKS proxy needs the socksio package"
     except Exception as error:  # noqa: BLE001 (of several libraries; its text may hold a part of a proxy's password)
@@ -285,11 +320,6 @@ def _without_openai_variables() -> Iterator[None]:
         os.environ.update(kept)
 
 
-def _as_written(key: str) -> re.Pattern[str]:
-    """A key as it is, and as JSON or a URL may write it: behind backslashes, as \\u002b, as %2b."""
-    return re.compile("".join(rf"(?:\\*{re.escape(c)}|(?i:\\+u{ord(c):04x}|%{ord(c):02x}))" for c in key))
-
-
 def _complaints(body: Any) -> Iterator[tuple[str | None, str]]:
     """What an error's body says against parameters: of which, where it names one apart, and the message.
 
@@ -301,7 +331,7 @@ def _complaints(body: Any) -> Iterator[tuple[str | None, str]]:
         yield body["param"] if isinstance(body.get("param"), str) else None, body["message"]
     for detail in body["detail"] if isinstance(body.get("detail"), list) else []:  # pydantic's
         if isinstance(detail, dict) and isinstance(detail.get("loc"), list) and isinstance(detail.get("msg"), str):
-            yield str(detail["loc"][-1:]), detail["msg"]
+            yield next((part for part in detail["loc"][-1:] if isinstance(part, str)), ""), detail["msg"]
 
 
 def _refused(limits: dict[str, Any], place: str | None, told: str) -> str | None:
@@ -316,4 +346,4 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
     if not isinstance(usage, dict):
         return None
     counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return counts if all(type(count) is int for count in counts) else None
+    return counts if all(map(is_count, counts)) else None

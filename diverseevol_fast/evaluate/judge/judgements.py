@@ -1,17 +1,19 @@
 """The format of judgement files, the public one with a few more keys: a line per question with both orders."""
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...messages import shown
 from ..json_lines import id_of, parse, read_text, text_of
 from .answer_pairs import Answer
 from .prompt import parse_scores
 from .replies import MADE_FROM, Key, Reply, partial_of, reply_of, unfinished
 
 NOT_PARSED = [-1.0, -1.0]  # what public judge scripts write for a reply without scores; ours is null
+SMALLEST, LARGEST = 1e-6, 1e6  # of scores, whatever their sign
+LONGEST = 1e12  # characters or words of an answer
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Judgement:
         """
         call = self.calls[order]
         return reply_of(
-            f"{path}, question {self.question_id}, call_QUERY{order}",
+            f"{path}, question {shown(self.question_id)}, call_QUERY{order}",
             {**call, "text": self.responses[order]} if isinstance(call, dict) else call,
         )
 
@@ -48,8 +50,8 @@ class Judgement:
     @property
     def compared(self) -> str:
         """Who was judged, by whom where that is known."""
-        judge = f", judged by {self.made_from['model']}" if self.made_from else ""
-        return f"{self.model} against {self.reference}{judge}"
+        judge = f", judged by {shown(self.made_from['model'], 40)}" if self.made_from else ""
+        return f"{shown(self.model, 40)} against {shown(self.reference, 40)}{judge}"
 
 
 def read_judgements(path: Path) -> list[Judgement]:
@@ -73,12 +75,15 @@ def read_judgements(path: Path) -> list[Judgement]:
     first = judgements[0]
     for judgement in judgements:
         if judgement.key in seen:
-            raise InputError(f"{path}: question {judgement.question_id!r} comes twice; expected each id once")
-        seen.add(judgement.key)
-        if judgement.compared != first.compared or judgement.made_from != first.made_from:
             raise InputError(
-                f"{path}, question {judgement.question_id}: {judgement.compared}, but the first line {first.compared}; "
-                "expected judgements of one model by one judge in a file"
+                f"{path}: question {shown(repr(judgement.question_id))} comes twice; expected each id once"
+            )
+        seen.add(judgement.key)
+        pair = judgement.model, judgement.reference
+        if pair != (first.model, first.reference) or judgement.made_from != first.made_from:
+            raise InputError(
+                f"{path}, question {shown(judgement.question_id, 40)}: {judgement.compared}, but the first line "
+                f"{first.compared}; expected judgements of one model by one judge in a file"
             )
     return judgements
 
@@ -109,13 +114,16 @@ def judgement_line(
 
 def _judgement(place: str, row: dict[str, Any]) -> Judgement:
     question_id = id_of(place, row, "question_id")
-    place = f"{place} (question {question_id})"
+    place = f"{place} (question {shown(question_id, 40)})"
     for order in (0, 1):
         if f"eval_QUERY{order}" not in row:
             raise InputError(f"{place}: order {order} is missing (no eval_QUERY{order}); expected both orders")
     model, reference = (text_of(place, row, f"assistant{number}_QUERY0") for number in (1, 2))
     if (reference, model) != tuple(text_of(place, row, f"assistant{number}_QUERY1") for number in (1, 2)):
-        raise InputError(f"{place}: expected the assistants of QUERY0, {model} and {reference}, swapped in QUERY1")
+        raise InputError(
+            f"{place}: expected the assistants of QUERY0, {shown(model, 40)} and {shown(reference, 40)}, swapped "
+            "in QUERY1"
+        )
     return Judgement(
         question_id,
         text_of(place, row, "question_text"),
@@ -131,9 +139,19 @@ def _judgement(place: str, row: dict[str, Any]) -> Judgement:
 
 def _made_from(place: str, row: dict[str, Any]) -> dict[str, Any] | None:
     made_from = row.get("made_from")
-    if made_from is not None and not (isinstance(made_from, dict) and set(made_from) == set(MADE_FROM)):
-        raise InputError(f"{place}: made_from: expected an object with {', '.join(MADE_FROM)}, got {made_from!r:.60}")
+    if made_from is not None and not _is_made_from(made_from):
+        raise InputError(
+            f"{place}: made_from: expected an object with {', '.join(MADE_FROM)}, got {shown(made_from, 60)}"
+        )
     return made_from
+
+
+def _is_made_from(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == set(MADE_FROM)
+        and all(type(value[name]) is (int if name == "questions" else str) for name in MADE_FROM)
+    )
 
 
 def _answer_length(place: str, row: dict[str, Any]) -> dict[str, dict[str, float]] | None:
@@ -144,9 +162,10 @@ def _answer_length(place: str, row: dict[str, Any]) -> dict[str, dict[str, float
         numbers = [length[side][unit] for side in ("model", "reference") for unit in ("characters", "words")]
     except (TypeError, KeyError):
         numbers = [None]
-    if not all(_is_number(number) for number in numbers):
+    if not all(_is_number(number) and 0 <= number <= LONGEST for number in numbers):
         raise InputError(
-            f"{place}: answer_length: expected characters and words of the model and the reference, got {length!r:.60}"
+            f"{place}: answer_length: expected characters and words of the model and the reference, "
+            f"got {shown(length, 60)}"
         )
     return length
 
@@ -155,12 +174,18 @@ def _scores(place: str, row: dict[str, Any], order: int) -> tuple[float, float] 
     pair = row[f"eval_QUERY{order}"]
     if pair is None or pair == NOT_PARSED:
         return None
-    if not isinstance(pair, list) or len(pair) != 2 or not all(_is_number(score) for score in pair):
+    if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_score, pair)):
         raise InputError(
-            f"{place}: eval_QUERY{order}: expected two numbers, [the model's score, the reference's], got {pair!r:.60}"
+            f"{place}: eval_QUERY{order}: expected two numbers, [the model's score, the reference's], "
+            f"got {shown(pair, 60)}"
         )
     return float(pair[0]), float(pair[1])
 
 
+def _is_score(value: Any) -> bool:
+    """A number of which neither sums nor their ratio overflow; one of -1 or 11 is a score, too."""
+    return _is_number(value) and (value == 0 or SMALLEST <= abs(value) <= LARGEST)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -27,7 +27,9 @@ From the second line on, explain both scores."""
 
 PROMPT_SHA256 = hashlib.sha256(PROMPT.encode()).hexdigest()
 
-_SCORE = r"[*_`]*([0-9]+(?:\.[0-9]+)?)(?:\s*/\s*10)?[*_`]*"
+LONGEST_LINE = 200  # characters of a line of two scores, with all that may stand around them
+
+_SCORE = r"[*_`]*([0-9]{1,6}(?:\.[0-9]{1,20})?)(?:\s*/\s*10)?[*_`]*"
 _NAME = r"[*_`]*assistant\s*{}[*_`]*\s*[:=][*_`]*\s*"
 _BARE = re.compile(rf"{_SCORE}(?:\s*[,;|]\s*|\s+){_SCORE}")
 _LABELLED = re.compile(rf"{_NAME.format(1)}{_SCORE}[\s,;|.]+{_NAME.format(2)}{_SCORE}", re.IGNORECASE)
@@ -43,10 +45,12 @@ def parse_scores(reply: str) -> tuple[float, float] | None:
 
     The first line that is not blank counts. Beside "8 9": halves, a comma, semicolon or bar between, "8/10 9/10", marks
     of emphasis or brackets around, a full stop at the end, and "Assistant 1: 8, Assistant 2: 9". Anything else ("8 9
-    because", "8-9", "8/9", one or three numbers, a negative one) is None: nothing is guessed. A number out of 1 to 10
-    is a score.
+    because", "8-9", "8/9", one or three numbers, a negative one, one of seven digits) is None: nothing is guessed. A
+    number out of 1 to 10 is a score.
     """
     first_line = next((line.strip() for line in reply.splitlines() if line.strip()), "")
+    if len(first_line) > LONGEST_LINE:
+        return None
     line = first_line.strip("[]()\"' ").removesuffix(".")
     found = _BARE.fullmatch(line) or _LABELLED.fullmatch(line)
     return (float(found[1]), float(found[2])) if found else None

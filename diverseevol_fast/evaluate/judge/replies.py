@@ -1,6 +1,5 @@
 """A judge's replies as they come: one synced JSON line each, in a file that a killed command goes on from."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...messages import shown
+from ...reading import parse_json
 from ..resumable_lines import Lines, ResumableLines, read_lines
 
 MADE_FROM = (  # what a reply depends on, beside the question and the order
@@ -17,6 +18,8 @@ MADE_FROM = (  # what a reply depends on, beside the question and the order
     "reference_sha256",
     "questions",  # how many
 )
+
+MOST_TOKENS = 10**12  # of a prompt or a reply
 
 Key = tuple[str, int]  # the question's, and the order: 0 shows the model's answer first, 1 the reference answer
 
@@ -43,9 +46,18 @@ def reply_of(place: str, fields_of_it: Any) -> Reply:
     if not isinstance(fields_of_it, dict) or set(fields_of_it) != names or not isinstance(fields_of_it["text"], str):
         raise InputError(f"{place}: expected a reply with {', '.join(sorted(names))}")
     tokens = fields_of_it["tokens"]
-    if tokens is not None and not (isinstance(tokens, list) and [type(count) for count in tokens] == [int, int]):
-        raise InputError(f"{place}: tokens: expected two whole numbers or null, got {tokens!r:.40}")
+    if tokens is not None and not (isinstance(tokens, list) and len(tokens) == 2 and all(map(is_count, tokens))):
+        raise InputError(f"{place}: tokens: expected two whole numbers or null, got {shown(tokens, 40)}")
+    for name, kinds in (("endpoint", str), ("served_by", str | None), ("finish_reason", str | None),
+                        ("temperature", int | float | None)):  # fmt: skip
+        if not isinstance(fields_of_it[name], kinds):
+            raise InputError(f"{place}: {name}: expected what judge writes, got {type(fields_of_it[name]).__name__}")
     return Reply(**{**fields_of_it, "tokens": tokens and tuple(tokens)})
+
+
+def is_count(value: Any) -> bool:
+    """Whether it can be a number of tokens."""
+    return type(value) is int and 0 <= value <= MOST_TOKENS
 
 
 def partial_of(output: Path) -> Path:
@@ -107,10 +119,13 @@ def unfinished(path: Path, text: str) -> str | None:
     if not first.startswith('{"made_from": '):
         return None
     try:
-        questions = json.loads(first)["made_from"]["questions"]
-        keys = {(line["question_id"], line["order"]) for line in map(json.loads, filter(None, lines[:-1]))}
+        questions = parse_json(first, str(path), 1)["made_from"]["questions"]
+        if not is_count(questions):
+            raise ValueError("no number of questions")
+        whole = (parse_json(line, str(path)) for line in filter(None, lines[:-1]))
+        keys = {(line["question_id"], line["order"]) for line in whole}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: a damaged file of unfinished judgements") from error
+        raise InputError(f"{path}: a damaged file of unfinished judgements; remove it to begin again") from error
     both = sum((key, 1) in keys for key, order in keys if order == 0)
     return (
         f"{path}: unfinished judgements, {len(keys)} of {2 * questions} replies: of {questions - both} questions an "

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...bootstrap import ratio_interval
 from ...errors import InputError
+from ...messages import printable, shown
 from ...result import Result
 from ..json_lines import listed
 from .answer_pairs import Answer, check_same_questions, read_answers
@@ -131,7 +132,7 @@ def scores_table(scores: list[Scores]) -> str:
     for each in scores:
         lines.append(
             [
-                each.file, str(each.questions), f"{each.relative_score:.2f}", _interval_text(each),
+                printable(each.file), str(each.questions), f"{each.relative_score:.2f}", _interval_text(each),
                 *(f"{share:.1%}" for share in (each.win, each.tie, each.lose)),
                 f"{each.position_effect['both']:+.2f}", str(each.unparsed["count"]), str(each.out_of_range["count"]),
             ]
@@ -219,9 +220,9 @@ def _legend(scores: Scores) -> list[str]:
 
 def _details(scores: Scores) -> list[str]:
     effect = scores.position_effect
-    judge = f", judged by {scores.judge}" if scores.judge else ""
+    judge = f", judged by {shown(scores.judge)}" if scores.judge else ""
     lines = [
-        f"{scores.file}: {scores.model} against {scores.reference}{judge}",
+        f"{printable(scores.file)}: {shown(scores.model)} against {shown(scores.reference)}{judge}",
         f"  first minus second: {effect['model_first']:+.3f} with the model first, {effect['reference_first']:+.3f} "
         f"with the reference first (the answers' quality is in both), {effect['both']:+.3f} over both",
     ]
