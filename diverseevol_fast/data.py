@@ -59,7 +59,7 @@ class Data:
 
 
 def load_data(
-    path: str, columns: dict[str, str] | None = None, text_column: str | None = None, skip_broken: bool = False
+    path: str, columns: dict[str, str] | None = None, *, text_column: str | None = None, skip_broken: bool = False
 ) -> tuple[Data, list[int]]:
     """Read a data set and check every row. Returns it and the rows with an empty instruction or output, or text.
 

@@ -105,6 +105,19 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json_text(value))
 
 
+def read_record(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a dictionary that write_json wrote, with these keys in it.
+
+    Raises:
+        InputError: the file was damaged since; says where.
+        FileNotFoundError: there is none.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or not set(keys) <= set(record):
+        raise InputError(f"{path}: expected an object{' with ' * bool(keys)}{', '.join(keys)}; {DAMAGED}")
+    return record
+
+
 def read_json(path: Path) -> Any:
     """Read what write_json wrote.
 

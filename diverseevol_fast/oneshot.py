@@ -146,7 +146,8 @@ def _select(args: argparse.Namespace, files: Files) -> Result:
 
 
 def _load_data(args: argparse.Namespace) -> tuple[Data, list[int]]:
-    return load_data(args.data, columns_of(args.columns), args.text_column, args.skip_broken)
+    columns = columns_of(args.columns)
+    return load_data(args.data, columns, text_column=args.text_column, skip_broken=args.skip_broken)
 
 
 def _needed(args: argparse.Namespace) -> str:

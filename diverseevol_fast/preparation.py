@@ -75,7 +75,7 @@ def prepare(config: Config, state: RunState) -> Given:
     if config.peft:
         lora_config(config.peft)
     _check_backend(config.evol_schedule_name)
-    data, empty = load_data(config.full_data_path, config.columns, config.skip_broken)
+    data, empty = load_data(config.full_data_path, config.columns, skip_broken=config.skip_broken)
     if empty and not config.skip_empty:
         raise InputError(
             f"{data.source}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "
@@ -227,7 +227,7 @@ def _base_model(config: Config, data: Data, state: RunState) -> Path:
     if config.model_name_or_path != SMALL_LLAMA:
         return resolve_model(config.model_name_or_path, config.cache_dir, config.trust_remote_code)
     folder = state.folder / "base"
-    if distributed.is_first() and not state.has_stages():  # left by a start on other data, perhaps
+    if distributed.is_first() and not state.is_anything_trained():  # left by a start on other data, perhaps
         shutil.rmtree(folder, ignore_errors=True)
     if not folder.is_dir():
         build_folder(folder, lambda partial: build_base_model(data, partial, config.seed))

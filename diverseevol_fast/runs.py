@@ -9,6 +9,7 @@ import numpy as np
 from .config import Config, make_config
 from .data import Data, load_data
 from .errors import InputError
+from .files import read_record
 from .models import SMALL_LLAMA, resolve_model
 from .preparation import split, unseen_rows
 from .state import RunState
@@ -33,7 +34,7 @@ class MadeRun:
 
     @cached_property
     def _loaded(self) -> tuple[Data, list[int]]:
-        data, empty = load_data(self.config.full_data_path, self.config.columns, self.config.skip_broken)
+        data, empty = load_data(self.config.full_data_path, self.config.columns, skip_broken=self.config.skip_broken)
         if data.sha256() != self.state.manifest(0)["made_from"]["data_sha256"]:
             raise InputError(f"{self.config.full_data_path}: has changed since the run in {self.state.folder} was made")
         return data, empty
@@ -68,7 +69,7 @@ def read_run(folder: Path) -> MadeRun:
     """A run's folder.
 
     Raises:
-        InputError: it is none, or no round has a model yet.
+        InputError: it is none, no round has a model yet, or its records were damaged or changed since.
     """
     state = RunState(folder)
     if not state.identity_file.is_file():
@@ -78,4 +79,6 @@ def read_run(folder: Path) -> MadeRun:
         rounds += 1
     if rounds == 0:
         raise InputError(f"{folder}: no round has a model yet; give its diverseevol run command again first")
-    return MadeRun(state, make_config(state.manifest(rounds - 1)["config"]), rounds)
+    state.check_selected(rounds)
+    made_with = [read_record(state.manifest_file(r), "config", "made_from") for r in (0, rounds - 1)]
+    return MadeRun(state, make_config(made_with[-1]["config"]), rounds)

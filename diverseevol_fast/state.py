@@ -24,7 +24,7 @@ from typing import Any
 
 from . import distributed
 from .errors import InputError
-from .files import file_sha256, json_text, read_json, sync_folder, write_json
+from .files import file_sha256, json_text, read_record, sync_folder, write_json
 from .models import folder_sha256
 from .provenance import differences
 from .store import remove_embeddings
@@ -79,7 +79,7 @@ class RunState:
     def selected(self, r: int) -> list[int] | None:
         """The rows that joined the pool in round r, in pick order; None when not selected yet."""
         path = self.round_folder(r) / "selected.json"
-        return read_json(path)["indices"] if _all_see(path) else None
+        return read_record(path, "indices", "sqdist")["indices"] if _all_see(path) else None
 
     def record_selected(self, r: int, indices: list[int], sqdist: list[float] | None) -> None:
         """sqdist: each pick's squared distance to its nearest centre when picked; None for the initial pool."""
@@ -146,10 +146,15 @@ class RunState:
         if not self.tokens_file.exists():
             raise self._changed(self.tokens_file, "it is not there")
         self._check_file(self.tokens_file, self.manifest(0).get("tokens_sha256"))
+        self.check_selected(rounds)
         for r in range(rounds):
-            self._check_file(self.round_folder(r) / "selected.json", self.manifest(r).get("selected_sha256"))
             if self.model_folder(r).exists() and "model_bytes" in self.manifest(r):
                 self._check_model(r, self.manifest(r)["model_bytes"])
+
+    def check_selected(self, rounds: int) -> None:
+        """As check_files, of the rounds' selected.json alone."""
+        for r in range(rounds):
+            self._check_file(self.round_folder(r) / "selected.json", self.manifest(r).get("selected_sha256"))
 
     def _check_model(self, r: int, recorded: dict[str, int]) -> None:
         sizes = _sizes(self.model_folder(r))
@@ -171,21 +176,23 @@ class RunState:
 
     def metrics(self, r: int) -> dict[str, Any]:
         path = self.round_folder(r) / "metrics.json"
-        return read_json(path) if path.exists() else {}
+        return read_record(path) if path.exists() else {}
 
     def record_metrics(self, r: int, **stages: dict[str, Any]) -> None:
         """Add a stage's figures to the round's."""
         if distributed.is_first():
             write_json(self.round_folder(r) / "metrics.json", self.metrics(r) | stages)
 
+    def manifest_file(self, r: int) -> Path:
+        return self.round_folder(r) / "manifest.json"
+
     def manifest(self, r: int) -> dict[str, Any]:
-        path = self.round_folder(r) / "manifest.json"
-        return read_json(path) if path.exists() else {}
+        return read_record(self.manifest_file(r)) if self.manifest_file(r).exists() else {}
 
     def record_manifest(self, r: int, entries: dict[str, Any]) -> None:
         """Add entries to the round's manifest."""
         if distributed.is_first():
-            write_json(self.round_folder(r) / "manifest.json", self.manifest(r) | entries)
+            write_json(self.manifest_file(r), self.manifest(r) | entries)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -313,7 +320,7 @@ def check_identity(state: RunState, identity: dict[str, Any]) -> dict[str, Any] 
                 "from; put it back, or begin anew with --restart, which keeps this folder aside"
             )
         return None
-    before = read_json(state.identity_file)
+    before = read_record(state.identity_file)
     if before != identity and not state.is_anything_trained():
         log.info("%s: begun with other settings, but nothing was trained: beginning anew", state.folder)
         state.forget()

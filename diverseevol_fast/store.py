@@ -12,9 +12,10 @@ import torch
 
 from . import distributed
 from .errors import InputError
-from .files import atomic_path, sync_folder, write_json
+from .files import atomic_path, read_record, sync_folder, write_json
 from .prefix import BATCHING
 from .provenance import differences
+from .reading import parse_json
 
 SECONDS_BETWEEN_FLUSHES = 2.0
 BATCH_KEYS = ("first_sha256", "shares_prefixes", "batching")  # of a provenance: they say which rows a batch holds
@@ -129,11 +130,9 @@ class FileStore:
     def _what_is_wrong(self) -> str | None:
         """Why the file at `path` is not these embeddings."""
         try:
-            made_from = json.loads(self.meta.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            made_from = read_record(self.meta)
+        except (OSError, InputError):
             return f"not known to be made from this data and model: {self.meta.name} does not say so"
-        if not isinstance(made_from, dict):
-            return f"not known to be made from this data and model: {self.meta.name} is no provenance"
         differing = differences(*(_without_batches(one) for one in (made_from, self.fingerprint)), "it")
         if differing:
             return f"not made from this data and model ({'; '.join(differing)})"
@@ -159,7 +158,7 @@ class FileStore:
         """The first line of a process's list; empty when it is not there, or a crash left half of it."""
         try:
             line, whole, _ = progress.read_text(encoding="utf-8").partition("\n")
-            header = json.loads(line) if whole else {}
+            header = parse_json(line, str(progress)) if whole else {}
         except (OSError, ValueError):
             return {}
         return header if isinstance(header, dict) and type(header.get("budget")) is int else {}
