@@ -9,7 +9,8 @@ NATIVE := $(shell find csrc -type f)
 
 demo: $(STAMP)
 	$(BIN)/diverseevol run examples/quickstart.yml
-	$(BIN)/diverseevol report evol_res/quickstart
+	$(BIN)/diverseevol run examples/quickstart.yml --evol_schedule_name RandomSampling --result_dir_name quickstart-random
+	$(BIN)/diverseevol report evol_res/quickstart evol_res/quickstart-random
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -45,6 +45,7 @@ COMMANDS = {  # each takes the parsed arguments and returns a Result; imported w
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for a mistake in what was given, 1 for a failure on the way."""
+    _leave_cores_to_others()
     args, rest = build_parser().parse_known_args(argv)
     _set_up_logging(args.quiet)
     try:
@@ -199,6 +200,15 @@ class PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, control characters escaped."""
         return printable(super().format(record))
+
+
+def _leave_cores_to_others() -> None:
+    """Before torch is imported: gcc's OpenMP threads that wait for work spin a while, on cores that others may want.
+
+    README.md ("A whole run") has the figures; what the user has set holds.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _set_up_logging(quiet: bool) -> None:

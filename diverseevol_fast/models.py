@@ -190,13 +190,20 @@ def _load(
     transformers_logging.set_verbosity_error()  # an unused lm_head or pooler is expected here
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     try:
-        model = auto.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, **options
-        )
+        model, loaded = auto.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True,
+            **options,
+        )  # fmt: skip
     except Exception as error:  # damaged settings and weights end in whatever transformers stumbles over
         raise InputError(f"{folder}: not loadable as a model: {reason(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+    missing = sorted(name for name in loaded["missing_keys"] if "pooler" not in name)  # which is not used
+    if missing:
+        raise InputError(
+            f"{folder}: its weights lack {shown(missing[0])} and {len(missing) - 1} more that config.json asks for; "
+            "expected the model's own config.json and all of its weights (what is missing would be random numbers)"
+        )
     return model.to(device())
 
 

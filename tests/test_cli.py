@@ -185,6 +185,13 @@ def test_models_that_do_not_fit(tmp_path, data_file, tiny_model, settings, capsy
     (broken / "model.safetensors").write_bytes(b"\x00" * 100)
     fails(capsys, [*arguments, str(broken)], "not loadable as a model")
 
+    deeper = tmp_path / "deeper"
+    load_causal_lm(tiny_model).save_pretrained(deeper)
+    load_tokenizer(tiny_model).save_pretrained(deeper)
+    config = json.loads((deeper / "config.json").read_text())
+    (deeper / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    fails(capsys, [*arguments, str(deeper)], "its weights lack layers.2.input_layernorm.weight and 8 more")
+
     no_eos = tmp_path / "no-eos"
     load_causal_lm(tiny_model).save_pretrained(no_eos)
     tokenizer = load_tokenizer(tiny_model)
