@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import hashlib
+import json
 import logging
 import os
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from .data_summary import log_lengths
 from .embedding import Embeddings, embed_tokens
 from .encoders import encoder_of, template_for
 from .errors import InputError
-from .files import locked, write_json
+from .files import file_sha256, locked, write_json
 from .input_files import columns_of, load_embeddings, load_row_numbers
 from .models import (
     folder_sha256,
@@ -34,7 +36,7 @@ from .preparation import versions
 from .result import Result
 from .selection.shared import kcenter_shared
 from .selection.traversal import KCenterResult
-from .store import remove_embeddings
+from .store import read_whole_npy, remove_embeddings
 from .templates import tokenize
 from .trainers import check_trainer, describe, rows_for
 
@@ -123,12 +125,15 @@ def _select(args: argparse.Namespace, files: Files) -> Result:
     centers = _centers(args, candidates, n)
     if not args.overwrite:
         _check_outputs(files, made_from)
-    if x is None:
-        keep = args.keep_embeddings or files.embeddings.exists()
+    keep = args.keep_embeddings or (files.embeddings is not None and files.embeddings.exists())
+    if x is not None:
+        result = _kcenter(x[candidates] if empty else x, args, centers)
+    elif (kept := _kept(args, candidates, made_from, files.embeddings)) is not None:
+        log.info("embeddings: those in %s", files.embeddings)
+        result = _kcenter(kept, args, centers)
+    else:
         embedded = _embed(args, data, candidates, made_from, files.embeddings, centers or [])
         result = embedded.select(args.n, seed=args.seed)
-    else:
-        result = _kcenter(x[candidates] if empty else x, args, centers)
     rows = candidates[result.indices]
     distributed.barrier()  # the others read the embeddings until here
     told = []
@@ -139,7 +144,7 @@ def _select(args: argparse.Namespace, files: Files) -> Result:
             write_rows(files.output, rows_for(args.trainer, data, rows))
             told = [f"{files.output}: {len(rows)} rows", *describe(args.trainer, data, rows, files.output)]
         if x is None:
-            told += _keep(embedded, files.embeddings, keep)
+            told += _keep(files.embeddings, keep)
     written = {"output": str(files.output) if files.output else None, "picks": str(files.picks)}
     told.append(f"{files.picks}: {len(rows)} picks in {result.seconds:.2f} s")
     return Result("\n".join(told), record | written)
@@ -206,13 +211,35 @@ def _name(path: Path | None) -> str | None:
     return path and path.name
 
 
-def _keep(embedded: Embeddings, path: Path, keep: bool) -> list[str]:
+def _kept(args: argparse.Namespace, rows: np.ndarray, made_from: dict[str, Any], path: Path) -> np.ndarray | None:
+    """The embeddings of `rows` that an earlier command kept, where it asked for the same; no model is loaded."""
+    if args.overwrite or not path.exists():
+        return None
+    made = provenance.of_file(path.with_name(path.name + ".json"))
+    if made.get("asked_sha256") != _asked_sha256(args, rows, made_from):
+        return None
+    x = read_whole_npy(path)
+    return x if x is not None and x.shape == (made.get("rows"), made.get("dim")) else None
+
+
+def _asked_sha256(args: argparse.Namespace, rows: np.ndarray, made_from: dict[str, Any]) -> str:
+    """Digest of all that decides the embeddings of `rows` and is known before the model is loaded."""
+    names = ("template", "text_column", "columns", "model_max_length", "dtype", "store_dtype", "pooling",
+             "attn_implementation")  # fmt: skip
+    asked = made_from | versions() | {name: getattr(args, name) for name in names}
+    if args.template and Path(args.template).is_file():
+        asked["template"] = file_sha256(Path(args.template))
+    asked["rows_sha256"] = hashlib.sha256(rows.tobytes()).hexdigest()
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _keep(path: Path, keep: bool) -> list[str]:
     """Says that the embeddings are kept, or removes them."""
     if not keep:
         remove_embeddings(path)
         return []
     size = path.stat().st_size / 1e6
-    shape = " x ".join(map(str, embedded.values.shape))
+    shape = " x ".join(map(str, read_whole_npy(path).shape))
     return [f"{path}: {shape} embeddings, {size:,.1f} MB, kept for another -n (--no-keep-embeddings)"]
 
 
@@ -258,7 +285,7 @@ def _embed(
     folder = _model_folder(args)
     encoder, tokenizer, longest = _encoder(args, folder)
     template = template_for(encoder, args.template, data, tokenizer)
-    made_from = made_from | template.provenance(data)
+    made_from = made_from | template.provenance(data) | {"asked_sha256": _asked_sha256(args, rows, made_from)}
     length = usable_length(longest, encoder.body.config, tokenizer, encoder.reserved_positions)
     check_tokens_per_batch("--max-tokens-per-batch", args.max_tokens_per_batch, length)
     sample = template.segments(data, int(rows[0]), tokenizer)

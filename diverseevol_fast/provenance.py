@@ -22,7 +22,7 @@ def of_embeddings(path: Path, rows: int) -> dict[str, Any]:
         InputError: <path>.json is about another number of embeddings, or about some of a data set's rows.
     """
     beside = path.with_name(path.name + ".json")
-    made_from = _known(beside)
+    made_from = of_file(beside)
     if "rows" in made_from and made_from["rows"] != rows:
         raise InputError(
             f"{beside}: is about {made_from['rows']} embeddings, but {path.name} has {rows}: that is another file; "
@@ -41,13 +41,13 @@ def of_picks(path: Path) -> dict[str, Any]:
     if path.suffix == ".npy":
         return {}
     if path.name == "selected.json" and path.absolute().parent.parent.name == "state":
-        return _known(path.absolute().parent.parent / "run.json")
-    return _known(path).get("provenance") or {}
+        return of_file(path.absolute().parent.parent / "run.json")
+    return of_file(path).get("provenance") or {}
 
 
 def output_of_picks(path: Path) -> str | None:
     """The name of the file of rows that a record of `select` belongs to, where it says so."""
-    return _known(path).get("output")
+    return of_file(path).get("output")
 
 
 def check_same_data(of: dict[str, dict[str, Any]], override: str) -> None:
@@ -77,7 +77,7 @@ def differences(before: dict[str, Any], now: dict[str, Any], owner: str) -> list
     ]
 
 
-def _known(path: Path) -> dict[str, Any]:
+def of_file(path: Path) -> dict[str, Any]:
     """A JSON file's dictionary; empty when it is not there or no such thing."""
     try:
         value = read_json(path)

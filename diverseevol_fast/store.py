@@ -18,7 +18,8 @@ from .provenance import differences
 from .reading import parse_json
 
 SECONDS_BETWEEN_FLUSHES = 2.0
-BATCH_KEYS = ("first_sha256", "shares_prefixes", "batching")  # of a provenance: they say which rows a batch holds
+# Of a provenance: which rows a batch holds, and what was asked for. Neither decides the values of a finished file.
+NOT_COMPARED = ("first_sha256", "shares_prefixes", "batching", "asked_sha256")
 FILE_DTYPES = {torch.float32: np.float32, torch.float16: np.float16}
 
 
@@ -63,7 +64,7 @@ class FileStore:
     While it is filled it is called `<path>.part`, and `<path>.progress` lists the finished batches (a further
     process's are in `<path>.progress.<rank>`); opened again with the same fingerprint it goes on from there.
     `<path>.json` keeps the fingerprint of the finished file. Which rows were in a batch together changes no more than
-    the last bits of its values, so that it also serves where the fingerprint differs in BATCH_KEYS alone. The token
+    the last bits of its values, so that it also serves where the fingerprint differs in NOT_COMPARED alone. The token
     budget of the batches stands in the progress file, and holds until all are through: in another their numbers mean
     something else.
     """
@@ -133,7 +134,7 @@ class FileStore:
             made_from = read_record(self.meta)
         except (OSError, InputError):
             return f"not known to be made from this data and model: {self.meta.name} does not say so"
-        differing = differences(*(_without_batches(one) for one in (made_from, self.fingerprint)), "it")
+        differing = differences(*(_compared(one) for one in (made_from, self.fingerprint)), "it")
         if differing:
             return f"not made from this data and model ({'; '.join(differing)})"
         if not self._is_whole(self.path):
@@ -246,8 +247,8 @@ class FileStore:
             os.fsync(file.fileno())
 
 
-def _without_batches(provenance: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in provenance.items() if key not in BATCH_KEYS}
+def _compared(provenance: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in provenance.items() if key not in NOT_COMPARED}
 
 
 def read_whole_npy(path: Path) -> np.ndarray | None:

@@ -100,8 +100,10 @@ def test_another_n_is_made_from_the_embeddings_kept(tmp_path, data_file, tiny_mo
     made = ["--data", data_file, "--model", tiny_model, "--output", tmp_path / "o.jsonl"]
     assert select(*made, "-n", 5) == 0
     assert "o.embeddings.npy: 90 x 32 embeddings, 0.0 MB, kept" in capsys.readouterr().out
+    with monkeypatch.context() as patched:
+        patched.setattr("diverseevol_fast.oneshot._encoder", None)  # no model is loaded
+        assert select(*made, "-n", 8) == 0
     monkeypatch.setattr("diverseevol_fast.embedding.Engine", None)
-    assert select(*made, "-n", 8) == 0
     picked = json.loads((tmp_path / "o.picks.json").read_text())["indices"]
     values = np.load(tmp_path / "o.embeddings.npy")
     assert picked == kcenter(values, 8, seed=0).indices.tolist()
@@ -109,6 +111,8 @@ def test_another_n_is_made_from_the_embeddings_kept(tmp_path, data_file, tiny_mo
     assert select(*made, "-n", 3, "--selected", tmp_path / "s.json", "--no-keep-embeddings") == 0
     assert json.loads((tmp_path / "o.picks.json").read_text())["indices"] == kcenter(values, 3, [4, 2]).indices.tolist()
     assert (tmp_path / "o.embeddings.npy").exists()  # another command kept them
+    assert select(*made, "-n", 8, "--model-max-length", 400) == 0  # which cuts nothing: the same tokens
+    refused(capsys, "tokens_sha256: it has ", *made, "-n", 8, "--template", "plain")
 
 
 def test_embeddings_are_not_kept_where_they_are_not_wanted(tmp_path, data_file, tiny_model, capsys):
@@ -258,8 +262,11 @@ def test_diversity_of_other_datas_picks_or_embeddings_is_refused(embeddings, dat
     picks = tmp_path / "o.picks.json"
     plain = tmp_path / "y.npy"
     np.save(plain, np.load(embeddings))
-    for x, what in ((embeddings, f"--embeddings {embeddings}"), (plain, f"--picks {picks}")):
-        measured = ["diversity", "--picks", str(picks), "--embeddings", str(x), "--quiet", "--random", "0"]
+    (tmp_path / "rows.json").write_text("[3, 1, 4]")
+    for x, chosen, what in (
+        (embeddings, tmp_path / "rows.json", f"--embeddings {embeddings}"), (plain, picks, f"--picks {picks}")
+    ):  # fmt: skip
+        measured = ["diversity", "--picks", str(chosen), "--embeddings", str(x), "--quiet", "--random", "0"]
         assert main([*measured, str(other_data)]) == 2
         assert f"{what}: is of other data than {other_data}" in capsys.readouterr().err
         assert main([*measured, str(data_file)]) == main([*measured, str(other_data), "--allow-other-data"]) == 0
