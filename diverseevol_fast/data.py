@@ -125,6 +125,8 @@ def _checked(found: Found, names: dict[str, str], path: str, skip_broken: bool) 
         if is_empty:
             empty.append(len(rows))
         rows.append(row)
+    if schema is None and found.rows:  # the same is wrong with all of them
+        raise InputError(_broken(path, found.unit, [(found.place(0), broken[len(found.broken)][1])]))
     if broken and not skip_broken:
         raise InputError(_broken(path, found.unit, sorted(broken)))
     if not rows:

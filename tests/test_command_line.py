@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import MISSING, fields
+from pathlib import Path
 
 import pytest
 import yaml
@@ -68,7 +69,9 @@ def test_init_says_what_is_to_be_filled_in_and_replaces_nothing(tmp_path, capsys
     assert capsys.readouterr().out == told
     assert main(["run", "config.yml"]) == 2
     assert capsys.readouterr().err == "diverseevol: config: key 'full_data_path' is missing\n"
-    assert load_config("config.yml", {"full_data_path": "d", "model_name_or_path": "m"}).result_dir_name == "config"
+    assert (
+        load_config(Path("config.yml"), {"full_data_path": "d", "model_name_or_path": "m"}).result_dir_name == "config"
+    )
     before = (tmp_path / "config.yml").read_bytes()
     assert main(["init", "--data", "other.json"]) == 2
     assert "config.yml: is there already and is not replaced" in capsys.readouterr().err

@@ -122,12 +122,11 @@ def _of_runs(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.columns is not None:
         raise InputError("--columns: names the columns of a data set; a run's config has its own, leave it out")
     runs = [read_run(Path(source)) for source in args.source]
-    if args.embeddings is not None and not args.allow_other_data:
-        of = {
-            source: {"data_sha256": run.state.manifest(0)["made_from"]["data_sha256"]}
-            for source, run in zip(args.source, runs, strict=True)
+    if args.embeddings is not None:
+        own = {
+            str(run.state.folder): {"data_sha256": run.state.manifest(0)["made_from"]["data_sha256"]} for run in runs
         }
-        _check_same_data(of, args.embeddings)
+        _check_embeddings_are_of(own, args)
     spaces = [None] * len(runs) if args.embeddings else _spaces(runs, args.model, args.trust_remote_code)
     return [
         {"run": source, **measure_run(
@@ -164,9 +163,9 @@ def _of_data(args: argparse.Namespace, has_run: bool) -> list[dict[str, Any]]:
     data, _ = load_data(source, columns_of(args.columns))
     n = len(data.rows)
     subsets = [(_picks(path, n), path) for path in args.picks]
+    own = {source: {"data_sha256": data.sha256(), "data_rows": n}}
     if not args.allow_other_data:
-        of = {source: {"data_sha256": data.sha256(), "data_rows": n}}
-        _check_same_data(of | {f"--picks {path}": of_picks(path) for path in args.picks}, args.embeddings)
+        check_same_data(own | {f"--picks {path}": of_picks(path) for path in args.picks}, "--allow-other-data")
     if args.embeddings is None:
         folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code).resolve()
         space = Space(args.model, folder, trust_remote_code=args.trust_remote_code)
@@ -174,15 +173,17 @@ def _of_data(args: argparse.Namespace, has_run: bool) -> list[dict[str, Any]]:
         x = embed_rows(space, data, np.arange(n), args.picks[0].parent / "diversity" / f"embeddings-{digest}.npy")
     else:
         x = _checked_embeddings(args.embeddings, n, source)
+        _check_embeddings_are_of(own, args)
     head, measured = _measure(x, [(rows, [len(rows)]) for rows, _ in subsets], args.random, args.seed)
     entries = [{"picks": str(path), **only} for (_, path), (only,) in zip(subsets, measured, strict=True)]
     return [{"data": source, "model": args.model or str(args.embeddings), **head, "subsets": entries}]
 
 
-def _check_same_data(of: dict[str, dict[str, Any]], embeddings: Path | None) -> None:
-    if embeddings is not None:
-        of = of | {f"--embeddings {embeddings}": of_embeddings(embeddings, len(load_embeddings(embeddings)))}
-    check_same_data(of, "--allow-other-data")
+def _check_embeddings_are_of(own: dict[str, dict[str, Any]], args: argparse.Namespace) -> None:
+    """own: what is measured -> its provenance. Raises InputError where --embeddings are known to be of other data."""
+    if not args.allow_other_data:
+        made_from = of_embeddings(args.embeddings, len(load_embeddings(args.embeddings)))
+        check_same_data(own | {f"--embeddings {args.embeddings}": made_from}, "--allow-other-data")
 
 
 def _measure(

@@ -141,7 +141,7 @@ def _tasks(
 ) -> list[Task]:
     folder = run.state.model_folder(r)
     made_from: dict[str, Any] = prompt | {
-        "model_sha256": run.state.model_sha256(r, loaded=True), "dtype": args.dtype or run.config.dtype,
+        "model_sha256": folder_sha256(folder), "dtype": args.dtype or run.config.dtype,
         "max_new_tokens": args.max_new_tokens, "temperature": args.temperature,
     }  # fmt: skip
     if _is_adapter(folder):
