@@ -476,7 +476,7 @@ def test_other_column_names(tmp_path, rows, x, capsys):
     refused(capsys, "expected 'instruction'", *arguments)
     assert "novelsum" in diversity(capsys, *arguments, "--columns", "{instruction: question, output: answer}")
     refused(capsys, "--columns: expected a mapping", *arguments, "--columns", "question")
-    refused(capsys, "--columns: not a YAML mapping", *arguments, "--columns", "{")
+    refused(capsys, "--columns: not YAML", *arguments, "--columns", "{")
 
 
 @pytest.mark.parametrize(

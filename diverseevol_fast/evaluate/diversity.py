@@ -123,10 +123,7 @@ def _of_runs(args: argparse.Namespace) -> list[dict[str, Any]]:
         raise InputError("--columns: names the columns of a data set; a run's config has its own, leave it out")
     runs = [read_run(Path(source)) for source in args.source]
     if args.embeddings is not None:
-        own = {
-            str(run.state.folder): {"data_sha256": run.state.manifest(0)["made_from"]["data_sha256"]} for run in runs
-        }
-        _check_embeddings_are_of(own, args)
+        _check_embeddings_are_of({str(run.state.folder): run.state.manifest(0)["made_from"] for run in runs}, args)
     spaces = [None] * len(runs) if args.embeddings else _spaces(runs, args.model, args.trust_remote_code)
     return [
         {"run": source, **measure_run(
