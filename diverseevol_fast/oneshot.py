@@ -199,6 +199,9 @@ def _check_outputs(files: Files, made_from: dict[str, Any]) -> None:
     if standing is None:
         return
     before = provenance.of_picks(files.picks)
+    if not before and files.embeddings is not None:  # another record was asked for, and the embeddings beside it know
+        kept = provenance.of_file(files.embeddings.with_name(files.embeddings.name + ".json"))
+        before = {key: value for key, value in kept.items() if key in made_from}
     differing = provenance.differences(before, made_from, "it") if before else ["nothing says what of"]
     other = provenance.output_of_picks(files.picks)
     if other not in (None, _name(files.output)):

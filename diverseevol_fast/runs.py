@@ -80,5 +80,6 @@ def read_run(folder: Path) -> MadeRun:
     if rounds == 0:
         raise InputError(f"{folder}: no round has a model yet; give its diverseevol run command again first")
     state.check_selected(rounds)
-    made_with = [read_record(state.manifest_file(r), "config", "made_from") for r in (0, rounds - 1)]
+    last = max((r for r in range(rounds) if state.manifest_file(r).exists()), default=0)
+    made_with = [read_record(state.manifest_file(r), "config", "made_from") for r in (0, last)]
     return MadeRun(state, make_config(made_with[-1]["config"]), rounds)

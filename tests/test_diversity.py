@@ -513,7 +513,7 @@ def test_embeddings_that_do_not_fit_are_refused(tmp_path, folder, data_file, cap
         refused(capsys, words, folder, "--embeddings", tmp_path / "bad.npy")
     (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY")
     refused(capsys, "not a whole .npy array", folder, "--embeddings", tmp_path / "bad.npy")
-    refused(capsys, "no.npy: not readable", folder, "--embeddings", tmp_path / "no.npy")
+    refused(capsys, "no.npy: no such file", folder, "--embeddings", tmp_path / "no.npy")
     assert not list(folder.glob("diversity/*"))
 
 

@@ -142,6 +142,8 @@ def test_nothing_of_another_input_is_replaced(embeddings, data_file, other_data,
     assert len(out.read_text().splitlines()) == 3
     assert select(*other, "--overwrite") == 0
     assert json.loads(picks.read_text())["provenance"]["data_rows"] == 90
+    once_more = ["--data", other_data, "--model", tiny_model, "-n", 2, "--output", out, "--picks", tmp_path / "p.json"]
+    assert select(*once_more) == 0  # the embeddings beside it say that the input is the same
     (tmp_path / "thesis.jsonl").write_text("mine")
     refused(capsys, "thesis.jsonl: exists (nothing says what of)", *same, tmp_path / "thesis.jsonl")
     assert (tmp_path / "thesis.jsonl").read_text() == "mine"
