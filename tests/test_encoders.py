@@ -315,7 +315,7 @@ def test_the_command_line_takes_any_rows_by_a_text_column(bert, tmp_path, capsys
     assert main([*select, "--text-column", "body"]) == 2
     assert "1 rows have an empty 'body', the first is row 3" in capsys.readouterr().err
     assert main([*select, "--text-column", "text"]) == 2
-    assert "row 0: key 'text' is missing; got 'id', 'body'" in capsys.readouterr().err
+    assert "line 1: key 'text' is missing; got 'id', 'body'" in capsys.readouterr().err
     assert main([*select, "--text-column", "body", "--for", "trl"]) == 2
     assert "--for trl: trains on responses" in capsys.readouterr().err
     assert main([*select, "--text-column", "body", "--skip-empty", "--template", "alpaca"]) == 2

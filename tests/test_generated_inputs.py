@@ -22,6 +22,7 @@ import yaml
 from conftest import write_config
 
 from diverseevol_fast import cli
+from diverseevol_fast.result import Result
 
 ROWS = [{"instruction": f"Say {word}.", "input": "", "output": word, "note": 1.5} for word in ("a", "b", "c", "d")]
 CHATS = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": word}]} for word in "abcd"]
@@ -338,7 +339,7 @@ def test_models(name, tmp_path, tiny_model, attempts, monkeypatch):
         resolved = resolve_model(str(folder))
         load_tokenizer(resolved)
         load_encoder(resolved)
-        return "loaded"
+        return Result("loaded", {})
 
     monkeypatch.setattr(cli, "_command", load)
     whole = (folder / name).read_bytes()
