@@ -221,7 +221,7 @@ def test_an_input_is_part_of_the_question(files):
         (["--base-url", "http:///v1"], "--base-url: expected an http or https URL"),
         (["--base-url", "http://x:port/v1"], "--base-url: not a URL"),
         (["--base-url", "http://x/v1/chat/completions/"], "without /chat/completions"),
-        (["--base-url", ""], "--base-url: expected an http or https URL"),
+        (["--base-url", ""], "--base-url: expected a value, got ''"),
         (["--base-url", "http://x/v1?key=pass-word"], "--base-url: expected no query or fragment"),
         (["--base-url", "http://user:pass-word@x/v1"], "--base-url: expected no user name and password"),
     ],
