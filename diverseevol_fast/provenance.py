@@ -79,6 +79,8 @@ def differences(before: dict[str, Any], now: dict[str, Any], owner: str) -> list
 
 def of_file(path: Path) -> dict[str, Any]:
     """A JSON file's dictionary; empty when it is not there or no such thing."""
+    if not path.is_file():  # a pipe could be waited for in vain
+        return {}
     try:
         value = read_json(path)
     except (OSError, ValueError):
