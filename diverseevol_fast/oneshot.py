@@ -103,10 +103,10 @@ class Files:
 
 def _files(args: argparse.Namespace) -> Files:
     output = args.output or (Path("subset.jsonl") if args.data else None)
-    base = output or Path(args.embeddings.name)
-    stem = base.with_name(base.name.removesuffix(".gz")).with_suffix("")
-    picks = args.picks or stem.with_name(f"{stem.name}.picks.json")
-    return Files(picks, output, None if args.embeddings else stem.with_name(f"{stem.name}.embeddings.npy"))
+    folder = output.parent if output else Path()
+    stem = Path((output or args.embeddings).name.removesuffix(".gz")).stem
+    embeddings = None if args.embeddings else folder / f"{stem}.embeddings.npy"
+    return Files(args.picks or folder / f"{stem}.picks.json", output, embeddings)
 
 
 def _select(args: argparse.Namespace, files: Files) -> Result:
