@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .messages import shown
+
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from .data import Data
-    from .templates import Tokens
+    from .templates import Template, Tokens
 
 log = logging.getLogger("diverseevol_fast")
+
+SAMPLE_SHOWN = 600  # characters
 
 
 def log_rows(data: "Data", kind: str, empty: Collection[int]) -> None:
@@ -19,6 +25,12 @@ def log_rows(data: "Data", kind: str, empty: Collection[int]) -> None:
     needed = "text" if data.schema == "text" else "instruction or output"
     log.info("data: %s, %s, %s schema, %d rows: %d repeat an earlier one, %d have an empty %s",
              data.source, kind, data.schema, len(data.rows), duplicates(data), len(empty), needed)  # fmt: skip
+
+
+def log_sample(template: "Template", data: "Data", row: int, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """The text of one row, with its line breaks as \\n, so that every blank can be seen; cut where it is long."""
+    text = "".join(text for text, _ in template.segments(data, row, tokenizer))
+    log.info("sample %d, as the model sees it: %s", row, shown(repr(text), SAMPLE_SHOWN))
 
 
 def log_lengths(tokens: "Tokens", limit: int) -> None:

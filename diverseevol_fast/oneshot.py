@@ -16,7 +16,7 @@ import torch
 from . import distributed, provenance
 from .config import check_tokens_per_batch
 from .data import Data, check_row_file, load_data, write_rows
-from .data_summary import log_lengths
+from .data_summary import log_lengths, log_sample
 from .embedding import Embeddings, embed_tokens
 from .encoders import encoder_of, template_for
 from .errors import InputError
@@ -291,8 +291,7 @@ def _embed(
     made_from = made_from | template.provenance(data) | {"asked_sha256": _asked_sha256(args, rows, made_from)}
     length = usable_length(longest, encoder.body.config, tokenizer, encoder.reserved_positions)
     check_tokens_per_batch("--max-tokens-per-batch", args.max_tokens_per_batch, length)
-    sample = template.segments(data, int(rows[0]), tokenizer)
-    log.info("sample %d, as the model sees it:\n%s", rows[0], "".join(text for text, _ in sample))
+    log_sample(template, data, int(rows[0]), tokenizer)
     left_out = np.setdiff1d(np.arange(len(data.rows)), rows)
     tokens = tokenize(data, tokenizer, length, left_out.tolist(), template)
     log_lengths(tokens, length)

@@ -14,7 +14,7 @@ import numpy as np
 from . import __version__, distributed, templates
 from .config import FREE_KEYS, Config
 from .data import Data, load_data, write_rows
-from .data_summary import log_lengths
+from .data_summary import log_lengths, log_sample
 from .encoders import check_head
 from .errors import InputError
 from .files import file_sha256
@@ -101,9 +101,7 @@ def prepare(config: Config, state: RunState) -> Given:
             log.warning(
                 "begun with %d processes, now %d: training takes other steps, later rounds differ", processes, now
             )
-    shown = int(candidates[0])
-    sample = template.segments(data, shown, tokenizer)
-    log.info("sample %d, as the model sees it:\n%s", shown, "".join(text for text, _ in sample))
+    log_sample(template, data, int(candidates[0]), tokenizer)
     tokens = Tokens.load(state.tokens_file) if begun else tokenize(data, tokenizer, length, empty, template)
     log_lengths(tokens, length)
     if not any(tokens.has_response(row) for row in initial_pool):

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 log = logging.getLogger("diverseevol_fast")
 
-LINES = 4  # one less is said of a stage, each when another fourth is done: a run has many stages
+LINES = 3  # one less is said of a stage, each when another third is done: a run has many stages
 SHORTEST_WAIT, LONGEST_WAIT = 10.0, 600.0  # seconds between two lines
 
 
@@ -16,7 +16,7 @@ class Progress:
     """Counts `total` units of work: `with Progress("embed", n, "row") as bar: bar.update(3)`.
 
     Silent when the package's logger is above INFO. On a terminal a bar, which stays as one line when it is through, if
-    that took more than a second. Elsewhere at most three lines, ten seconds apart or more, and one every ten minutes.
+    that took more than a second. Elsewhere at most two lines, ten seconds apart or more, and one every ten minutes.
     """
 
     def __init__(self, label: str, total: int, unit: str, shown: bool = True):
