@@ -212,3 +212,20 @@ def test_an_interruption_says_that_it_was_one(raised, status, told, capsys, monk
     assert capsys.readouterr().err == (
         f"diverseevol: {told}; what is finished is kept, the same command goes on from there\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)]
+)
+def test_waiting_threads_leave_the_cores_to_others(given, spins):
+    """It is set before torch, which reads it, is imported; what the user has set holds."""
+    script = (
+        "import os, sys\n"
+        "from diverseevol_fast import cli\n"
+        "assert 'torch' not in sys.modules\n"
+        "cli._command = lambda *_: cli.Result(str(os.environ.get('GOMP_SPINCOUNT')), {})\n"
+        "cli.main(['env'])"
+    )
+    env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env | given)
+    assert done.stdout == f"{spins}\n"
