@@ -138,8 +138,7 @@ def choose_template(
             "use a model with one, or the template 'plain'"
         )
     why = "as given" if name else "the default for encoders" if encoder else f"the default for {data.schema} rows"
-    if data.schema != "text":  # of texts there is no choice
-        log.info("template: %s, %s", chosen, why)
+    log.info("template: %s, %s", chosen, why)
     return Template(chosen, not encoder, before, pieces)
 
 

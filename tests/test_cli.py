@@ -36,7 +36,9 @@ def test_select_writes_rows_and_picks(tmp_path, data_file, rows, tiny_model, cap
     assert record["sqdist"][0] is None
     assert all(a >= b for a, b in zip(record["sqdist"][1:], record["sqdist"][2:], strict=False))
     assert {"passes", "seconds", "versions", "backend"} <= set(record)
-    assert "sample 0, as the model sees it: 'Below is an instruction that describes a task." in capsys.readouterr().err
+    assert (
+        "Write a response that appropriately completes the request.\\n\\n### Instruction:\\n" in capsys.readouterr().err
+    )
     assert (record["output"], record["provenance"]["data_rows"]) == ("subset.jsonl", 90)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "rows.jsonl", "subset.embeddings.npy", "subset.embeddings.npy.json", "subset.jsonl", "subset.picks.json",
