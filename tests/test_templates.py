@@ -217,6 +217,7 @@ def test_a_record_names_what_is_not_the_schemas_own(tmp_path, tokenizer):
 
 def test_what_is_used_is_said(tmp_path, tokenizer, caplog):
     data = loaded(tmp_path, [{"instruction": "A", "output": "C"}])
+    caplog.clear()
     with caplog.at_level("INFO", "diverseevol_fast"):
         choose_template("plain", data, tokenizer)
         choose_template(None, data, tokenizer, encoder=True)
