@@ -159,3 +159,14 @@ def test_kernels_folder_does_not_disturb_transformers(hub_kernels, tmp_path):
         assert here.stdout.split() == ["False", "None"]
     else:
         assert here.stdout.split()[1].endswith(os.path.join("kernels", "__init__.py"))
+
+
+def test_make_demo_compares_k_center_with_random_sampling():
+    """With one seed, the config's, and the report's verdict as the last lines."""
+    shown = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commands = [line.removeprefix(".venv/bin/diverseevol ") for line in shown.splitlines() if "/diverseevol " in line]
+    assert commands == [
+        "run examples/quickstart.yml",
+        "run examples/quickstart.yml --evol_schedule_name RandomSampling --result_dir_name quickstart-random",
+        "report evol_res/quickstart evol_res/quickstart-random",
+    ]
