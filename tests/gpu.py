@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import filelock
 import pytest
 import torch
 from test_traversal import make
@@ -70,9 +71,11 @@ def _build_emulated() -> None:
          f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"],
         [tools / "cmake", "--build", EMULATED],
     ]  # fmt: skip
-    for command in commands:
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    EMULATED.parent.mkdir(exist_ok=True)
+    with filelock.FileLock(EMULATED.with_suffix(".lock")):  # several test processes build it
+        for command in commands:
+            done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
 
 
 @cache
