@@ -263,7 +263,7 @@ def _schema(row: dict, names: dict[str, str]) -> str:
 
 
 def _keys(row: dict) -> str:
-    return shown(", ".join(map(repr, row)))
+    return shown(", ".join(map(repr, row)), 50)
 
 
 def _check_row(data: Data, index: int) -> bool:
