@@ -1,6 +1,10 @@
 """Shared by tests that embed rows: the engine run on a store."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 
 from diverseevol_fast.encoders import encoder_of
 from diverseevol_fast.engine import Engine
@@ -18,3 +22,19 @@ def embed_rows(model, tokens, rows, store, first=NONE, **features):
     return Engine(encoder_of(model), tokens, rows, store, store.budget, **features).run(
         np.asarray(first), progress=False
     )
+
+
+@contextlib.contextmanager
+def stopped_after(batches: int, error: type[BaseException]) -> Iterator[None]:
+    """Inside, a store takes so many batches, and then raises."""
+    write, left = FileStore.write, list(range(batches))
+
+    def write_until(*batch):
+        if not left:
+            raise error
+        left.pop()
+        write(*batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileStore, "write", write_until)
+        yield

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_config
+from embed import stopped_after
 from test_run import picks, run, selected
 
 from diverseevol_fast import preparation, state
 from diverseevol_fast.cli import main
-from diverseevol_fast.store import FileStore
 
 
 @pytest.fixture(scope="module")
@@ -146,22 +146,13 @@ def test_base_embeddings_that_were_cut_short_are_made_again(made, tmp_path):
 
 
 @pytest.fixture
-def half_embedded(copied, tmp_path, monkeypatch):
+def half_embedded(copied, tmp_path):
     """A run that was stopped in the middle of round 2's embedding, and the picks that it ends with."""
     out, settings = copied
     settings |= {"max_tokens_per_batch": 256}
     before = picks(out)
     unfinish(out, 2)
-    write, left = FileStore.write, list(range(8))
-
-    def write_until(*batch):
-        if not left:
-            raise KeyboardInterrupt
-        left.pop()
-        write(*batch)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(FileStore, "write", write_until)
+    with stopped_after(8, KeyboardInterrupt):
         assert run(tmp_path, settings) == 130
     assert (out / "state/rd_2/embeddings.npy.part").exists()
     return out, settings, before

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from embed import stopped_after
 from test_embedding import StopHereError
 from test_prefix import build
 
@@ -16,7 +17,6 @@ from diverseevol_fast.errors import InputError, RunError
 from diverseevol_fast.models import backbone, load_tokenizer
 from diverseevol_fast.precision import compare, lowered
 from diverseevol_fast.quickstart import generate_rows
-from diverseevol_fast.store import FileStore
 from diverseevol_fast.templates import PROMPT, tokenize
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -122,29 +122,19 @@ def test_all_rows_as_centres_leave_nothing_to_pick(model, tokenizer, texts):
     assert found.select(0).indices.tolist() == found.select(None, radius=0.0).indices.tolist() == []
 
 
-def stopped(monkeypatch, written, *given, **options):
+def stopped(written, *given, **options):
     """embed, stopped after so many batches."""
-    write, left = FileStore.write, list(range(written))
-
-    def write_until(*batch):
-        if not left:
-            raise StopHereError
-        left.pop()
-        write(*batch)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(FileStore, "write", write_until)
-        with pytest.raises(StopHereError):
-            embed(*given, **options)
+    with stopped_after(written, StopHereError), pytest.raises(StopHereError):
+        embed(*given, **options)
 
 
 @pytest.mark.parametrize("written", [0, 1, 4, 9])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("centers", [None, [4, 200, 77]])
-def test_stopped_in_the_middle_it_goes_on(model, tokenizer, texts, tmp_path, monkeypatch, written, dtype, centers):
+def test_stopped_in_the_middle_it_goes_on(model, tokenizer, texts, tmp_path, written, dtype, centers):
     options, file = {"dtype": dtype, "centers_first": centers}, {"store": tmp_path / "x.npy"}
     whole = embed(model, tokenizer, texts, max_tokens_per_batch=500, **options)
-    stopped(monkeypatch, written, model, tokenizer, texts, max_tokens_per_batch=500, **options, **file)
+    stopped(written, model, tokenizer, texts, max_tokens_per_batch=500, **options, **file)
     assert not file["store"].exists()
     found = embed(model, tokenizer, texts, max_tokens_per_batch=700, **options, **file)  # the first budget holds
     assert torch.equal(found.values, whole.values)
@@ -169,9 +159,9 @@ def test_a_finished_file_serves_whatever_was_embedded_first(model, tokenizer, te
 
 
 @pytest.mark.parametrize("change", ["weights", "settings", "rows", "max_length", "pooling", "dtype"])
-def test_a_file_of_something_else_is_begun_anew_or_refused(model, tokenizer, texts, tmp_path, monkeypatch, change):
+def test_a_file_of_something_else_is_begun_anew_or_refused(model, tokenizer, texts, tmp_path, change):
     path = tmp_path / "x.npy"
-    stopped(monkeypatch, 4, model, tokenizer, texts, store=path, max_tokens_per_batch=500)
+    stopped(4, model, tokenizer, texts, store=path, max_tokens_per_batch=500)
     given, options = changed(change, model, tokenizer, texts)
     options["max_tokens_per_batch"] = 500
     found, expected = embed(*given, store=path, **options), embed(*given, **options)
