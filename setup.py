@@ -1,4 +1,4 @@
-"""Builds the C++ extension with CMake and lists the packages; all else is in pyproject.toml."""
+"""Builds the C++ extension with CMake and finds the packages; all else is in pyproject.toml."""
 
 import ctypes
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
@@ -110,16 +110,7 @@ def first_error(output):
 
 
 setup(
-    packages=[
-        "diverseevol_fast",
-        "diverseevol_fast.compat",
-        "diverseevol_fast.evaluate",
-        "diverseevol_fast.evaluate.judge",
-        "diverseevol_fast.evaluate.report",
-        "diverseevol_fast.ops",
-        "diverseevol_fast.selection",
-        "diverseevol_fast.triton_ops",
-    ],
+    packages=[*find_packages(include=["diverseevol_fast", "diverseevol_fast.*"]), "diverseevol_fast.triton_ops"],
     # kernels/ itself must not become a package: it would shadow the `kernels` library that transformers imports.
     package_dir={"diverseevol_fast.triton_ops": "kernels/triton_ops"},
     package_data={"diverseevol_fast.ops": ["preference.json"]},

@@ -19,14 +19,15 @@ import torch
 from device_lines import ROOT, Lines
 from embedding import default_data
 
-from diverseevol_fast import embed, hardware
-from diverseevol_fast.config import make_config
-from diverseevol_fast.data import Data, load_data
-from diverseevol_fast.encoders import encoder_of
+from diverseevol_fast import embed
+from diverseevol_fast.data.dataset import Data, load_data
+from diverseevol_fast.data.templates import render, tokenize
+from diverseevol_fast.demo.quickstart import train_tokenizer
+from diverseevol_fast.embedding.encoder import encoder_of
 from diverseevol_fast.loop import run
-from diverseevol_fast.models import device, load_encoder, load_tokenizer
-from diverseevol_fast.quickstart import train_tokenizer
-from diverseevol_fast.templates import render, tokenize
+from diverseevol_fast.models import throughput
+from diverseevol_fast.models.load import device, load_encoder, load_tokenizer
+from diverseevol_fast.runs.config import make_config
 
 SHAPES = {  # hidden, intermediate, layers, heads; rows one by one, in padded batches, by embed; rows of the round
     "7B": ((4096, 11008, 32, 32), (100, 400, 2000), 15_011),
@@ -119,12 +120,12 @@ def ways(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, int
 
 def measure(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, int], out: Lines) -> None:
     """A line for every way, ours once more under the cap."""
-    rate, flops = hardware.matrix_rate(device(), torch.bfloat16), hardware.flops_per_token(encoder_of(model).body)
+    rate, flops = throughput.matrix_rate(device(), torch.bfloat16), throughput.flops_per_token(encoder_of(model).body)
     lengths = tokenize(data, tokenizer, MAX_LENGTH).lengths()
     exact = None
 
     def add(name: str, count: int, work: Callable[[], torch.Tensor]) -> torch.Tensor:
-        hardware.reset_peak_memory(device())
+        throughput.reset_peak_memory(device())
         seconds, values = timed(work)
         number = int(lengths[:count].sum())
         error = 0.0 if exact is None else float(((values[: len(exact)].cpu() - exact).norm(dim=1)
@@ -132,7 +133,7 @@ def measure(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, 
         line = {
             "what": "embedding", "case": name, "rows": count, "tokens": number, "seconds": seconds,
             "tokens_per_second": number / seconds, "of_matrix_rate": number * flops / seconds / rate,
-            "matrix_rate": rate, "relative_error": error, "peak_memory": hardware.peak_memory(device()),
+            "matrix_rate": rate, "relative_error": error, "peak_memory": throughput.peak_memory(device()),
             "passed": error <= TOLERANCE,
         }  # fmt: skip
         out.add(line)

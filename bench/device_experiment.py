@@ -12,8 +12,8 @@ from pathlib import Path
 
 from device_lines import ROOT, Lines
 
-from diverseevol_fast.config import load_config
 from diverseevol_fast.loop import run
+from diverseevol_fast.runs.config import load_config
 
 CONFIGS = ("kcenter", "random")
 SEEDS = range(5)

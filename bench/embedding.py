@@ -33,14 +33,16 @@ from embedding_peers import Outcome, Run, Task, build_model, task_of
 from selection import CACHE, ROOT, machine
 from transformers.utils import logging as transformers_logging
 
-from diverseevol_fast import hardware, kcenter, precision
-from diverseevol_fast.budget import CPU_TOKENS
-from diverseevol_fast.data import QUICKSTART, load_data
-from diverseevol_fast.embedding import Embeddings, embed_tokens
-from diverseevol_fast.encoders import Encoder, encoder_of
-from diverseevol_fast.engine import Engine
-from diverseevol_fast.models import device, load_encoder
-from diverseevol_fast.store import MemoryStore
+from diverseevol_fast import kcenter
+from diverseevol_fast.data.dataset import QUICKSTART, load_data
+from diverseevol_fast.embedding import precision
+from diverseevol_fast.embedding.embed import Embeddings, embed_tokens
+from diverseevol_fast.embedding.encoder import Encoder, encoder_of
+from diverseevol_fast.embedding.engine import Engine
+from diverseevol_fast.embedding.store import MemoryStore
+from diverseevol_fast.models import throughput
+from diverseevol_fast.models.load import device, load_encoder
+from diverseevol_fast.models.token_budget import CPU_TOKENS
 
 MODEL = CACHE / "embedding-model"
 CHECKED = 64  # rows with a float64 embedding
@@ -130,13 +132,13 @@ def measure(name: str, prepare: Callable[[], Run], task: Task, exact: torch.Tens
     run(rows[:WARM_UP])
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what earlier cases freed counts as this one's
-    hardware.reset_peak_memory(device())
+    throughput.reset_peak_memory(device())
     began = time.perf_counter()
     outcome = run(rows)
     seconds = time.perf_counter() - began
     line = {
         "case": name, "dtype": outcome.dtype, "rows": len(rows), "tokens": len(task.tokens.ids), "seconds": seconds,
-        "tokens_per_second": len(task.tokens.ids) / seconds, "peak_memory": hardware.peak_memory(device()),
+        "tokens_per_second": len(task.tokens.ids) / seconds, "peak_memory": throughput.peak_memory(device()),
         "padding": outcome.padding, "prefix_share": outcome.prefix_share,
         "relative_error": largest_error(outcome.values, exact),
     } | outcome.afterwards()  # fmt: skip
@@ -154,14 +156,14 @@ def largest_error(values: torch.Tensor, exact: torch.Tensor) -> float:
 
 def matrix_rates() -> dict[str, float]:
     """FLOP/s of large products, by dtype, measured now."""
-    hardware.matrix_rate.cache_clear()
-    return {name: hardware.matrix_rate(device(), getattr(torch, name)) for name in TOLERANCE}
+    throughput.matrix_rate.cache_clear()
+    return {name: throughput.matrix_rate(device(), getattr(torch, name)) for name in TOLERANCE}
 
 
 def measure_all(task: Task, repeats: int) -> list[dict]:
     """Every case's fastest line, with what follows from all of them together."""
     before, exact = matrix_rates(), peers.exact(task, np.arange(min(CHECKED, len(task.tokens))))
-    flops, found, times = hardware.flops_per_token(load_encoder(task.folder)), {}, {}
+    flops, found, times = throughput.flops_per_token(load_encoder(task.folder)), {}, {}
     contenders = cases(task)
     for _ in range(repeats):
         for name, prepare in contenders.items():

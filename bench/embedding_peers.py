@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diverseevol_fast.batches import pad
-from diverseevol_fast.data import Data
-from diverseevol_fast.models import device, load_causal_lm, load_encoder, load_tokenizer
-from diverseevol_fast.quickstart import train_tokenizer
-from diverseevol_fast.templates import Tokens, render, tokenize
+from diverseevol_fast.data.batches import pad
+from diverseevol_fast.data.dataset import Data
+from diverseevol_fast.data.templates import Tokens, render, tokenize
+from diverseevol_fast.demo.quickstart import train_tokenizer
+from diverseevol_fast.models.load import device, load_causal_lm, load_encoder, load_tokenizer
 
 BATCH = 32  # rows
 MAX_LENGTH = 512  # tokens

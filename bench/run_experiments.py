@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from experiment_tables import charts, tables
 
-from diverseevol_fast.cli import main
-from diverseevol_fast.config import load_config
+from diverseevol_fast._common.files import read_json, write_json
+from diverseevol_fast.cli.main import main
 from diverseevol_fast.evaluate.diversity import measure_run
-from diverseevol_fast.files import read_json, write_json
-from diverseevol_fast.runs import MadeRun, read_run
+from diverseevol_fast.runs.config import load_config
+from diverseevol_fast.runs.finished import MadeRun, read_run
 
 BENCH = Path(__file__).parent
 OUTPUT = Path("evol_res/experiments")

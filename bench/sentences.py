@@ -7,8 +7,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from diverseevol_fast.cli import main
-from diverseevol_fast.data import load_data
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.data.dataset import load_data
 
 
 def encoder() -> Path:

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
-    "Embeddings": ".embedding",
+    "Embeddings": ".embedding.embed",
     "KCenterStream": ".selection.stream",
-    "embed": ".embedding",
+    "embed": ".embedding.embed",
     "kcenter": ".selection.traversal",
-    "masked_mean_pool": ".ops.pooling",
+    "masked_mean_pool": ".ops.masked_mean_pool",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from .embedding import Embeddings as Embeddings
-    from .embedding import embed as embed
-    from .ops.pooling import masked_mean_pool as masked_mean_pool
+    from .embedding.embed import Embeddings as Embeddings
+    from .embedding.embed import embed as embed
+    from .ops.masked_mean_pool import masked_mean_pool as masked_mean_pool
     from .selection.stream import KCenterStream as KCenterStream
     from .selection.traversal import kcenter as kcenter
 

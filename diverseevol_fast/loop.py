@@ -4,13 +4,14 @@ import gc
 import logging
 from pathlib import Path
 
-from . import distributed, preparation
-from .candidates import Candidates
-from .config import Config
-from .held_out import evaluate_held_out
-from .state import RunState, build_folder_together, open_run
-from .strategies import STRATEGIES, rounds_at_once
-from .training import train
+from ._common import distributed
+from .runs import inputs
+from .runs.config import Config
+from .runs.evaluation_loss import evaluate_held_out
+from .runs.state import RunState, build_folder_together, open_run
+from .runs.training import train
+from .strategies.candidates import Candidates
+from .strategies.registry import STRATEGIES, rounds_at_once
 
 log = logging.getLogger("diverseevol_fast")
 
@@ -26,7 +27,7 @@ def run(config: Config, restart: bool = False) -> RunState:
     """
     with open_run(config.output_path, restart) as state:
         with distributed.first_then_others():
-            given = preparation.prepare(config, state)
+            given = inputs.prepare(config, state)
         model, pool = None, []
         for r in range(config.n_round + 1):
             if state.selected(r) is None:
@@ -40,7 +41,7 @@ def run(config: Config, restart: bool = False) -> RunState:
             if distributed.is_first():
                 if not config.keep_embeddings:
                     state.remove_embeddings(r, config.n_round)
-                preparation.write_pool_files(state, r, given, pool)
+                inputs.write_pool_files(state, r, given, pool)
             model = None
             gc.collect()  # mixed precision leaves a cycle on the model; its memory is needed for the next one
             if not state.is_trained(r):
@@ -62,10 +63,10 @@ def select_round(r: int, candidates: Candidates, config: Config, state: RunState
         state.record_selected(r + later, rows[part], sqdist)
 
 
-def train_round(r: int, pool: list[int], given: preparation.Given, config: Config, state: RunState):
+def train_round(r: int, pool: list[int], given: inputs.Given, config: Config, state: RunState):
     """Fine-tune a fresh copy of the base model on the pool and record it; returns the model."""
     log.info("round %d: training on %d rows", r, len(pool))
-    preparation.record_manifest(state, r, given, config)
+    inputs.record_manifest(state, r, given, config)
 
     def build(folder: Path):
         model, trained = train(given.base, given.tokens, pool, given.tokenizer, config, folder)

@@ -3,8 +3,8 @@
 import json
 import sys
 
-from diverseevol_fast import distributed
-from diverseevol_fast.cli import main
+from diverseevol_fast._common import distributed
+from diverseevol_fast.cli.main import main
 
 with distributed.job():
     for command in map(json.loads, sys.argv[1:]):

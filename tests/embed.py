@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from diverseevol_fast.encoders import encoder_of
-from diverseevol_fast.engine import Engine
-from diverseevol_fast.store import FileStore
+from diverseevol_fast.embedding.encoder import encoder_of
+from diverseevol_fast.embedding.engine import Engine
+from diverseevol_fast.embedding.store import FileStore
 
 NONE = np.empty(0, dtype=np.int64)
 

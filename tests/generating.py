@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from conftest import TINY, write_config
 
-from diverseevol_fast.cli import main
+from diverseevol_fast.cli.main import main
 
 QUESTIONS = [
     {"question": "Name three colours.", "input": "red, green, blue", "id": "a"},

@@ -4,7 +4,7 @@ import json
 
 from chat_server import ChatServer, fails, says
 
-from diverseevol_fast.cli import main
+from diverseevol_fast.cli.main import main
 
 KEY = 'sk-"secret\\0123456789'
 

@@ -10,8 +10,8 @@ from conftest import write_config
 from embed import stopped_after
 from test_run import picks, run, selected
 
-from diverseevol_fast import preparation, state
-from diverseevol_fast.cli import main
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.runs import inputs, state
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ def test_stopped_while_the_base_model_is_built_the_same_command_goes_on(tmp_path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(preparation, "build_base_model", stopped)
+        patched.setattr(inputs, "build_base_model", stopped)
         assert run(tmp_path, settings) == 130
     assert not Path(settings["output_dir"]).exists()
     assert run(tmp_path, settings) == 0

@@ -8,11 +8,11 @@ from gpu import DEVICE, cuda_works
 from test_traversal import make
 
 from diverseevol_fast import Embeddings, KCenterStream, kcenter
+from diverseevol_fast.embedding.store import MemoryStore
 from diverseevol_fast.ops import audit, backends, reference
-from diverseevol_fast.selection import arrived, host_rows
-from diverseevol_fast.selection import rows as rows_module
-from diverseevol_fast.selection.arrived import CandidateError, checksums
-from diverseevol_fast.store import MemoryStore
+from diverseevol_fast.selection import device_rows as rows_module
+from diverseevol_fast.selection import host_rows, integrity
+from diverseevol_fast.selection.integrity import CandidateError, checksums
 
 POOL = range(3)
 HOW = {
@@ -117,7 +117,7 @@ def test_the_sign_of_a_zero_is_no_change():
 def test_checksums(d, dtype, monkeypatch):
     x = gaussian(90, d, dtype)
     whole = checksums(x)
-    monkeypatch.setattr(arrived, "CACHED_ELEMENTS", 5 * d)
+    monkeypatch.setattr(integrity, "CACHED_ELEMENTS", 5 * d)
     wide = torch.zeros(90, 2 * d + 1, dtype=dtype, device=DEVICE)
     wide[:, 1::2] = x
     assert torch.equal(checksums(wide[:, 1::2]), whole)

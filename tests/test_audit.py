@@ -12,7 +12,7 @@ from test_traversal import KINDS, make
 from diverseevol_fast import KCenterStream, kcenter
 from diverseevol_fast.ops import audit, backends, reference
 from diverseevol_fast.selection import bounds
-from diverseevol_fast.selection import rows as rows_module
+from diverseevol_fast.selection import device_rows as rows_module
 
 needs_native = pytest.mark.skipif(backends.native_unavailable() is not None, reason="the reference is not audited")
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diverseevol_fast import bootstrap
-from diverseevol_fast.bootstrap import ratio_interval
+from diverseevol_fast._common import statistics
+from diverseevol_fast._common.statistics import ratio_interval
 
 
 def test_the_interval_is_that_of_a_mean():
@@ -25,7 +25,7 @@ def test_drawn_in_parts(monkeypatch):
     """The same numbers are drawn however many at once, and 501 resamples do not fill the last part."""
     above, below = np.random.default_rng(3).uniform(1, 9, (2, 30))
     whole = ratio_interval(above, below, 501, 4)
-    monkeypatch.setattr(bootstrap, "DRAWN_AT_ONCE", 70)  # 2 resamples at a time
+    monkeypatch.setattr(statistics, "DRAWN_AT_ONCE", 70)  # 2 resamples at a time
     assert ratio_interval(above, below, 501, 4) == whole
     assert ratio_interval(above, below, 501, 5) != whole
 

@@ -7,11 +7,11 @@ from embed import NONE
 from test_prefix import DIM, build, two_groups  # noqa: F401
 
 from diverseevol_fast import kcenter
-from diverseevol_fast.budget import CPU_TOKENS, Limit, find_budget
-from diverseevol_fast.encoders import encoder_of
-from diverseevol_fast.engine import Engine
-from diverseevol_fast.models import backbone
-from diverseevol_fast.store import FileStore, MemoryStore
+from diverseevol_fast.embedding.encoder import encoder_of
+from diverseevol_fast.embedding.engine import Engine
+from diverseevol_fast.embedding.store import FileStore, MemoryStore
+from diverseevol_fast.models.load import backbone
+from diverseevol_fast.models.token_budget import CPU_TOKENS, Limit, find_budget
 
 CPU_TEXT = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
 OUT_OF_MEMORY = {
@@ -35,8 +35,8 @@ class Gpu:
 
     def __init__(self, monkeypatch, size, each):
         self.size, self.each, self.probed = size, each, []
-        monkeypatch.setattr("diverseevol_fast.budget._free", lambda device: size)
-        monkeypatch.setattr("diverseevol_fast.budget._peak", lambda device, work: work())
+        monkeypatch.setattr("diverseevol_fast.models.token_budget._free", lambda device: size)
+        monkeypatch.setattr("diverseevol_fast.models.token_budget._peak", lambda device, work: work())
 
     def probe(self, rows, tokens):
         self.probed.append((rows, tokens))

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from conftest import write_config
 
-from diverseevol_fast import cli, kcenter
-from diverseevol_fast.cli import main
-from diverseevol_fast.models import load_causal_lm, load_tokenizer
+from diverseevol_fast import kcenter
+from diverseevol_fast.cli import main as cli
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 from diverseevol_fast.ops import backends
 
 
@@ -363,7 +364,7 @@ def test_broken_lines_are_left_aside_with_a_count(tmp_path, rows, tiny_model, se
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    from diverseevol_fast.errors import InputError
+    from diverseevol_fast._common.errors import InputError
 
     with pytest.raises(InputError):
         main(["run", str(tmp_path / "absent.yml"), "--debug"])

@@ -11,11 +11,12 @@ import pytest
 import yaml
 from conftest import write_config
 
-from diverseevol_fast import __version__, cli
-from diverseevol_fast.cli import main
-from diverseevol_fast.commands import build_parser
-from diverseevol_fast.config import Config, load_config
-from diverseevol_fast.settings import DEFAULTS, MEANINGS, TRAIN_ARGS
+from diverseevol_fast import __version__
+from diverseevol_fast.cli import main as cli
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.cli.parser import build_parser
+from diverseevol_fast.runs.config import Config, load_config
+from diverseevol_fast.runs.settings import DEFAULTS, MEANINGS, TRAIN_ARGS
 
 
 def refusal(capsys, *argv) -> str:
@@ -221,7 +222,7 @@ def test_waiting_threads_leave_the_cores_to_others(given, spins):
     """It is set before torch, which reads it, is imported; what the user has set holds."""
     script = (
         "import os, sys\n"
-        "from diverseevol_fast import cli\n"
+        "from diverseevol_fast.cli import main as cli\n"
         "assert 'torch' not in sys.modules\n"
         "cli._command = lambda *_: cli.Result(str(os.environ.get('GOMP_SPINCOUNT')), {})\n"
         "cli.main(['env'])"

@@ -10,7 +10,7 @@ import torch
 
 from diverseevol_fast import kcenter
 from diverseevol_fast.compat import anomalib, deepal, google, upstream
-from diverseevol_fast.compat.picking import pick
+from diverseevol_fast.compat._adapter import pick
 from diverseevol_fast.ops import reference
 
 SIZES = [(17, 3, 2, 5), (300, 8, 1, 40), (1_000, 32, 100, 100), (2_000, 384, 10, 60)]  # N, D, centres, picks

@@ -5,9 +5,9 @@ import torch
 import yaml
 from conftest import write_config
 
-from diverseevol_fast.config import load_config
-from diverseevol_fast.errors import InputError
-from diverseevol_fast.training import training_arguments, translate_train_args
+from diverseevol_fast._common.errors import InputError
+from diverseevol_fast.runs.config import load_config
+from diverseevol_fast.runs.training import training_arguments, translate_train_args
 
 PUBLIC = """
 full_data_path: rows.json  # a comment

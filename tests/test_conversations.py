@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from diverseevol_fast.conversations import conversation_segments
-from diverseevol_fast.errors import InputError
-from diverseevol_fast.models import load_tokenizer
+from diverseevol_fast._common.errors import InputError
+from diverseevol_fast.data.conversations import conversation_segments
+from diverseevol_fast.models.load import load_tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

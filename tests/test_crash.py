@@ -17,9 +17,9 @@ STAGES = ["training", "embedding", "selecting", "embedding", "training", "select
 # finished batch recorded at once.
 SLOWED = """
 import sys, time
-import diverseevol_fast.embedding as embedding, diverseevol_fast.selection.stream as stream
-import diverseevol_fast.store as store, diverseevol_fast.training as training
-from diverseevol_fast.cli import main
+import diverseevol_fast.embedding.embed as embedding, diverseevol_fast.selection.stream as stream
+import diverseevol_fast.embedding.store as store, diverseevol_fast.runs.training as training
+from diverseevol_fast.cli.main import main
 
 def slowly(function, seconds):
     def call(*args, **kwargs):
@@ -127,8 +127,8 @@ def test_sigkill_under_other_strategies(schedule, tmp_path, settings):
 
 
 def test_two_processes_cannot_share_a_run(tmp_path, settings):
-    from diverseevol_fast.errors import InputError
-    from diverseevol_fast.state import open_run
+    from diverseevol_fast._common.errors import InputError
+    from diverseevol_fast.runs.state import open_run
 
     with (
         open_run(tmp_path / "out"),

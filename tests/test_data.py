@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from diverseevol_fast.data import load_data, write_rows
-from diverseevol_fast.errors import InputError
-from diverseevol_fast.quickstart import FAMILIES, generate_rows
+from diverseevol_fast._common.errors import InputError
+from diverseevol_fast.data.dataset import load_data, write_rows
+from diverseevol_fast.demo.quickstart import FAMILIES, generate_rows
 
 ALPACA = [
     {"instruction": "Say hi.", "input": "", "output": "Hi.", "note": 1},

@@ -13,8 +13,8 @@ import pytest
 from conftest import write_config
 from test_crash import SLOWED
 
-from diverseevol_fast.cli import main
-from diverseevol_fast.config import SCHEDULES
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.runs.config import SCHEDULES
 
 JOB = Path(__file__).with_name("distributed_job.py")
 
@@ -97,7 +97,7 @@ def test_every_strategy_picks_what_one_process_does(tmp_path, settings):
 def test_a_process_that_dies_ends_the_job_and_keeps_what_is_finished(tmp_path, data_file, tiny_model):
     program, output = tmp_path / "slowed.py", tmp_path / "x.npy"
     slow = SLOWED.replace("stream.KCenterStream.bound = slowly(stream.KCenterStream.bound, 0.03)",
-                          "import diverseevol_fast.engine as engine\n"
+                          "import diverseevol_fast.embedding.engine as engine\n"
                           "engine.queue_masked_mean_pool = slowly(engine.queue_masked_mean_pool, 0.3)")  # fmt: skip
     assert slow != SLOWED
     program.write_text(slow)

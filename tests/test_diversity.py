@@ -16,15 +16,15 @@ import torch
 from conftest import TINY, write_config
 from public_text import public_text
 
-from diverseevol_fast.cli import main
-from diverseevol_fast.data import data_of, load_data
-from diverseevol_fast.evaluate import fixed
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.data.dataset import data_of, load_data
+from diverseevol_fast.evaluate import evaluation_encoder
 from diverseevol_fast.evaluate.diversity import YARDSTICK, _draw, measure_run
-from diverseevol_fast.evaluate.fixed import fixed_embeddings, fixed_space, fixed_texts, is_own, kept_record
+from diverseevol_fast.evaluate.evaluation_encoder import fixed_embeddings, fixed_space, fixed_texts, is_own, kept_record
 from diverseevol_fast.evaluate.measures import MEASURES, describe, measure_nested, partition
-from diverseevol_fast.models import load_encoder, load_tokenizer
-from diverseevol_fast.preparation import split
-from diverseevol_fast.runs import read_run
+from diverseevol_fast.models.load import load_encoder, load_tokenizer
+from diverseevol_fast.runs.finished import read_run
+from diverseevol_fast.runs.inputs import split
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_texts_are_those_of_the_public_implementation(shared_data, tiny_model, r
 def test_embeddings_of_other_texts_do_not_compare(run, monkeypatch):
     before = fixed_space(run)
     assert is_own(run, before)
-    monkeypatch.setattr(fixed, "TEXTS", before.made_from["texts"] + 1)
+    monkeypatch.setattr(evaluation_encoder, "TEXTS", before.made_from["texts"] + 1)
     assert not is_own(run, before)
     assert is_own(run, fixed_space(run))
 
@@ -216,7 +216,7 @@ def test_finished_embeddings_are_opened_without_the_model(run, folder, tiny_mode
     assert torch.equal(values[0], values[1])
     assert not torch.equal(values[0], values[2])
     assert len(list(folder.glob("diversity/embeddings*.npy"))) == 2
-    monkeypatch.setattr("diverseevol_fast.evaluate.fixed.load_encoder", None)
+    monkeypatch.setattr("diverseevol_fast.evaluate.evaluation_encoder.load_encoder", None)
     for space, before in zip(spaces, values, strict=True):
         assert torch.equal(fixed_embeddings(read_run(folder), space), before)
     (folder / "diversity/embeddings.npy").unlink()
@@ -286,8 +286,8 @@ def test_a_record_that_is_not_text_is_none(tmp_path):
 
 KILLED = """
 import os, signal, sys
-import diverseevol_fast.store as store
-from diverseevol_fast.cli import main
+import diverseevol_fast.embedding.store as store
+from diverseevol_fast.cli.main import main
 
 flush, calls = store.FileStore.flush, []
 
@@ -358,8 +358,10 @@ def test_a_run_that_cannot_be_written_to(way, run, folder, made, tmp_path, monke
     else:
         (folder / "diversity").write_text("")
     embedded = []
-    embed = fixed.embed
-    monkeypatch.setattr(fixed, "embed", lambda *args, **more: embedded.append(more["store"]) or embed(*args, **more))
+    embed = evaluation_encoder.embed
+    monkeypatch.setattr(
+        evaluation_encoder, "embed", lambda *args, **more: embedded.append(more["store"]) or embed(*args, **more)
+    )
     assert measure_run(run, random=1) == whole
     assert fixed_embeddings(run).shape == (80, 32)  # as report does next
     assert embedded == [folder / "diversity/embeddings.npy", "host"]

@@ -11,13 +11,13 @@ from test_embedding import StopHereError
 from test_prefix import build
 
 from diverseevol_fast import embed, kcenter
-from diverseevol_fast.data import data_of
-from diverseevol_fast.encoders import encoder_of
-from diverseevol_fast.errors import InputError, RunError
-from diverseevol_fast.models import backbone, load_tokenizer
-from diverseevol_fast.precision import compare, lowered
-from diverseevol_fast.quickstart import generate_rows
-from diverseevol_fast.templates import PROMPT, tokenize
+from diverseevol_fast._common.errors import InputError, RunError
+from diverseevol_fast.data.dataset import data_of
+from diverseevol_fast.data.templates import PROMPT, tokenize
+from diverseevol_fast.demo.quickstart import generate_rows
+from diverseevol_fast.embedding.encoder import encoder_of
+from diverseevol_fast.embedding.precision import compare, lowered
+from diverseevol_fast.models.load import backbone, load_tokenizer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PLACES = [("host", dtype) for dtype in DTYPES] + [("device", "bfloat16"), ("x.npy", "float32"), ("x.npy", "float16")]
@@ -153,7 +153,7 @@ def changed(change, model, tokenizer, texts):
 def test_a_finished_file_serves_whatever_was_embedded_first(model, tokenizer, texts, tmp_path, monkeypatch):
     """Which rows were in a batch together is of no account; the picks begin with the centres asked for."""
     values = embed(model, tokenizer, texts[:60], store=tmp_path / "x.npy").values
-    monkeypatch.setattr("diverseevol_fast.embedding.Engine", None)
+    monkeypatch.setattr("diverseevol_fast.embedding.embed.Engine", None)
     found = embed(model, tokenizer, texts[:60], store=tmp_path / "x.npy", centers_first=[7, 3])
     assert found.select(9).indices.tolist() == kcenter(values, 9, [7, 3]).indices.tolist()
 
@@ -173,7 +173,7 @@ def test_a_file_of_something_else_is_begun_anew_or_refused(model, tokenizer, tex
 
 def test_a_finished_file_is_reused_without_the_model(model, tokenizer, texts, tmp_path, monkeypatch):
     values = embed(model, tokenizer, texts[:30], store=tmp_path / "x.npy").values
-    monkeypatch.setattr("diverseevol_fast.embedding.Engine", None)
+    monkeypatch.setattr("diverseevol_fast.embedding.embed.Engine", None)
     found = embed(model, tokenizer, texts[:30], store=tmp_path / "x.npy", max_length=200)  # which cuts nothing
     assert torch.equal(found.values, values)
     assert (found.figures, found.first, found.stream) == ({}, [], None)

@@ -6,13 +6,13 @@ import torch
 from embed import embed_rows, file_store
 from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from diverseevol_fast.batches import pad, token_budget_batches
-from diverseevol_fast.data import load_data
-from diverseevol_fast.embedding import embed_tokens
-from diverseevol_fast.encoders import encoder_of
-from diverseevol_fast.errors import InputError, RunError
-from diverseevol_fast.models import backbone, load_causal_lm, load_encoder, load_tokenizer
-from diverseevol_fast.templates import tokenize
+from diverseevol_fast._common.errors import InputError, RunError
+from diverseevol_fast.data.batches import pad, token_budget_batches
+from diverseevol_fast.data.dataset import load_data
+from diverseevol_fast.data.templates import tokenize
+from diverseevol_fast.embedding.embed import embed_tokens
+from diverseevol_fast.embedding.encoder import encoder_of
+from diverseevol_fast.models.load import backbone, load_causal_lm, load_encoder, load_tokenizer
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def counting(model, stop_after=None):
 
 
 def test_finished_batches_survive_a_crash(tmp_path, tokens, tiny_model, monkeypatch):
-    monkeypatch.setattr("diverseevol_fast.store.SECONDS_BETWEEN_FLUSHES", 0.0)
+    monkeypatch.setattr("diverseevol_fast.embedding.store.SECONDS_BETWEEN_FLUSHES", 0.0)
     rows, path = np.arange(len(tokens)), tmp_path / "x.npy"
     undisturbed = store_for(tmp_path / "y.npy", tokens)
     model, all_calls = counting(load_causal_lm(tiny_model))

@@ -18,12 +18,12 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel, BertConfig, BertModel
 
 from diverseevol_fast import embed
-from diverseevol_fast.cli import main
-from diverseevol_fast.encoders import encoder_of
-from diverseevol_fast.errors import InputError
-from diverseevol_fast.models import load_causal_lm, load_tokenizer
-from diverseevol_fast.quickstart import generate_rows
-from diverseevol_fast.templates import PROMPT as PROMPT_TEXT
+from diverseevol_fast._common.errors import InputError
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.data.templates import PROMPT as PROMPT_TEXT
+from diverseevol_fast.demo.quickstart import generate_rows
+from diverseevol_fast.embedding.encoder import encoder_of
+from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 
 LONGEST = 64
 ENCODER = SMALL | {"max_position_embeddings": LONGEST, "pad_token_id": 0}

@@ -6,12 +6,12 @@ import pytest
 from chat_server import Answer, ChatServer, says
 from judged import rows_of
 
-from diverseevol_fast.errors import InputError
-from diverseevol_fast.evaluate.generated import GeneratedFile
+from diverseevol_fast._common.errors import InputError
+from diverseevol_fast.evaluate.answer_file import GeneratedFile
 from diverseevol_fast.evaluate.judge.answer_pairs import read_answers
 from diverseevol_fast.evaluate.judge.prompt import parse_scores
 from diverseevol_fast.evaluate.judge.replies import stored_replies
-from diverseevol_fast.evaluate.judge.scoring import scores_of, scores_table
+from diverseevol_fast.evaluate.judge.score import scores_of, scores_table
 from diverseevol_fast.evaluate.questions import read_questions
 from diverseevol_fast.evaluate.resumable_lines import check_made_from
 

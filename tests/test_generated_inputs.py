@@ -21,8 +21,8 @@ import pytest
 import yaml
 from conftest import write_config
 
-from diverseevol_fast import cli
-from diverseevol_fast.result import Result
+from diverseevol_fast.cli import main as cli
+from diverseevol_fast.cli.result import Result
 
 ROWS = [{"instruction": f"Say {word}.", "input": "", "output": word, "note": 1.5} for word in ("a", "b", "c", "d")]
 CHATS = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": word}]} for word in "abcd"]
@@ -331,7 +331,7 @@ def test_config_options(tmp_path, config, attempts):
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
 def test_models(name, tmp_path, tiny_model, attempts, monkeypatch):
     """Up to where the model is loaded: what a damaged one computes is no matter of reading."""
-    from diverseevol_fast.models import load_encoder, load_tokenizer, resolve_model
+    from diverseevol_fast.models.load import load_encoder, load_tokenizer, resolve_model
 
     folder = shutil.copytree(tiny_model, tmp_path / "model")
 

@@ -12,11 +12,11 @@ from public_text import public_text
 from test_templates import CHAT
 from tokenizers.processors import TemplateProcessing
 
-from diverseevol_fast.cli import main
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.data.templates import PROMPT, PROMPT_WITH_INPUT, Template
+from diverseevol_fast.evaluate.generator import NextToken, Respondent, draw
 from diverseevol_fast.evaluate.questions import read_questions
-from diverseevol_fast.evaluate.respondent import NextToken, Respondent, draw
-from diverseevol_fast.models import load_causal_lm, load_tokenizer
-from diverseevol_fast.templates import PROMPT, PROMPT_WITH_INPUT, Template
+from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 
 PROMPTS = [
     PROMPT_WITH_INPUT.format(instruction="Name three colours.", input="red, green, blue"),

@@ -12,18 +12,18 @@ import time
 import pytest
 from generating import QUESTIONS, answers, figures, make_run, read_lines, talkative, write_lines
 
-from diverseevol_fast.cli import main
-from diverseevol_fast.errors import InputError
-from diverseevol_fast.evaluate import generation
-from diverseevol_fast.evaluate.generated import Generated, GeneratedFile
-from diverseevol_fast.evaluate.respondent import Respondent
+from diverseevol_fast._common.errors import InputError
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.evaluate import generate
+from diverseevol_fast.evaluate.answer_file import Generated, GeneratedFile
+from diverseevol_fast.evaluate.generator import Respondent
 from diverseevol_fast.evaluate.resumable_lines import ResumableLines
 
 # The command line with every batch slowed down, so that a kill lands between two.
 SLOWED = """
 import sys, time
-from diverseevol_fast.cli import main
-from diverseevol_fast.evaluate.respondent import Respondent
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.evaluate.generator import Respondent
 
 answers = Respondent.answers
 
@@ -267,7 +267,7 @@ def test_two_processes_cannot_write_one_file(begun, command, asked, capsys):
 
 
 def test_another_process_that_finishes_while_the_model_is_loaded(command, folder, asked, capsys, monkeypatch):
-    load, others = generation._load, []
+    load, others = generate._load, []
 
     def finish_elsewhere(*given):
         if not others:
@@ -275,7 +275,7 @@ def test_another_process_that_finishes_while_the_model_is_loaded(command, folder
             assert main(command) == 0
         return load(*given)
 
-    monkeypatch.setattr(generation, "_load", finish_elsewhere)
+    monkeypatch.setattr(generate, "_load", finish_elsewhere)
     assert main(command) == 0
     assert f"{folder}/rd_0.jsonl: was finished before" in capsys.readouterr().out
     assert asked == [1] * 5

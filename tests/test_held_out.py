@@ -8,13 +8,13 @@ import pytest
 import torch
 from conftest import write_config
 
-from diverseevol_fast.bootstrap import ratio_interval
-from diverseevol_fast.cli import main
-from diverseevol_fast.data import load_data
-from diverseevol_fast.held_out import RESAMPLES, evaluate_held_out
-from diverseevol_fast.models import load_causal_lm, load_tokenizer
-from diverseevol_fast.runs import read_run
-from diverseevol_fast.templates import tokenize
+from diverseevol_fast._common.statistics import ratio_interval
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.data.dataset import load_data
+from diverseevol_fast.data.templates import tokenize
+from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
+from diverseevol_fast.runs.evaluation_loss import RESAMPLES, evaluate_held_out
+from diverseevol_fast.runs.finished import read_run
 
 
 def test_the_loss_is_that_of_one_row_at_a_time(tiny_model, data_file):
@@ -39,7 +39,7 @@ def test_the_loss_is_that_of_one_row_at_a_time(tiny_model, data_file):
 def test_rows_without_a_response_token_say_nothing(monkeypatch):
     found = np.zeros((2, 1000))
     found[:, ::10] = [[6.0], [2.0]]
-    monkeypatch.setattr("diverseevol_fast.held_out.response_losses", lambda *given: found)
+    monkeypatch.setattr("diverseevol_fast.runs.evaluation_loss.response_losses", lambda *given: found)
     kept = evaluate_held_out(None, None, np.arange(1000), "held_out")
     assert (kept["held_out_loss"], kept["held_out_interval"]) == (3.0, [3.0, 3.0])
 

@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diverseevol_fast import KCenterStream, kcenter
-from diverseevol_fast.ops import backends, reference, screening
+from diverseevol_fast.ops import backends, reference
 from diverseevol_fast.selection import bounds, host_rows, stream, traversal
-from diverseevol_fast.selection import rows as rows_module
+from diverseevol_fast.selection import device_rows as rows_module
 from diverseevol_fast.selection.arguments import as_bytes, as_device
 
 BACKENDS = [*([] if backends.native_unavailable() else ["native"]), "reference"]
@@ -346,8 +346,8 @@ def test_out_of_memory_halves_the_tile(where, from_host, monkeypatch):
     expected, sqdist = reference.kcenter(x, 60, [4])
     module, name = {
         "send": (host_rows._Lane, "send"),
-        "screen": (screening, "screen_copy"),
-        "update": (host_rows.streaming, "queue_update_argmax"),
+        "screen": (host_rows, "screen_copy"),
+        "update": (host_rows, "queue_update_argmax"),
     }[where]
     work = getattr(module, name)
 

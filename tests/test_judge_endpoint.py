@@ -9,7 +9,7 @@ import pytest
 from chat_server import DROP, HANG, SOON, Answer, ChatServer, fails, says
 from judged import KEY, Files, assert_nowhere, eight_nine, rows_of
 
-from diverseevol_fast.evaluate.judge.scoring import scores_of
+from diverseevol_fast.evaluate.judge.score import scores_of
 
 pytestmark = pytest.mark.usefixtures("judge_environment")
 
@@ -243,7 +243,8 @@ def test_a_key_that_is_none(value, files, capsys, monkeypatch):
 
 def test_without_the_openai_package(files, tmp_path):
     code = (
-        "import sys; sys.modules['openai'] = None; from diverseevol_fast.cli import main; sys.exit(main(sys.argv[1:]))"
+        "import sys; sys.modules['openai'] = None; from diverseevol_fast.cli.main import main; "
+        "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *files.arguments("http://127.0.0.1:9/v1")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)

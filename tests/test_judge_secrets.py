@@ -11,7 +11,7 @@ import pytest
 from chat_server import Answer, ChatServer, says
 from judged import KEY, assert_nowhere, eight_nine, rows_of
 
-from diverseevol_fast.cli import main
+from diverseevol_fast.cli.main import main
 from diverseevol_fast.evaluate.judge.redaction import spellings
 
 pytestmark = pytest.mark.usefixtures("judge_environment")

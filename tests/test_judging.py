@@ -6,10 +6,10 @@ import pytest
 from chat_server import Answer, ChatServer, says
 from judged import KEY, Files, assert_nowhere, eight_nine, rows_of, write
 
-from diverseevol_fast.cli import main
+from diverseevol_fast.cli.main import main
 from diverseevol_fast.evaluate.judge.answer_pairs import pair_answers
 from diverseevol_fast.evaluate.judge.prompt import prompt
-from diverseevol_fast.evaluate.judge.scoring import scores_of
+from diverseevol_fast.evaluate.judge.score import scores_of
 
 pytestmark = pytest.mark.usefixtures("judge_environment")
 

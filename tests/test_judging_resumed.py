@@ -9,9 +9,9 @@ import pytest
 from chat_server import HANG, ChatServer
 from judged import Files, eight_nine, interrupted, rows_of, write
 
-from diverseevol_fast.cli import main
-from diverseevol_fast.evaluate.judge import judging
-from diverseevol_fast.evaluate.judge.scoring import scores_of
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.evaluate.judge import judge
+from diverseevol_fast.evaluate.judge.score import scores_of
 
 pytestmark = pytest.mark.usefixtures("judge_environment")
 
@@ -42,7 +42,7 @@ def test_a_kill_between_the_output_and_its_clearing_up(files):
 
 def test_all_replies_are_there_but_not_the_output(files, monkeypatch):
     with ChatServer(eight_nine) as server:
-        monkeypatch.setattr("diverseevol_fast.evaluate.judge.judging.write_rows", lambda *_: 1 / 0)  # a full disk, say
+        monkeypatch.setattr("diverseevol_fast.evaluate.judge.judge.write_rows", lambda *_: 1 / 0)  # a full disk, say
         assert files.judge(server) == 1
         monkeypatch.undo()
         monkeypatch.delenv("JUDGE_KEY", raising=False)
@@ -178,7 +178,7 @@ def test_a_public_judgement_file_is_not_overwritten(files, shared_data, capsys):
 
 def test_a_command_that_another_one_has_overtaken(files, capsys, monkeypatch):
     """The other finishes between this one's look at the files and its hold of them."""
-    take, overtaken = judging.held_replies, []
+    take, overtaken = judge.held_replies, []
 
     def overtake(*given):
         if not overtaken:
@@ -186,7 +186,7 @@ def test_a_command_that_another_one_has_overtaken(files, capsys, monkeypatch):
             assert files.judge(server) == 0
         return take(*given)
 
-    monkeypatch.setattr(judging, "held_replies", overtake)
+    monkeypatch.setattr(judge, "held_replies", overtake)
     with ChatServer(eight_nine) as server:
         assert files.judge(server) == 0
     assert server.counts == files.everything()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from diverseevol_fast._common import vendi_score as vendi_module
+from diverseevol_fast._common.vendi_score import kernel_spectra, vendi_score
 from diverseevol_fast.evaluate import measures
 from diverseevol_fast.evaluate.measures import MEASURES, TINY, cell_count, describe, entropy, measure_nested, partition
-from diverseevol_fast.selection import vendi_score as vendi_module
-from diverseevol_fast.selection.vendi_score import kernel_spectra, vendi_score
 
 
 def cosine(a, b):

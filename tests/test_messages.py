@@ -1,6 +1,6 @@
 """What messages show of text that others wrote."""
 
-from diverseevol_fast.messages import printable, reason, shown
+from diverseevol_fast._common.messages import printable, reason, shown
 
 
 def test_shown_is_one_printable_line_that_is_cut():

@@ -22,12 +22,13 @@ from transformers import (
     ModernBertModel,
 )
 
-from diverseevol_fast import kcenter, packing
-from diverseevol_fast.encoders import encoder_of
-from diverseevol_fast.engine import Engine
-from diverseevol_fast.models import backbone
-from diverseevol_fast.packing import NAME, Layout, kernel_for, packed
-from diverseevol_fast.store import MemoryStore
+from diverseevol_fast import kcenter
+from diverseevol_fast.embedding import packing
+from diverseevol_fast.embedding.encoder import encoder_of
+from diverseevol_fast.embedding.engine import Engine
+from diverseevol_fast.embedding.packing import NAME, Layout, kernel_for, packed
+from diverseevol_fast.embedding.store import MemoryStore
+from diverseevol_fast.models.load import backbone
 
 SMALL = GROUPED_QUERY | {"num_hidden_layers": 2}
 BUDGET = 1024

@@ -18,12 +18,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from diverseevol_fast.batches import pad
-from diverseevol_fast.data import Data
-from diverseevol_fast.models import backbone, load_tokenizer
-from diverseevol_fast.prefix import can_share_prefixes, group_rows, run_prefix
-from diverseevol_fast.store import FileStore
-from diverseevol_fast.templates import PROMPT, PROMPT_WITH_INPUT, Tokens, tokenize
+from diverseevol_fast.data.batches import pad
+from diverseevol_fast.data.dataset import Data
+from diverseevol_fast.data.templates import PROMPT, PROMPT_WITH_INPUT, Tokens, tokenize
+from diverseevol_fast.embedding.prefix import can_share_prefixes, group_rows, run_prefix
+from diverseevol_fast.embedding.store import FileStore
+from diverseevol_fast.models.load import backbone, load_tokenizer
 
 VOCABULARY = 400
 DIM = 32
@@ -244,7 +244,7 @@ class StopHereError(Exception):
 
 @pytest.mark.parametrize("written", [1, 3, 6])
 def test_started_again_it_gives_the_same_array(tmp_path, two_groups, monkeypatch, written):
-    monkeypatch.setattr("diverseevol_fast.store.SECONDS_BETWEEN_FLUSHES", 0.0)
+    monkeypatch.setattr("diverseevol_fast.embedding.store.SECONDS_BETWEEN_FLUSHES", 0.0)
     undisturbed, _ = embed(build("llama"), two_groups, tmp_path / "y.npy")
     write, numbers = FileStore.write, []
 
@@ -272,5 +272,5 @@ def test_other_batches_mean_another_store(tmp_path, monkeypatch):
     store.write(0, torch.tensor([0]), torch.ones(1, DIM))
     store.flush()
     assert opened().done == {0}
-    monkeypatch.setattr("diverseevol_fast.store.BATCHING", "another way")
+    monkeypatch.setattr("diverseevol_fast.embedding.store.BATCHING", "another way")
     assert opened().done == set()

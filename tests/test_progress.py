@@ -11,11 +11,11 @@ import termios
 import pytest
 from conftest import write_config
 
-from diverseevol_fast import progress
-from diverseevol_fast.data import data_of, load_data
-from diverseevol_fast.data_summary import duplicates, log_lengths
-from diverseevol_fast.embedding import describe
-from diverseevol_fast.templates import tokenize
+from diverseevol_fast._common import progress
+from diverseevol_fast.data.dataset import data_of, load_data
+from diverseevol_fast.data.summary import duplicates, log_lengths
+from diverseevol_fast.data.templates import tokenize
+from diverseevol_fast.embedding.embed import describe
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def test_a_stage_of_hours_says_something_every_ten_minutes(clock, told):
 def test_a_terminal_keeps_one_line_of_each_stage():
     script = """
 import logging, time
-from diverseevol_fast.cli import _set_up_logging
-from diverseevol_fast.progress import Progress
+from diverseevol_fast.cli.main import _set_up_logging
+from diverseevol_fast._common.progress import Progress
 _set_up_logging(False)
 for name in ("train", "embed"):
     with Progress(name, 6, "row") as bar:
@@ -163,7 +163,7 @@ def test_an_embedding_is_told_in_plain_words():
 
 
 def test_the_data_are_summed_up(tmp_path, told, tiny_model):
-    from diverseevol_fast.models import load_tokenizer
+    from diverseevol_fast.models.load import load_tokenizer
 
     row = {"instruction": "Say it.", "output": "It."}
     rows = [row, row | {"id": 7}, row | {"input": ""}, row | {"output": "Not."}, row | {"output": " "}]

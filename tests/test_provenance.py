@@ -10,11 +10,12 @@ import threading
 import numpy as np
 import pytest
 
-from diverseevol_fast import kcenter, provenance
-from diverseevol_fast.cli import main
-from diverseevol_fast.errors import InputError
-from diverseevol_fast.files import atomic_path, locked, write_json
-from diverseevol_fast.models import load_causal_lm, load_tokenizer
+from diverseevol_fast import kcenter
+from diverseevol_fast._common import provenance
+from diverseevol_fast._common.errors import InputError
+from diverseevol_fast._common.files import atomic_path, locked, write_json
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 
 
 @pytest.fixture
@@ -101,9 +102,9 @@ def test_another_n_is_made_from_the_embeddings_kept(tmp_path, data_file, tiny_mo
     assert select(*made, "-n", 5) == 0
     assert "o.embeddings.npy: 90 x 32 embeddings, 0.0 MB, kept" in capsys.readouterr().out
     with monkeypatch.context() as patched:
-        patched.setattr("diverseevol_fast.oneshot._encoder", None)  # no model is loaded
+        patched.setattr("diverseevol_fast.subset._encoder", None)  # no model is loaded
         assert select(*made, "-n", 8) == 0
-    monkeypatch.setattr("diverseevol_fast.embedding.Engine", None)
+    monkeypatch.setattr("diverseevol_fast.embedding.embed.Engine", None)
     picked = json.loads((tmp_path / "o.picks.json").read_text())["indices"]
     values = np.load(tmp_path / "o.embeddings.npy")
     assert picked == kcenter(values, 8, seed=0).indices.tolist()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diverseevol_fast.errors import InputError
+from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.evaluate.questions import benchmark_name, read_questions
 
 

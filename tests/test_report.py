@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from conftest import write_config
 
-from diverseevol_fast.cli import main
-from diverseevol_fast.embedding import embed
-from diverseevol_fast.evaluate.report.reporting import look_at_runs
-from diverseevol_fast.models import load_encoder, load_tokenizer
-from diverseevol_fast.runs import read_run
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.embedding.embed import embed
+from diverseevol_fast.evaluate.report.report import look_at_runs
+from diverseevol_fast.models.load import load_encoder, load_tokenizer
+from diverseevol_fast.runs.finished import read_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = '<script>console.log(7)</script><img src="http://127.0.0.1:9/x">'
@@ -220,7 +220,7 @@ def test_the_same_runs_make_the_same_numbers_again(made, page):
 
 
 def test_a_report_of_what_is_measured_loads_no_model(made, page, monkeypatch):
-    monkeypatch.setattr("diverseevol_fast.evaluate.fixed.load_encoder", None)
+    monkeypatch.setattr("diverseevol_fast.evaluate.evaluation_encoder.load_encoder", None)
     assert main(["report", str(made / "kc"), "--output", str(made / "quick.html"), "--quiet"]) == 0
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from diverseevol_fast.errors import InputError
+from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.evaluate.report import charts, page, seeds
+from diverseevol_fast.evaluate.report.examples import BLOCK, look_at, plane_of, text_of
+from diverseevol_fast.evaluate.report.metrics import series
 from diverseevol_fast.evaluate.report.page import Html, cut, element, html, table
-from diverseevol_fast.evaluate.report.picked import BLOCK, look_at, plane_of, text_of
-from diverseevol_fast.evaluate.report.readings import series
-from diverseevol_fast.evaluate.report.reporting import unique_names
+from diverseevol_fast.evaluate.report.report import unique_names
 from diverseevol_fast.evaluate.report.seeds import Point, over_seeds, t_interval, t_quantile
 
 X = [100, 200, 300]
@@ -268,8 +268,8 @@ class FewRows:
     pools = ((4, 2), (6, 1))
 
     def __init__(self, folder: Path, rows: list[dict]):
-        from diverseevol_fast.data import data_of
-        from diverseevol_fast.state import RunState
+        from diverseevol_fast.data.dataset import data_of
+        from diverseevol_fast.runs.state import RunState
 
         self.data, self.state = data_of(rows), RunState(folder)
         self.state.record_selected(0, [4, 2], None)
@@ -324,7 +324,7 @@ def test_the_field_that_says_of_what_kind_rows_are(fields, key, tmp_path):
 
 
 def test_what_a_conversation_asks_and_answers():
-    from diverseevol_fast.data import data_of
+    from diverseevol_fast.data.dataset import data_of
 
     turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "h"}, {"from": "gpt", "value": "g"},
              {"from": "human", "value": "more"}]  # fmt: skip

@@ -9,10 +9,8 @@ import pytest
 from test_report_parts import record
 
 from diverseevol_fast.evaluate.report import charts, sections
-from diverseevol_fast.evaluate.report.page import element, html
-from diverseevol_fast.evaluate.report.picked import Picked, Plane
-from diverseevol_fast.evaluate.report.picks_section import picks_section
-from diverseevol_fast.evaluate.report.readings import (
+from diverseevol_fast.evaluate.report.examples import Picked, Plane
+from diverseevol_fast.evaluate.report.metrics import (
     HELD_OUT_LOSS,
     UNSEEN_LOSS,
     Block,
@@ -20,6 +18,8 @@ from diverseevol_fast.evaluate.report.readings import (
     metrics_of,
     stage_figure,
 )
+from diverseevol_fast.evaluate.report.page import element, html
+from diverseevol_fast.evaluate.report.picks_section import picks_section
 from diverseevol_fast.evaluate.report.seeds import Line, line_of, lines_of
 
 MEASURES = {

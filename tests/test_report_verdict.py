@@ -7,7 +7,7 @@ import pytest
 from test_report_parts import record
 from test_report_sections import drawn_at, judged, measured, trained
 
-from diverseevol_fast.evaluate.report.readings import Block
+from diverseevol_fast.evaluate.report.metrics import Block
 from diverseevol_fast.evaluate.report.seeds import Point, lines_of
 from diverseevol_fast.evaluate.report.verdict import NO_TEST, ONE_SEED, told_apart, verdict
 

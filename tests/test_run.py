@@ -11,9 +11,9 @@ from embed import embed_rows, file_store
 from test_config import PUBLIC
 
 from diverseevol_fast import kcenter
-from diverseevol_fast.cli import main
-from diverseevol_fast.models import load_causal_lm, load_tokenizer
-from diverseevol_fast.templates import Tokens, tokenize
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.data.templates import Tokens, tokenize
+from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 
 
 def run(tmp_path, settings, *extra) -> int:
@@ -68,7 +68,7 @@ def test_output_tree_and_records(finished, rows, settings):
 
 def test_a_rounds_picks_are_those_of_its_model(finished, tmp_path, settings, tiny_model, data_file):
     """From the saved model alone, by hand: embed, float64 greedy, same rows."""
-    from diverseevol_fast.data import load_data
+    from diverseevol_fast.data.dataset import load_data
 
     out, _ = finished
     tokens = tokenize(load_data(str(data_file))[0], load_tokenizer(tiny_model), 128)
@@ -183,7 +183,7 @@ def test_only_one_model_is_in_memory(tmp_path, settings, monkeypatch):
 
     from transformers import LlamaForCausalLM
 
-    from diverseevol_fast import training
+    from diverseevol_fast.runs import training
 
     alive, load = [], training.load_causal_lm
 
@@ -202,13 +202,13 @@ def test_only_one_model_is_in_memory(tmp_path, settings, monkeypatch):
 
 def test_the_days_date_in_a_chat_template_changes_nothing(tmp_path, settings, tiny_model, rows, monkeypatch):
     """The tokens of the first day are kept."""
-    from diverseevol_fast import preparation
+    from diverseevol_fast.runs import inputs
 
     assert run(tmp_path, settings, "--n_round", "1") == 0
     out = Path(settings["output_dir"])
     before = selected(out, 1)
     (out / "state/rd_1/selected.json").unlink()
-    monkeypatch.setattr(preparation, "tokenize", lambda *args: pytest.fail("tokenised again"))
+    monkeypatch.setattr(inputs, "tokenize", lambda *args: pytest.fail("tokenised again"))
     assert run(tmp_path, settings, "--n_round", "1") == 0
     assert selected(out, 1) == before
 

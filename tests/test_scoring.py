@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from diverseevol_fast.cli import main
-from diverseevol_fast.errors import InputError
-from diverseevol_fast.evaluate.judge.scoring import scores_of
+from diverseevol_fast._common.errors import InputError
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.evaluate.judge.score import scores_of
 
 PAPER = {
     "vicuna_kc_dolly_initRAND100_rd_6_vs_chat.jsonl": 79.6919,
@@ -56,7 +56,7 @@ def test_the_papers_headline(name, shared_data):
 def test_the_command_prints_both_without_torch(shared_data):
     files = [str(shared_data / "judgements" / name) for name in PAPER]
     code = (
-        "import sys; from diverseevol_fast.cli import main; status = main(['score', *sys.argv[1:]]);"
+        "import sys; from diverseevol_fast.cli.main import main; status = main(['score', *sys.argv[1:]]);"
         "assert not {'torch', 'transformers', 'openai'} & set(sys.modules); sys.exit(status)"
     )
     ended = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=True)

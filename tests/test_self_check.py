@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diverseevol_fast import cli, environment
+from diverseevol_fast.cli import env
+from diverseevol_fast.cli.main import main
 from diverseevol_fast.ops import backends, check_child, check_problems, isolated, kernels, self_check
 from diverseevol_fast.ops.kernels import Kernel
 from diverseevol_fast.ops.self_check import Gpu
@@ -294,21 +295,21 @@ def test_a_backend_that_is_not_built_is_not_checked(gpu, monkeypatch):
 
 def test_env_says_what_is_chosen_and_why(gpu):
     gpu.plan = {"cuda min_sqdist float16": "a bound is wrong"}
-    assert environment._op_lines(environment._op("min_sqdist", "cuda")) == [
+    assert env._op_lines(env._op("min_sqdist", "cuda")) == [
         "min_sqdist on cuda, float32 and bfloat16: cuda (passed its self-check on this GPU)",
         "min_sqdist on cuda, float16: triton (passed its self-check on this GPU; cuda: min_sqdist float16: a bound is "
         "wrong; cuda_general: min_sqdist float16: a bound is wrong)",
         "  usable too: cuda_general, reference",
     ]
-    unusable = environment._unusable(["cpu", "cuda"])
-    assert environment._unusable_lines(unusable) == ["not usable here:", "  native: runs on the CPU"]
+    unusable = env._unusable(["cpu", "cuda"])
+    assert env._unusable_lines(unusable) == ["not usable here:", "  native: runs on the CPU"]
 
 
 def test_env_check_checks_all_anew_and_shows_a_table(gpu, capsys):
     chosen()
     gpu.plan = {"triton pick_block": "crash"}
     gpu.gpus = [H100, A100]
-    assert cli.main(["env", "--check"]) == 1
+    assert main(["env", "--check"]) == 1
     said = capsys.readouterr().err
     assert "GPU 0: NVIDIA H100" in said
     assert "GPU 1: NVIDIA A100" in said
@@ -318,13 +319,13 @@ def test_env_check_checks_all_anew_and_shows_a_table(gpu, capsys):
     gpu.new_process()
     assert chosen("pick_block", torch.float32) == "cuda"
     gpu.plan = {}
-    assert cli.main(["env", "--check"]) == 0
+    assert main(["env", "--check"]) == 0
 
 
 def test_env_check_without_a_gpu(capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert cli.main(["env", "--check"]) == 2
+    assert main(["env", "--check"]) == 2
     assert "env --check: no GPU to check: torch is built for" in capsys.readouterr().err
 
 
@@ -347,9 +348,9 @@ def test_env_says_why_there_is_no_gpu(monkeypatch, capsys, cuda, error, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "init", init)
-    assert cli.main(["env"]) == 0
+    assert main(["env"]) == 0
     assert f"GPU: none (torch is {said}" in capsys.readouterr().out
-    assert cli.main(["env", "--check"]) == 2
+    assert main(["env", "--check"]) == 2
 
 
 def test_the_real_child_refuses_another_gpu(monkeypatch):

@@ -9,22 +9,22 @@ import pytest
 import torch
 from conftest import write_config
 
-from diverseevol_fast.cli import main
-from diverseevol_fast.config import SCHEDULES
-from diverseevol_fast.data import load_data
-from diverseevol_fast.encoders import check_head, uncertainty_encoder
-from diverseevol_fast.errors import InputError
-from diverseevol_fast.models import load_causal_lm, load_tokenizer
+from diverseevol_fast._common.errors import InputError
+from diverseevol_fast._common.vendi_score import vendi_score
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.data.dataset import load_data
+from diverseevol_fast.data.templates import tokenize
+from diverseevol_fast.embedding.encoder import check_head, uncertainty_encoder
+from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 from diverseevol_fast.ops import reference
-from diverseevol_fast.selection.random_rows import pick_random
+from diverseevol_fast.runs.config import SCHEDULES
+from diverseevol_fast.runs.state import RunState
 from diverseevol_fast.selection.stream import CandidateError
-from diverseevol_fast.selection.uncertainty import HIGHEST_ENTROPY, LOWEST_LARGEST, LOWEST_MARGIN, pick_uncertain
-from diverseevol_fast.selection.vendi_sampling import pick_by_vendi
-from diverseevol_fast.selection.vendi_score import vendi_score
 from diverseevol_fast.selection.whitening import whiten
-from diverseevol_fast.state import RunState
-from diverseevol_fast.strategies import STRATEGIES
-from diverseevol_fast.templates import tokenize
+from diverseevol_fast.strategies.random_rows import pick_random
+from diverseevol_fast.strategies.registry import STRATEGIES
+from diverseevol_fast.strategies.uncertainty import HIGHEST_ENTROPY, LOWEST_LARGEST, LOWEST_MARGIN, pick_uncertain
+from diverseevol_fast.strategies.vendi_sampling import pick_by_vendi
 
 VENDI = {"max_random_times": 4, "vendi_argmax_rank": -1}
 
@@ -270,7 +270,7 @@ def test_a_model_whose_logits_are_capped_is_refused_before_training(tmp_path, se
     def refuse(model):
         raise InputError("model: capped")
 
-    monkeypatch.setattr("diverseevol_fast.preparation.check_head", refuse)
+    monkeypatch.setattr("diverseevol_fast.runs.inputs.check_head", refuse)
     settings |= {"evol_schedule_name": "EntropySampling", "output_dir": str(tmp_path / "run")}
     assert main(["run", str(write_config(tmp_path, settings)), "--quiet"]) == 2
     assert "model: capped" in capsys.readouterr().err

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from diverseevol_fast.data import data_of, load_data, write_rows
-from diverseevol_fast.errors import InputError
-from diverseevol_fast.models import load_tokenizer
-from diverseevol_fast.templates import choose_template, render, tokenize
+from diverseevol_fast._common.errors import InputError
+from diverseevol_fast.data.dataset import data_of, load_data, write_rows
+from diverseevol_fast.data.templates import choose_template, render, tokenize
+from diverseevol_fast.models.load import load_tokenizer
 
 CHAT = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from diverseevol_fast.cli import main
-from diverseevol_fast.templates import prompt_of
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.data.templates import prompt_of
 
 ALPACA = [{"instruction": f"do {i}", "input": "" if i % 2 else f"with {i}", "output": f"done {i}"} for i in range(20)]
 MESSAGES = [{"id": i, "messages": [{"role": "user", "content": f"do {i}"}, {"role": "assistant", "content": "done"}]}

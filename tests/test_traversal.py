@@ -338,7 +338,7 @@ except MemoryError:
 
 def test_real_embeddings(shared_data):
     """Hashed word counts of real rows: sparse, clustered, with exact duplicates."""
-    from diverseevol_fast.data import load_data
+    from diverseevol_fast.data.dataset import load_data
 
     data, _ = load_data(str(shared_data / "instruct_15k.jsonl.gz"))
     x = np.zeros((len(data.rows), 256), dtype=np.float32)

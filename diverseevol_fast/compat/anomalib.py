@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .picking import pick
+from ._adapter import pick
 
 EPS = 0.9  # of the projection, as in anomalib
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .picking import pick
+from ._adapter import pick
 
 
 class KCenterGreedy:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .picking import check_metric, pick
+from ._adapter import check_metric, pick
 
 log = logging.getLogger("diverseevol_fast")
 

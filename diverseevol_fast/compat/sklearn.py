@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 from sklearn.utils.validation import validate_data
 
-from .picking import check_metric, pick
+from ._adapter import check_metric, pick
 
 
 class KCenterSelector(BaseEstimator):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..selection.whitening import whiten
-from .picking import pick
+from ._adapter import pick
 
 
 class KCenterSampling:

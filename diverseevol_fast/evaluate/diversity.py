@@ -11,19 +11,28 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..data import QUICKSTART, load_data
-from ..errors import InputError
-from ..input_files import columns_of, load_embeddings, load_row_numbers
-from ..messages import printable, shown
-from ..models import resolve_model
-from ..ops.screening import first_not_finite
-from ..progress import Progress
-from ..provenance import check_same_data, of_embeddings, of_picks
-from ..result import Result
-from ..runs import MadeRun, read_run
+from .._common.errors import InputError
+from .._common.messages import printable, shown
+from .._common.progress import Progress
+from .._common.provenance import check_same_data, of_embeddings, of_picks
+from ..cli.result import Result
+from ..data.dataset import QUICKSTART, load_data
+from ..data.input_files import columns_of, load_embeddings, load_row_numbers
+from ..models.load import resolve_model
+from ..ops.checks import first_not_finite
+from ..runs.finished import MadeRun, read_run
+from ..runs.state import RunState
 from ..selection.arguments import as_rows
-from ..state import RunState
-from .fixed import Space, embed_rows, fixed_embeddings, fixed_space, is_own, keep_json, kept_record, short_digest
+from .evaluation_encoder import (
+    Space,
+    embed_rows,
+    fixed_embeddings,
+    fixed_space,
+    is_own,
+    keep_json,
+    kept_record,
+    short_digest,
+)
 from .measures import MEASURES, Values, describe, measure_nested, partition
 
 log = logging.getLogger("diverseevol_fast")

@@ -14,8 +14,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from ..errors import InputError
-from ..selection.vendi_score import kernel_spectra, unit_rows, vendi_of_spectrum
+from .._common.errors import InputError
+from .._common.vendi_score import kernel_spectra, unit_rows, vendi_of_spectrum
 
 TILE = 1024  # rows on each side of a matrix of products
 PAIRS = 1 << 22  # elements of a matrix of rows beside a whole subset

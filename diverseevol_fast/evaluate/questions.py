@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..messages import shown
-from .json_lines import id_of, keys_of, parse, read_text, text_of
+from .._common.errors import InputError
+from .._common.json_lines import id_of, keys_of, parse, read_text, text_of
+from .._common.messages import shown
 
 TEXT_KEYS = ("instruction", "text", "prompt", "Instruction", "question")  # the first that a row has
 ID_KEYS = ("question_id", "id", "idx")

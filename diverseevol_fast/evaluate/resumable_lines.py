@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import InputError
-from ..files import sync_folder
-from ..messages import shown
-from ..reading import check_plain, parse_json
-from .json_lines import parse
+from .._common.errors import InputError
+from .._common.files import sync_folder
+from .._common.json_lines import parse
+from .._common.messages import shown
+from .._common.reading import check_plain, parse_json
 
 MOST_DIFFERING = 240  # characters about what differs, in a message
 

@@ -1,10 +1,11 @@
 """The ops: docstring and checks in one public function each, work in `reference`, `native` or `triton_ops`."""
 
-from .block import pick_block
-from .logits import LogitStats, logit_stats
-from .pooling import masked_mean_pool, pool_min_sqdist
-from .screening import min_sqdist
-from .streaming import update_argmax
+from .logit_stats import LogitStats, logit_stats
+from .masked_mean_pool import masked_mean_pool
+from .min_sqdist import min_sqdist
+from .pick_block import pick_block
+from .pool_min_sqdist import pool_min_sqdist
+from .update_argmax import update_argmax
 
 __all__ = [
     "LogitStats",

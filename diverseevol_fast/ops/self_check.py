@@ -24,7 +24,7 @@ from typing import Any
 import filelock
 import torch
 
-from ..files import read_json, write_json
+from .._common.files import read_json, write_json
 from . import kernels
 from .isolated import Failure, run_isolated
 from .kernels import Kernel

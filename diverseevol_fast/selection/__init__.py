@@ -1,1 +1,1 @@
-"""Selection: which rows to add to the pool, given their embeddings."""
+"""Exact K-Center greedy selection: block-exact farthest-first traversal."""

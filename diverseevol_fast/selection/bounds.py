@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 
-from ..ops import audit, screening
-from . import rows as device_rows
+from ..ops import audit
+from ..ops.checks import check_row
+from . import device_rows as device_rows
+from .device_rows import DeviceRows, queue_to
 from .host_rows import HostRows
-from .rows import DeviceRows, queue_to
 
 FIRST_CENTERS = 32  # a screen of so few is bound by reading the rows, on a GPU too; a panel of the AVX-512 products
 REFINED_BLOCKS = 4  # how many blocks of rows are refined at first; twice as many each time that was too few
@@ -53,7 +54,7 @@ class Bounds:
         self.offset = self.rows.mean()
         self.bad_row = self.rows.screen(first, self.offset, self.bound)
         if not self.rows.queued:
-            screening.check_row(int(self.bad_row))
+            check_row(int(self.bad_row))
         self.seen.fill_(len(first))
         self.all_seen = self.most_seen = len(first)
         self.rows_read += len(self.rows)

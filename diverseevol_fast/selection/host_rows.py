@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from ..ops import screening, streaming
-from .rows import DeviceRows, queue_to, row_mean
+from ..ops.checks import check_row, first_not_finite
+from ..ops.min_sqdist import lowest, screen_copy
+from ..ops.update_argmax import farthest, queue_update_argmax
+from .device_rows import DeviceRows, queue_to, row_mean
 
 TILE_BYTES = 64 << 20  # so many take far longer to copy than a copy takes to begin
 ROW_BYTES = 40  # for each row: bound, how far it is up to date, distance in float64; copies while rows are looked for
@@ -58,9 +60,9 @@ class HostRows:
                 places = torch.arange(start, start + len(tile), device=self.device)
             else:
                 places = numbers[start : start + len(tile)]
-            return screening.screen_copy(tile, places, centers, offset, bound, self.chosen["min_sqdist"])
+            return screen_copy(tile, places, centers, offset, bound, self.chosen["min_sqdist"])
 
-        return screening.lowest(self._over_tiles(lower, None if numbers is None else numbers.cpu()))
+        return lowest(self._over_tiles(lower, None if numbers is None else numbers.cpu()))
 
     def update(self, centers: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
         """As DeviceRows.update; each tile is copied once for all centres."""
@@ -68,10 +70,10 @@ class HostRows:
         def lower(start: int, tile: torch.Tensor) -> torch.Tensor:
             part = nearest[start : start + len(tile)]
             for center in centers:
-                farthest = streaming.queue_update_argmax(tile, center, part, self.chosen["update_argmax"])
-            return start + farthest
+                row = queue_update_argmax(tile, center, part, self.chosen["update_argmax"])
+            return start + row
 
-        return streaming.farthest(self._over_tiles(lower), nearest)
+        return farthest(self._over_tiles(lower), nearest)
 
     def mean(self) -> torch.Tensor:
         """As row_mean."""
@@ -79,7 +81,7 @@ class HostRows:
 
     def check_finite(self) -> None:
         """As DeviceRows.check_finite."""
-        screening.check_row(screening.first_not_finite(self.x))
+        check_row(first_not_finite(self.x))
 
     def _over_tiles(self, work: Callable[[int, torch.Tensor], object], numbers: torch.Tensor | None = None) -> list:
         """What work(place of the first row, tile on the device) returns, for all tiles; work may be repeated."""

@@ -6,25 +6,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import distributed
-from ..ops import screening
+from .._common import distributed
 from ..ops.audit import BoundViolationError
-from ..ops.pooling import queue_pool_min_sqdist, rows_in
-from ..ops.screening import LARGEST_DIM
+from ..ops.masked_mean_pool import rows_in
+from ..ops.min_sqdist import LARGEST_DIM, screen
+from ..ops.pool_min_sqdist import queue_pool_min_sqdist
 from . import bounds
-from . import rows as device_rows
+from . import device_rows as device_rows
 from .arguments import as_count, as_integers, as_radius, as_row_numbers, as_rows, as_store, physical_memory, shown
-from .arrived import Arrived, CandidateError, values_changed
+from .device_rows import choose_backends, queue_to, row_mean
 from .host_rows import rows_on
-from .rows import choose_backends, queue_to, row_mean
-from .traversal import (
-    LARGEST_BLOCK,
-    KCenterResult,
-    Traversal,
-    check_on_violation,
-    read,
-    warn_of_violation,
-)
+from .integrity import Arrived, CandidateError, values_changed
+from .traversal import LARGEST_BLOCK, KCenterResult, Traversal, check_on_violation, read, warn_of_violation
 
 Batch = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]  # its flags, its candidates, what each flag says of one
 
@@ -185,7 +178,7 @@ class KCenterStream:
     def _bound_values(self, places: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         values = x.to(self._bounds.rows.device, self.store.dtype)
         bound, chosen = self._no_bounds(len(x)), self._bounds.rows.chosen["min_sqdist"]
-        flag = screening.screen(values, self._first_centers, self._bounds.offset, bound, None, chosen)
+        flag = screen(values, self._first_centers, self._bounds.offset, bound, None, chosen)
         self._check(flag, places, "x: {} holds a value that is not finite")
         return self._keep(places, values, bound)
 

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..ops import audit, block, screening
-from ..ops.screening import LARGEST_DIM
-from ..progress import Progress
+from .._common.progress import Progress
+from ..ops import audit
+from ..ops.checks import check_row
+from ..ops.min_sqdist import LARGEST_DIM
+from ..ops.pick_block import queue_pick_block, unpack
 from .arguments import as_bytes, as_count, as_device, as_radius, as_row_numbers, as_rows, as_seed, shown
-from .arrived import Arrived, values_changed
 from .bounds import Bounds, spread_first
+from .device_rows import DeviceRows, choose_backends, queue_to
 from .host_rows import SMALLEST_BLOCK, HostRows, rows_on
-from .rows import DeviceRows, choose_backends, queue_to
+from .integrity import Arrived, values_changed
 
 LARGEST_FIRST_BLOCK = 512
 LARGEST_BLOCK = 4096  # rows; the block holds their distances to centres and to one another
@@ -308,7 +310,7 @@ class Traversal:
         if not self.rows.queued:  # kernels on the CPU are not made for such values
             self._refuse(members[wrong].tolist())
         most = min(k, len(members))
-        found = block.queue_pick_block(
+        found = queue_pick_block(
             values, self.centers, self.bounds.offset, bound, outside, self.stop, most, self.rows.chosen["pick_block"]
         )
         # Row numbers are exact in float64.
@@ -319,7 +321,7 @@ class Traversal:
         if violation >= 0:
             self._check_unchanged(int(violation))
             raise audit.BoundViolationError(self._violation(int(violation)))
-        picks, sqdist, following = block.unpack(found, most)
+        picks, sqdist, following = unpack(found, most)
         chosen = queue_to(picks, self.rows.device)
         self._add(numbers[picks].to(torch.int64).tolist(), members[chosen], values[chosen], sqdist.tolist())
         self.bounds.keep(members, bound, self._count)
@@ -338,7 +340,7 @@ class Traversal:
         if self.arrived is not None:
             self.arrived.check(self.rows.x)
         self.rows.check_finite()
-        screening.check_row(int(min(wrong)))
+        check_row(int(min(wrong)))
 
     def _check_unchanged(self, row: int) -> None:
         """Raises CandidateError when the row is not what it was when it came."""

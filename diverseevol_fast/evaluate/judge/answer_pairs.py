@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import InputError
-from ...messages import shown
-from ..json_lines import listed
+from ..._common.errors import InputError
+from ..._common.json_lines import listed
+from ..._common.messages import shown
 from ..questions import read_questions
 
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from urllib.parse import SplitResult, urljoin, urlsplit
 from urllib.request import getproxies
 
-from ...errors import InputError
-from ...messages import shown
+from ..._common.errors import InputError
+from ..._common.messages import shown
 from .redaction import SECRET_LENGTH, proxy_secrets, spellings
 from .replies import Reply, is_count
 

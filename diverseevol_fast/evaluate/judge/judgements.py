@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
-from ...messages import shown
-from ..json_lines import id_of, parse, read_text, text_of
+from ..._common.errors import InputError
+from ..._common.json_lines import id_of, parse, read_text, text_of
+from ..._common.messages import shown
 from .answer_pairs import Answer
 from .prompt import parse_scores
 from .replies import MADE_FROM, Key, Reply, partial_of, reply_of, unfinished

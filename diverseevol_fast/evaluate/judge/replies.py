@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
-from ...messages import shown
-from ...reading import parse_json
+from ..._common.errors import InputError
+from ..._common.messages import shown
+from ..._common.reading import parse_json
 from ..resumable_lines import Lines, ResumableLines, read_lines
 
 MADE_FROM = (  # what a reply depends on, beside the question and the order

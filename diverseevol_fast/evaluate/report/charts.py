@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ...files import atomic_path
+from ..._common.files import atomic_path
 from .page import html
 
 Numbers = Sequence[float | None]

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from .charts import colours_of, limits, projection_by_kind, projection_by_round
+from .examples import Example, Picked, Text
+from .metrics import Block
 from .page import Html, cut, details, element, join, number_or_nothing, table
-from .picked import Example, Picked, Text
-from .readings import Block
 from .sections import Draw
 from .seeds import Line
 

@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 
 from .charts import Limits, Series, limits, number, stacked_bars
 from .charts import lines as line_chart
-from .page import NOTHING, Html, details, element, join, number_or_nothing, table
-from .readings import (
+from .metrics import (
     Block,
     Metric,
     Read,
@@ -23,6 +22,7 @@ from .readings import (
     stage_figure,
     values,
 )
+from .page import NOTHING, Html, details, element, join, number_or_nothing, table
 from .seeds import Line, Point, Record, line_of
 
 Draw = Callable[[str, Figure, str, object], Html]  # name of the chart, the chart, the same in words, caption

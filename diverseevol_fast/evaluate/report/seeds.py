@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ...models import SMALL_LLAMA
-from ...runs import MadeRun
-from ..judge.scoring import Scores
-from .picked import Picked
+from ...models.load import SMALL_LLAMA
+from ...runs.finished import MadeRun
+from ..judge.score import Scores
+from .examples import Picked
 
 CONFIDENCE = 0.95
 

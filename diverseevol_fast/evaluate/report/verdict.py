@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from .charts import number
-from .readings import Block, Metric, Read, between, caveats, lines_with, measure, metrics_of, side, spread
+from .metrics import Block, Metric, Read, between, caveats, lines_with, measure, metrics_of, side, spread
 from .seeds import Line, Point, strategy, t_interval
 
 STRATEGIES = {

@@ -1,0 +1,31 @@
+"""`diverseevol init`: a commented config to begin with."""
+
+import argparse
+import os
+from dataclasses import MISSING
+
+from .._common.errors import InputError
+from .._common.files import atomic_path
+from ..runs.settings import DEFAULTS, config_text
+from .result import Result
+
+
+def write_config(args: argparse.Namespace) -> Result:
+    """`diverseevol init`: writes args.file, which must not be there.
+
+    Raises:
+        InputError: it is there, or cannot be written.
+    """
+    path = args.file
+    if os.path.lexists(path):
+        raise InputError(f"{path}: is there already and is not replaced; name another file")
+    values = {"full_data_path": args.data, "model_name_or_path": args.model, "result_dir_name": path.stem}
+    values = {key: value for key, value in values.items() if value is not None}
+    try:
+        with atomic_path(path) as partial:
+            partial.write_text(config_text(values), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    missing = [key for key, default in DEFAULTS.items() if default is MISSING and key not in values]
+    first = f"fill in {' and '.join(missing)}, then: " if missing else ""
+    return Result(f"{path}: {first}diverseevol run {path}", {"config": str(path), "fill_in": missing})

@@ -1,0 +1,245 @@
+"""The command line: parses, calls, turns failures into one sentence."""
+
+import argparse
+import errno
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+from .._common.errors import InputError, RunError
+from .._common.messages import printable, shown
+from .._common.yaml_values import parse_yaml
+from .parser import build_parser
+from .result import Result
+
+log = logging.getLogger("diverseevol_fast")
+
+SECONDS_OF_FINALIZER = 0.02  # after which a signal that came in a __del__ is given again
+FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started; it tells the user what is going on
+
+REFUSED_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
+                 errno.EEXIST)  # fmt: skip
+
+COMMANDS = {  # each takes the parsed arguments and returns a Result; imported when it is called
+    "init": (".init", "write_config"),
+    "embed": ("..subset", "embed_data"),
+    "select": ("..subset", "select_subset"),
+    "diversity": ("..evaluate.diversity", "measure_diversity"),
+    "generate": ("..evaluate.generate", "answer_questions"),
+    "judge": ("..evaluate.judge.judge", "judge_answers"),
+    "score": ("..evaluate.judge.score", "score_judgements"),
+    "report": ("..evaluate.report.report", "write_report"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 2 for a mistake in what was given, 1 for a failure on the way."""
+    _leave_cores_to_others()
+    args, rest = build_parser().parse_known_args(argv)
+    _set_up_logging(args.quiet)
+    try:
+        _check_given(args)
+        with _noticing_termination(), _others_silenced(args.quiet):
+            result = _command(args, rest)
+        if FIRST:
+            print(json.dumps(result.record, indent=1) if args.json else result.text)
+        return 0
+    except (KeyboardInterrupt, TerminatedError) as error:
+        _complain(f"{str(error) or 'stopped'}; what is finished is kept, the same command goes on from there")
+        return 130 if isinstance(error, KeyboardInterrupt) else 143
+    except Exception as error:
+        if args.debug:
+            raise
+        _complain(_sentence(error))
+        return 2 if isinstance(error, InputError) or _is_refused(error) else 1
+
+
+def _check_given(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        InputError: an option whose value is empty.
+    """
+    for name, value in vars(args).items():
+        if value == "":
+            raise InputError(f"--{name.replace('_', '-')}: expected a value, got ''")
+
+
+def _command(args: argparse.Namespace, rest: list[str]) -> Result:
+    if args.command == "env":
+        from .env import check_kernels, describe
+
+        return check_kernels() if args.check else describe()
+    if args.command not in ("run", "embed", "select"):  # those that torchrun may start
+        return _function(args.command)(args)
+    from .._common import distributed
+
+    with distributed.job():
+        if args.command == "run":
+            return _run(*_config_and_overrides(rest), args.restart)
+        return _function(args.command)(args)
+
+
+def _function(command: str) -> Callable[[argparse.Namespace], Result]:
+    module, name = COMMANDS[command]
+    return getattr(importlib.import_module(module, __package__), name)
+
+
+def _run(path: Path, overrides: dict, restart: bool) -> Result:
+    from ..runs.config import load_config
+
+    config = load_config(path, overrides)
+    from ..loop import run
+    from ..runs.rounds_table import rounds_table
+
+    state = run(config, restart)
+    rounds = [{"round": r, **state.metrics(r)} for r in range(config.n_round + 1)]
+    return Result(
+        f"{rounds_table(state, config.n_round)}\n"
+        f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, figures)",
+        {"folder": str(state.folder), "rounds": rounds},
+    )
+
+
+class TerminatedError(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _noticing_termination() -> Iterator[None]:
+    """SIGTERM is an exception inside, so that finished batches are recorded; torchrun sends it to the others."""
+
+    def stop(number, frame) -> None:
+        if _in_finalizer(frame):
+            again = (threading.main_thread().ident, number)
+            threading.Timer(SECONDS_OF_FINALIZER, signal.pthread_kill, again).start()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            others = ", as when another process of the job has ended" if "WORLD_SIZE" in os.environ else ""
+            raise TerminatedError(f"stopped by SIGTERM{others}")
+
+    heeded = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    """Whether a signal came while a __del__ ran: what is raised in one is printed and dropped."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _complain(sentence: str) -> None:
+    rank = os.environ.get("RANK")
+    print(f"diverseevol{f' (process {rank})' if rank else ''}: {printable(sentence)}", file=sys.stderr)
+
+
+def _config_and_overrides(rest: list[str]) -> tuple[Path, dict]:
+    """The config file, and --key value or --key=value pairs; values are read as YAML."""
+    overrides, words, files = {}, list(rest), []
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            files.append(word)
+            continue
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise InputError(f"--{key}: expected a value after it")
+            value = words.pop(0)
+        overrides[key] = parse_yaml(value, f"--{shown(key)}")
+    if len(files) != 1:
+        raise InputError(f"run: expected one config file and --key value pairs, got {' '.join(files) or 'no file'}")
+    return Path(files[0]), overrides
+
+
+class LinesAboveBars(logging.StreamHandler):
+    """Log lines that leave a bar on the same terminal whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line where the bar was, and the bar below it."""
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+@contextmanager
+def _others_silenced(quiet: bool) -> Iterator[None]:
+    """With --quiet, no warnings of other packages: neither Python's nor those that they log without a handler."""
+    last_resort = logging.lastResort.level
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore")
+            logging.lastResort.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.lastResort.setLevel(last_resort)
+
+
+class PrintableFormatter(logging.Formatter):
+    """What data says reaches a terminal as text, not as commands to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, control characters escaped."""
+        return printable(super().format(record))
+
+
+def _leave_cores_to_others() -> None:
+    """Before torch is imported: gcc's OpenMP threads that wait for work spin a while, on cores that others may want.
+
+    README.md ("A whole run") has the figures; what the user has set holds.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def _set_up_logging(quiet: bool) -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too; ours say what goes on
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if quiet:  # read when these are imported
+        for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
+            os.environ.setdefault(name, "error")
+    handler = LinesAboveBars(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.ERROR if not FIRST else logging.WARNING if quiet else logging.INFO)
+
+
+def _is_refused(error: BaseException) -> bool:
+    """Whether the system refuses a name that the user gave."""
+    return isinstance(error, OSError) and error.errno in REFUSED_NAMES and error.filename is not None
+
+
+def _sentence(error: BaseException) -> str:
+    """One line that says what went wrong and what to do."""
+    if isinstance(error, InputError | RunError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        name = f" while writing {error.filename}" if error.filename else ""
+        return f"{error.strerror}{name}: what is finished is kept; make room and give the same command again"
+    if _is_refused(error):
+        return f"{shown(error.filename, 200)}: {error.strerror}"
+    if "WORLD_SIZE" in os.environ and any(word in str(error) for word in ("gloo", "NCCL", "closed by peer")):
+        return "another process of this job has ended; what is finished is kept, the same command goes on from there"
+    detail = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {detail} (--debug shows where; finished stages are kept)"

@@ -1,0 +1,300 @@
+"""A row to the text that a model sees, and texts to token ids with the response marked."""
+
+import hashlib
+import itertools
+import json
+import logging
+import string
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._common.errors import InputError
+from .._common.files import atomic_path
+from .._common.progress import Progress
+from .conversations import Turns, conversation_segments
+from .dataset import Data
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("diverseevol_fast")
+
+# The prompt texts of Alpaca, as DiverseEvol uses them.
+PROMPT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:"
+)
+PROMPT_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+)
+
+TOKENIZE_ROWS = 4096  # rows handed to the tokenizer at once
+
+TEMPLATES = ("alpaca", "plain", "chat")
+DEFAULTS = {"alpaca": "alpaca", "messages": "chat", "sharegpt": "chat", "text": "plain"}  # of a causal model, by schema
+PLACEHOLDERS = ("instruction", "input", "output")
+
+Segments = list[tuple[str, bool]]  # (text, whether it is response), joined they are the row's text
+
+
+@dataclass(frozen=True)
+class Template:
+    """From a row to the text that a model sees."""
+
+    name: str  # one of TEMPLATES, or a file's name
+    ends: bool = True  # whether the tokenizer's end token follows a response, as in training
+    before: str = ""  # what every row begins with: a sentence-transformers model's prompt
+    pieces: tuple[tuple[str, str | None], ...] = ()  # of a file: (text, the placeholder after it)
+
+    @property
+    def special_tokens(self) -> bool:
+        """Whether the tokenizer adds its own; what a chat template writes for training has them."""
+        return self.name != "chat" or not self.ends
+
+    def segments(self, data: Data, index: int, tokenizer: "PreTrainedTokenizerBase") -> Segments:
+        """A row's text, cut where the response begins and ends; every assistant turn of a conversation is response.
+
+        Raises:
+            InputError: a conversation that the chat template refuses or reorders.
+        """
+        end = (tokenizer.eos_token or "") if self.ends else ""
+        if self.pieces:
+            segments = self._filled(data, index, end)
+        elif self.name == "chat":
+            segments = conversation_segments(_turns(data, index), tokenizer, f"{data.source}, row {index}")
+        elif self.name == "alpaca":
+            prompt = prompt_of(data.field(index, "instruction"), data.field(index, "input"))
+            segments = [(prompt, False), (data.field(index, "output") + end, True)]
+        else:
+            segments = _plain(data, index, end)
+        return [(self.before, False), *segments] if self.before else segments
+
+    def _filled(self, data: Data, index: int, end: str) -> Segments:
+        segments = []
+        for text, name in self.pieces:
+            segments += [(text, False)] if text else []
+            segments += [(data.field(index, name), name == "output")] if name else []
+        last, is_response = segments.pop()
+        return [*segments, (last + end, is_response)]
+
+    def prompt(self, instruction: str, further: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+        """What comes before the response; further: the row's `input`, which may be empty. Not of "chat"."""
+        row = {"instruction": instruction, "input": further, "output": "."}
+        segments = self.segments(Data([row], "alpaca", {name: name for name in PLACEHOLDERS}, "prompt"), 0, tokenizer)
+        return "".join(text for text, _ in itertools.takewhile(lambda segment: not segment[1], segments))
+
+    def provenance(self, data: Data) -> dict[str, str]:
+        """What a record says of it; nothing of the schema's own, of which earlier versions said nothing either."""
+        if self.name == DEFAULTS[data.schema]:
+            return {}
+        text = json.dumps(self.pieces)
+        return {"template": hashlib.sha256(text.encode()).hexdigest() if self.pieces else self.name}
+
+    def check_trainable(self) -> None:
+        """Raises InputError unless a response ends the text: it is what a model is trained on."""
+        names = [name for _, name in self.pieces if name]
+        if self.pieces and (names.count("output") != 1 or self.pieces[-1][1] != "output"):
+            raise InputError(
+                f"template {self.name}: expected {{output}} once, as its end, to train on what stands there"
+            )
+
+
+def choose_template(
+    name: str | None, data: Data, tokenizer: "PreTrainedTokenizerBase", *, encoder: bool = False, before: str = ""
+) -> Template:
+    """The template of that name, or the default, which is said: what embedding and training make texts with.
+
+    Args:
+        name: "alpaca" (DiverseEvol's prompts), "plain" (the row's texts, joined by line breaks, without empty ones),
+            "chat" (the tokenizer's chat template), a file with {instruction}, {input} and {output}, or None: "plain"
+            for encoders and texts, else "alpaca" for instructions and "chat" for conversations.
+        encoder: whether it is for a model that was made for texts as they are, without prompt and end token.
+        before: what every row begins with.
+
+    Raises:
+        InputError: a template that there is not, or that does not fit rows or tokenizer.
+    """
+    default = "plain" if encoder else DEFAULTS[data.schema]
+    chosen = default if name is None else name
+    pieces = () if chosen in TEMPLATES else read_template(Path(chosen))
+    if data.schema == "text" and chosen != "plain":
+        raise InputError(
+            f"template '{chosen}': the rows are texts, which are taken as they are; expected none, or plain"
+        )
+    if data.schema in ("messages", "sharegpt") and (pieces or chosen == "alpaca"):
+        raise InputError(f"template '{chosen}': the rows are conversations; expected chat or plain")
+    if chosen == "chat" and not tokenizer.chat_template:
+        if data.schema == "alpaca":
+            raise InputError("template 'chat': the model's tokenizer has no chat template; expected alpaca or plain")
+        raise InputError(
+            f"{data.source}: conversations need a chat template, and the model's tokenizer has none; "
+            "use a model with one, or the template 'plain'"
+        )
+    why = "as given" if name else "the default for encoders" if encoder else f"the default for {data.schema} rows"
+    log.info("template: %s, %s", chosen, why)
+    return Template(chosen, not encoder, before, pieces)
+
+
+def read_template(path: Path) -> tuple[tuple[str, str | None], ...]:
+    """A template file's pieces: (text, the placeholder after it). Its last line break is not part of it."""
+    try:
+        text = path.read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"template '{path}': expected {', '.join(TEMPLATES)} or a text file: {reason}") from error
+    try:
+        parsed = list(string.Formatter().parse(text))
+    except ValueError as error:
+        raise InputError(f"template {path}: {error}; a brace of the text is written twice: {{{{ or }}}}") from error
+    for _, name, form, conversion in parsed:
+        if name is not None and (name not in PLACEHOLDERS or form or conversion):
+            written = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+            raise InputError(
+                f"template {path}: unknown placeholder {{{written}}}; expected {{instruction}}, {{input}}, {{output}}; "
+                "a brace of the text is written twice: {{ or }}"
+            )
+    pieces = tuple((literal, name) for literal, name, _, _ in parsed)
+    if not any(name for _, name in pieces):
+        raise InputError(f"template {path}: has no placeholder; expected {{instruction}}, {{input}} or {{output}}")
+    return pieces
+
+
+def _turns(data: Data, index: int) -> Turns:
+    if data.schema != "alpaca":
+        return data.conversation(index)
+    asked = [text for text in (data.field(index, "instruction"), data.field(index, "input")) if text]
+    answer = {"role": "assistant", "content": data.field(index, "output")}
+    return [{"role": "user", "content": "\n\n".join(asked)}, answer]
+
+
+def _plain(data: Data, index: int, end: str) -> Segments:
+    if data.schema == "text":
+        return [(data.field(index, "text"), False)]
+    if data.schema == "alpaca":
+        parts = [(data.field(index, name), name == "output") for name in PLACEHOLDERS]
+    else:
+        parts = [(turn["content"], turn["role"] == "assistant") for turn in data.conversation(index)]
+    segments: Segments = []
+    for text, is_response in parts:
+        if text.strip():
+            segments += [("\n", False)] if segments else []
+            segments.append((text + end if is_response else text, is_response))
+    return segments
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Rows as token ids, flat: row i is ids[offsets[i]:offsets[i + 1]]."""
+
+    ids: np.ndarray  # [total] int32
+    is_response: np.ndarray  # [total] bool
+    offsets: np.ndarray  # [N + 1] int64
+    truncated: int  # rows longer than the limit, cut to it
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def lengths(self) -> np.ndarray:
+        """[N] int64."""
+        return np.diff(self.offsets)
+
+    def sha256(self) -> str:
+        """Digest of all token ids and response marks."""
+        digest = hashlib.sha256()
+        for part in (self.ids, self.is_response, self.offsets):
+            digest.update(np.ascontiguousarray(part))
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write them as .npz, whole or not at all."""
+        with atomic_path(path) as partial, open(partial, "wb") as file:
+            np.savez(file, ids=self.ids, is_response=self.is_response, offsets=self.offsets, truncated=self.truncated)
+
+    @staticmethod
+    def load(path: Path) -> "Tokens":
+        """Read what save wrote."""
+        with np.load(path, allow_pickle=False) as saved:
+            return Tokens(saved["ids"], saved["is_response"], saved["offsets"], int(saved["truncated"]))
+
+    def has_response(self, index: int) -> bool:
+        """Whether a token of the row can be trained on: response, and not the first."""
+        return bool(self.row(index)[1][1:].any())
+
+    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """ids and is_response of one row."""
+        part = slice(self.offsets[index], self.offsets[index + 1])
+        return self.ids[part], self.is_response[part]
+
+
+def prompt_of(instruction: str, further: str = "") -> str:
+    """The training text up to where the response begins; further: the row's `input`, which may be empty."""
+    return (PROMPT_WITH_INPUT if further else PROMPT).format(instruction=instruction, input=further)
+
+
+def render(data: Data, index: int, tokenizer: "PreTrainedTokenizerBase", template: Template | None = None) -> Segments:
+    """A row's segments by a template; None: the schema's own, as a causal model is trained on it.
+
+    Raises:
+        InputError: a conversation that the chat template refuses or reorders.
+    """
+    return (template or Template(DEFAULTS[data.schema])).segments(data, index, tokenizer)
+
+
+def tokenize(
+    data: Data,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    left_out: Collection[int] = (),
+    template: Template | None = None,
+) -> Tokens:
+    """All rows' texts (render) as token ids, cut to max_length; the rows left out have none.
+
+    Raises:
+        InputError: a tokenizer without character offsets, a row of which no token is left.
+    """
+    if not tokenizer.is_fast:
+        raise InputError(f"{type(tokenizer).__name__}: expected a fast tokenizer (with character offsets)")
+    template = template or Template(DEFAULTS[data.schema])
+    none = np.empty(0, dtype=np.int32)
+    ids, marks, truncated = [none] * len(data.rows), [none.astype(bool)] * len(data.rows), 0
+    wanted = np.setdiff1d(np.arange(len(data.rows)), np.array(sorted(left_out), dtype=np.int64)).tolist()
+    bar = Progress("tokenize", len(wanted), "row")
+    for start in range(0, len(wanted), TOKENIZE_ROWS):
+        rows = wanted[start : start + TOKENIZE_ROWS]
+        segments = [template.segments(data, index, tokenizer) for index in rows]
+        encoded = tokenizer(
+            ["".join(text for text, _ in parts) for parts in segments],
+            add_special_tokens=template.special_tokens,
+            truncation=True,
+            max_length=max_length,
+        )
+        for index, parts, encoding in zip(rows, segments, encoded.encodings, strict=True):
+            if len(encoding.ids) > max_length:
+                raise InputError(
+                    f"max_length: expected more than the tokens that the tokenizer adds to every row, got {max_length}"
+                )
+            if not encoding.ids:
+                raise InputError(f"{data.source}, row {index}: the tokenizer makes no token of it")
+            ids[index] = np.array(encoding.ids, dtype=np.int32)
+            marks[index] = _mark_response(parts, encoding.offsets)
+            truncated += bool(encoding.overflowing)
+        bar.update(len(rows))
+    bar.close()
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
+    return Tokens(np.concatenate(ids), np.concatenate(marks), offsets, truncated)
+
+
+def _mark_response(parts: Segments, spans: list[tuple[int, int]]) -> np.ndarray:
+    """For each token's character span, whether the token ends inside a response segment: bool [tokens]."""
+    edges = np.cumsum([0] + [len(text) for text, _ in parts])
+    inside = np.array([flag for _, flag in parts])
+    ends = np.array([end for _, end in spans], dtype=np.int64)  # 0 for tokens that the tokenizer added
+    part = np.searchsorted(edges, ends, side="left") - 1  # the segment that holds the token's last character
+    return (ends > 0) & inside[np.clip(part, 0, len(parts) - 1)]

@@ -1,0 +1,278 @@
+"""`diverseevol generate`: the models of a run answer questions, in padded batches by token budget."""
+
+import argparse
+import gc
+import hashlib
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._common.errors import InputError, RunError
+from .._common.files import read_json
+from .._common.messages import printable, shown
+from .._common.progress import Progress
+from ..cli.result import Result
+from ..data.batches import token_budget_batches
+from ..data.dataset import load_data
+from ..data.templates import DEFAULTS, TEMPLATES, Template, read_template
+from ..models.load import folder_sha256
+from ..models.token_budget import Limit
+from ..runs.finished import MadeRun, read_run
+from .answer_file import GeneratedFile
+from .generator import NextToken, Respondent
+from .questions import Question, benchmark_name, read_questions
+from .resumable_lines import check_folder
+
+log = logging.getLogger("diverseevol_fast")
+
+MOST_SHOWN = 2000  # characters of the prompt that is shown
+
+
+@dataclass(frozen=True)
+class Task:
+    """One round's model is to answer one question file."""
+
+    r: int
+    name: str  # of the folder that the answers go to: "vicuna_test"
+    questions: list[Question]
+    file: GeneratedFile
+
+
+def answer_questions(args: argparse.Namespace) -> Result:
+    """`diverseevol generate`: writes `<output>/<questions>_test/<run>/rd_<r>.jsonl`.
+
+    The prompt is the one that the run trained on, up to where the response begins. Without a temperature the likeliest
+    token is taken, the lowest of equals. With one, a token is drawn by a number that follows from the seed, the round,
+    the question file's name and the question's id: whatever else is in its batch, and however often the command was
+    stopped, a question's answer is the same (but for the last bits of the logits, in which a batch's shape is seen).
+
+    Raises:
+        InputError: an option, the run, a question file or an earlier output does not fit; nothing was generated.
+        RunError: a model's logits are not finite; earlier answers are kept.
+    """
+    _check(args)
+    run = read_run(args.run)
+    rounds = _rounds(args.rounds, run)
+    benchmarks = _benchmarks(args.questions)
+    template, recorded = _template(run)
+    kind = _kind_of_prompt(template, args.upstream_prompt)
+    told, todo = [], {}
+    for r in rounds:  # all of them, before the first is begun
+        for task in _tasks(r, run, benchmarks, {"prompt": kind} | recorded, args):
+            if task.file.is_finished():
+                told.append(_finished_before(task))
+            else:
+                todo.setdefault(r, []).append(task)
+    for r, tasks in todo.items():
+        model = _load(r, run, template, args)
+        told += _answer_round(tasks, model, kind, args, log_prompt=r == min(todo))
+        del model
+        gc.collect()  # adapters leave a cycle on it; its memory is needed for the next one
+    return Result("\n".join(each.text for each in told), {"files": [each.record for each in told]})
+
+
+def _finished_before(task: Task) -> Result:
+    record = {"file": str(task.file.path), "round": task.r, "figures": read_json(task.file.record)["figures"]}
+    return Result(f"{task.file.path}: was finished before", record)
+
+
+def _check(args: argparse.Namespace) -> None:
+    for option, value in (("max-new-tokens", args.max_new_tokens), ("max-tokens-per-batch", args.max_tokens_per_batch)):
+        if value < 1:
+            raise InputError(f"--{option}: expected at least 1, got {value}")
+    if not 0 <= args.temperature < float("inf"):
+        raise InputError(f"--temperature: expected 0 or more, got {args.temperature}")
+    if not 0 < args.top_p <= 1:
+        raise InputError(f"--top-p: expected more than 0 and at most 1, got {args.top_p}")
+    if args.top_p < 1 and not args.temperature:
+        raise InputError("--top-p: no token is drawn at temperature 0; give a --temperature, or leave it out")
+    if args.seed < 0:
+        raise InputError(f"--seed: expected 0 or more, got {args.seed}")
+    check_folder(args.output)
+
+
+def _rounds(wanted: list[int] | None, run: MadeRun) -> list[int]:
+    for r in wanted or []:
+        if not 0 <= r < run.rounds:
+            raise InputError(f"--rounds: {run.state.folder} has models of rounds 0 to {run.rounds - 1}, got {r}")
+    return sorted(set(wanted)) if wanted else list(range(run.rounds))
+
+
+def _benchmarks(paths: list[Path]) -> dict[str, list[Question]]:
+    """The questions of each file, by the name of the folder that their answers go to."""
+    benchmarks: dict[str, list[Question]] = {}
+    read: dict[str, Path] = {}
+    for path in paths:
+        name = f"{benchmark_name(path)}_test"
+        if name in benchmarks:
+            raise InputError(f"--questions: answers to {read[name]} and {path} would both go to {name}; rename one")
+        benchmarks[name], read[name] = read_questions(path), path
+        if any("answer" in question.record for question in benchmarks[name]):
+            log.warning("%s: has answers; the model's stand in their place in what is written", path)
+    return benchmarks
+
+
+def _template(run: MadeRun) -> tuple[Template, dict[str, str]]:
+    """What the run trained on, and what a record says of it."""
+    pool, _ = load_data(str(run.state.data_file(0, "labeled")), run.config.columns)
+    name = run.config.template or DEFAULTS[pool.schema]
+    template = Template(name, pieces=() if name in TEMPLATES else read_template(Path(name)))
+    recorded = template.provenance(pool)
+    if recorded.get("template") != run.state.manifest(0)["made_from"].get("template"):
+        raise InputError(f"template {name}: is not what {run.state.folder} was trained with any more; restore the file")
+    return template, recorded
+
+
+def _kind_of_prompt(template: Template, upstream: bool) -> str:
+    """ "training", "upstream" or "chat"."""
+    if upstream and template.name != "alpaca":
+        raise InputError(f"--upstream-prompt: is Alpaca's; this run was trained with the template {template.name}")
+    return "upstream" if upstream else "chat" if template.name == "chat" else "training"
+
+
+def _tasks(
+    r: int, run: MadeRun, benchmarks: dict[str, list[Question]], prompt: dict[str, str], args: argparse.Namespace
+) -> list[Task]:
+    folder = run.state.model_folder(r)
+    made_from: dict[str, Any] = prompt | {
+        "model_sha256": folder_sha256(folder), "dtype": args.dtype or run.config.dtype,
+        "max_new_tokens": args.max_new_tokens, "temperature": args.temperature,
+    }  # fmt: skip
+    if _is_adapter(folder):
+        made_from["base_model_sha256"] = folder_sha256(run.base_model())
+    if prompt["prompt"] == "upstream":
+        made_from["upstream_text"] = "stripped"  # earlier versions had a line break after "### Response:"
+    if args.temperature:
+        made_from |= {"top_p": args.top_p, "seed": args.seed}
+    tasks = []
+    for name, questions in benchmarks.items():
+        records = json.dumps([(question.id, question.record) for question in questions], sort_keys=True)
+        digest = hashlib.sha256(records.encode()).hexdigest()
+        path = args.output / name / run.name / f"rd_{r}.jsonl"
+        tasks.append(Task(r, name, questions, GeneratedFile(path, made_from | {"questions_sha256": digest})))
+    return tasks
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
+
+
+def _load(r: int, run: MadeRun, template: Template, args: argparse.Namespace) -> Respondent:
+    folder = run.state.model_folder(r)
+    return Respondent(
+        folder, template, dtype=args.dtype or run.config.dtype, attn_implementation=run.config.attn_implementation,
+        trust_remote_code=args.trust_remote_code, base=run.base_model() if _is_adapter(folder) else None,
+    )  # fmt: skip
+
+
+def _answer_round(
+    tasks: list[Task], model: Respondent, kind: str, args: argparse.Namespace, log_prompt: bool
+) -> list[Result]:
+    """Answer what is not answered yet, file by file. log_prompt: one prompt is logged."""
+    if log_prompt:
+        first = tasks[0].questions[0]
+        prompt = printable(model.prompt(first, kind)[:MOST_SHOWN])
+        log.info("question %s of %s, as the model sees it:\n%s", shown(first.id), tasks[0].name, prompt)
+    prompts = [model.token_ids(task.questions, kind) for task in tasks]
+    room = [_room(task, of_task, model.positions, args) for task, of_task in zip(tasks, prompts, strict=True)]
+    limit, told = Limit(args.max_tokens_per_batch), []
+    for task, of_task, most in zip(tasks, prompts, room, strict=True):
+        with task.file.held():
+            if task.file.is_finished():  # by another process, while the model was loaded
+                told.append(_finished_before(task))
+                continue
+            _answer(task, of_task, most, model, limit, args)
+            figures = task.file.finish(task.questions)
+        facts = f"{figures['questions']} answers, {len(figures['empty'])} empty, {len(figures['cut'])} cut for length"
+        log.info("round %d: %s: %s; %d tokens in %.1f s, %.0f tokens/s", task.r, task.name, facts,
+                 figures["tokens"], figures["seconds"], figures["tokens_per_second"])  # fmt: skip
+        record = {"file": str(task.file.path), "round": task.r, "figures": figures}
+        told.append(Result(f"{task.file.path}: {facts}", record))
+    return told
+
+
+def _room(task: Task, prompts: list[list[int]], positions: int, args: argparse.Namespace) -> np.ndarray:
+    """How many tokens each answer may have, int64 [Q]: max_new_tokens, or as many as the model has positions for.
+
+    Raises:
+        InputError: a prompt that leaves no position.
+    """
+    room = positions - np.array([len(prompt) for prompt in prompts])
+    for question, prompt, left in zip(task.questions, prompts, room, strict=True):
+        if left < 1:
+            raise InputError(
+                f"{task.name}, question {shown(question.id)}: its prompt has {len(prompt)} tokens, and the model takes "
+                f"{positions} with the answer; leave the question out"
+            )
+    short = np.flatnonzero(room < args.max_new_tokens)
+    if len(short):
+        tightest = short[room[short].argmin()]
+        log.warning(
+            "%s: %d questions leave less than %d tokens for the answer, question %s leaves %d; they are answered apart",
+            task.name, len(short), args.max_new_tokens, shown(task.questions[tightest].id), room[tightest],
+        )  # fmt: skip
+    return np.minimum(room, args.max_new_tokens)
+
+
+def _batches(tokens: np.ndarray, most: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """Positions [0, Q) in batches of like length by prompt and answer tokens [Q], the same every time.
+
+    The rows of a batch may have equally many tokens: one that has ended runs on until the others have, and there must
+    be positions for that.
+    """
+    groups = [np.flatnonzero(most == number) for number in np.unique(most)[::-1]]
+    return [group[batch] for group in groups for batch in token_budget_batches(tokens[group], max_tokens)]
+
+
+def _answer(
+    task: Task, prompts: list[list[int]], most: np.ndarray, model: Respondent, limit: Limit, args: argparse.Namespace
+) -> None:
+    """Answer the questions that the task's file does not have yet, with at most `most` tokens each, int64 [Q]."""
+    tokens, kept = most + np.array([len(prompt) for prompt in prompts]), len(task.file.answers)
+    if kept:
+        log.info("round %d: %s: %d answers are there already", task.r, task.name, kept)
+    with Progress(f"round {task.r}: {task.name}", len(prompts) - kept, "answer") as bar:
+
+        def work(places: np.ndarray) -> None:
+            speed = _answer_batch(task, places.tolist(), prompts, most, model, args)
+            bar.update(len(places), **{"tokens/s": speed})
+
+        for batch in _batches(tokens, most, args.max_tokens_per_batch):
+            left = np.array([place for place in batch.tolist() if place not in task.file.answers], dtype=np.int64)
+            if len(left):
+                limit.run(left, tokens[left], work)
+
+
+def _answer_batch(
+    task: Task, places: list[int], prompts: list[list[int]], most: np.ndarray, model: Respondent,
+    args: argparse.Namespace,
+) -> float:  # fmt: skip
+    """Answer the questions at these places and keep the answers; returns tokens/s."""
+    began = time.perf_counter()
+    count = int(most[places].max())
+    numbers = None
+    if args.temperature:
+        numbers = torch.from_numpy(np.stack([_numbers(task, place, args.seed, count) for place in places]))
+    choose = NextToken(numbers, args.temperature, args.top_p)
+    answers = model.answers([prompts[place] for place in places], count, choose)
+    if not choose.finite.all():
+        question = task.questions[places[int(choose.finite.int().argmin())]]
+        raise RunError(
+            f"round {task.r}: the model's logits are not finite for question {shown(question.id)} of {task.name}: "
+            "its training diverged, or its numbers are too large for this --dtype"
+        )
+    seconds = time.perf_counter() - began
+    task.file.append(dict(zip(places, answers, strict=True)), seconds)
+    return sum(answer.tokens for answer in answers) / seconds
+
+
+def _numbers(task: Task, place: int, seed: int, count: int) -> np.ndarray:
+    """The uniform numbers that draw a question's tokens: float64 [count]."""
+    key = f"{seed} {task.r} {task.name} {task.questions[place].id}"
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest())).random(count)

@@ -1,0 +1,164 @@
+"""masked_mean_pool: token states to one embedding per row."""
+
+import torch
+
+from . import backends, reference
+from .checks import STORED
+
+LONGEST_PREFIX = 2**31 - 1
+
+
+def masked_mean_pool(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    cu_seqlens: torch.Tensor | None = None,
+    prefix_sum: torch.Tensor | None = None,
+    prefix_len: int = 0,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Mean of each row's token states, accumulated in float32 in a fixed order.
+
+    DiverseEvol's embedding of a sample: the plain mean of its last hidden states (arXiv 2311.08182, section 2).
+    Rows are either padded, with a mask, or packed one after the other, with their limits.
+
+    Args:
+        hidden: padded [B, T, D] or packed [total, D]; float32, bfloat16 or float16; any strides. Masked positions
+            may hold anything.
+        mask: padded rows: [B, T], bool or integer, non-zero where the token counts; same device as `hidden`.
+        cu_seqlens: packed rows: [B + 1] integers, ascending from 0 to total; row b is tokens
+            [cu_seqlens[b], cu_seqlens[b + 1]). In host memory they are checked without waiting for a GPU.
+        prefix_sum: [D] float32, the summed states of tokens that all rows begin with and `hidden` does not hold.
+        prefix_len: how many tokens prefix_sum is of.
+        backend: "auto", "native" (C++ on the CPU), "cuda", "triton" or "reference" (float64).
+
+    Returns:
+        [B, D] float32 on the same device, without gradient.
+
+    Raises:
+        TypeError: a wrong dtype, or not a tensor.
+        ValueError: wrong shapes or devices, a row with nothing to pool (named), an unusable backend.
+    """
+    given = {"cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum, "prefix_len": prefix_len}
+    pooled, empty = queue_masked_mean_pool(hidden, mask, **given, backend=backend)
+    check_pooled(int(empty), -1, "mask" if cu_seqlens is None else "cu_seqlens")
+    return pooled
+
+
+def queue_masked_mean_pool(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    cu_seqlens: torch.Tensor | None = None,
+    prefix_sum: torch.Tensor | None = None,
+    prefix_len: int = 0,
+    backend: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """masked_mean_pool without waiting for a GPU: the pooled rows, and the first one with nothing to pool, or -1."""
+    given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    chosen = backends.choose(hidden.device, backend, "masked_mean_pool", hidden.dtype)
+    if chosen == "reference":
+        return reference.masked_mean_pool(*given), torch.full((1,), -1, device=hidden.device)
+    return backends.run(chosen, "masked_mean_pool", hidden.device, *given)
+
+
+def check_pooled(first_empty: int, first_bad: int, limits: str) -> None:
+    """Raises ValueError when a row has nothing to pool or pools to a value that is not finite; -1 for none.
+
+    limits: the name of what says which tokens are a row's.
+    """
+    if first_empty >= 0:
+        raise ValueError(f"{limits}: row {first_empty} has no token to pool")
+    if first_bad >= 0:
+        raise ValueError(f"hidden: row {first_bad} pools to a value that is not finite")
+
+
+def rows_in(hidden: torch.Tensor, cu_seqlens: torch.Tensor | None) -> int:
+    """How many rows a batch holds.
+
+    Raises:
+        TypeError, ValueError: not tensors, or of no dimension.
+    """
+    for name, value in {"hidden": hidden, "cu_seqlens": cu_seqlens}.items():
+        if value is None and name == "cu_seqlens":
+            continue
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        if value.dim() == 0:
+            raise ValueError(f"{name}: expected at least one dimension, got shape ()")
+    return len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
+
+
+def checked_rows(
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    prefix_sum: torch.Tensor | None,
+    prefix_len: int,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, int]:
+    """The arguments as the backends take them: columns contiguous, mask bool, limits int64.
+
+    Raises:
+        TypeError, ValueError: as masked_mean_pool says.
+    """
+    if (mask is None) == (cu_seqlens is None):
+        raise ValueError("mask: expected either mask (padded rows) or cu_seqlens (packed rows)")
+    given = {"hidden": hidden, "mask": mask, "cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum}
+    for name, value in given.items():
+        if (value is not None or name == "hidden") and not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        if value is not None and (value.layout != torch.strided or value.device.type == "meta"):
+            raise TypeError(f"{name}: expected a dense tensor, got {value.layout} on {value.device}")
+        in_host_memory = name == "cu_seqlens" and value is not None and value.device.type == "cpu"
+        if value is not None and value.device != hidden.device and not in_host_memory:
+            raise ValueError(f"{name}: expected device {hidden.device}, got {value.device}")
+    if hidden.dtype not in STORED:
+        raise TypeError(f"hidden: expected float32, bfloat16 or float16, got {hidden.dtype}")
+    if mask is not None:
+        mask = _checked_mask(hidden, mask)
+    else:
+        cu_seqlens = _checked_limits(hidden, cu_seqlens)
+    prefix_sum = _checked_prefix(hidden, prefix_sum, prefix_len)
+    hidden = hidden.detach()
+    if hidden.stride(-1) != 1:
+        hidden = hidden.contiguous()
+    return hidden, mask, cu_seqlens, prefix_sum, prefix_len
+
+
+def _checked_mask(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    if mask.is_floating_point() or mask.is_complex():
+        raise TypeError(f"mask: expected bool or an integer dtype, got {mask.dtype}")
+    if hidden.dim() != 3:
+        raise ValueError(f"hidden: expected shape [B, T, D], got {tuple(hidden.shape)}")
+    if mask.shape != hidden.shape[:2]:
+        raise ValueError(f"mask: expected shape {tuple(hidden.shape[:2])}, got {tuple(mask.shape)}")
+    return mask.detach() != 0
+
+
+def _checked_limits(hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    if hidden.dim() != 2:
+        raise ValueError(f"hidden: expected packed shape [total, D], got {tuple(hidden.shape)}")
+    if cu_seqlens.is_floating_point() or cu_seqlens.is_complex() or cu_seqlens.dtype == torch.bool:
+        raise TypeError(f"cu_seqlens: expected an integer dtype, got {cu_seqlens.dtype}")
+    if cu_seqlens.dim() != 1 or len(cu_seqlens) < 1:
+        raise ValueError(f"cu_seqlens: expected shape [B + 1], got {tuple(cu_seqlens.shape)}")
+    cu_seqlens = cu_seqlens.to(torch.int64).contiguous()
+    if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != len(hidden) or bool((cu_seqlens[1:] < cu_seqlens[:-1]).any()):
+        raise ValueError(f"cu_seqlens: expected to ascend from 0 to {len(hidden)}, got {cu_seqlens.tolist()[:8]} ...")
+    if cu_seqlens.device == hidden.device:
+        return cu_seqlens
+    return cu_seqlens.pin_memory().to(hidden.device, non_blocking=True)
+
+
+def _checked_prefix(hidden: torch.Tensor, prefix_sum: torch.Tensor | None, prefix_len: int) -> torch.Tensor | None:
+    if type(prefix_len) is not int:
+        raise TypeError(f"prefix_len: expected an integer, got {type(prefix_len).__name__}")
+    if not 0 <= prefix_len <= LONGEST_PREFIX or (prefix_sum is None) != (prefix_len == 0):
+        got = prefix_len if abs(prefix_len) <= LONGEST_PREFIX else "a number beyond 32 bits"
+        raise ValueError(f"prefix_len: expected at least 1 with a prefix_sum and 0 without one, got {got}")
+    if prefix_sum is None:
+        return None
+    if prefix_sum.dtype != torch.float32 or prefix_sum.shape != hidden.shape[-1:]:
+        shape = tuple(prefix_sum.shape)
+        raise ValueError(f"prefix_sum: expected float32 [{hidden.shape[-1]}], got {prefix_sum.dtype} {shape}")
+    return prefix_sum.detach().contiguous()

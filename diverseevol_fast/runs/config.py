@@ -1,0 +1,212 @@
+"""A run's settings: the public implementation's YAML keys as they are, and ours, checked before any work."""
+
+import difflib
+import os
+import re
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from .._common.errors import InputError
+from .._common.messages import shown
+from .._common.reading import check_plain, read_text
+from .._common.yaml_values import parse_yaml
+
+SCHEDULES = (
+    "KCenterSampling", "OneShotKCenterSampling", "StaticKCenterSampling", "RandomSampling", "LeastConfidence",
+    "MarginSampling", "EntropySampling", "VendiSampling",
+)  # fmt: skip
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+LARGEST = 1 << 53  # of whole numbers that a float holds exactly, as JSON readers do
+HIGHEST = {"seed": (1 << 32) - 1,  # numpy's, which transformers sets
+           "model_max_length": 1 << 30, "max_random_times": 100_000}  # fmt: skip
+EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 2e-5 as text
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Keys of the public implementation first, then ours; every one may be given as --key value."""
+
+    full_data_path: str
+    model_name_or_path: str
+    result_dir_name: str | None = None  # output goes to evol_res/<result_dir_name> unless output_dir says otherwise
+    cache_dir: str | None = None
+    model_max_length: int = 512
+    val_set_size: int = 0  # rows held out for a loss per round, never in the pool
+    evol_schedule_name: str = "KCenterSampling"
+    init_label_num: int = 100
+    n_round: int = 10
+    n_query: int = 100
+    whiten_n_components: int | bool = False  # of K-Center: the embeddings' strongest directions; 0 or less: all as is
+    max_random_times: int = -1  # VendiSampling: how many random batches
+    vendi_argmax_rank: int = 0  # VendiSampling: which of them, 0 for the most diverse one, -1 for the least
+    train_args: dict[str, Any] = field(default_factory=dict)  # transformers.TrainingArguments
+
+    output_dir: str | None = None
+    unseen: dict[str, Any] | None = None  # {key: [values]}: rows of these kinds are kept from the pool, for a loss
+    seed: int = 0
+    dtype: str = "float32"  # of the weights
+    attn_implementation: str | None = None
+    max_tokens_per_batch: int | str = "auto"  # of an embedding batch, padding included
+    embed_dtype: str | None = None  # of the weights while candidates are embedded; None: as trained
+    peft: dict[str, Any] | None = None  # peft.LoraConfig
+    report_to: str | list[str] = "none"
+    template: str | None = None  # "alpaca", "plain", "chat" or a file; None: alpaca, or chat for conversations
+    columns: dict[str, str] | None = None
+    skip_broken: bool = False  # leave broken lines and malformed rows aside; row numbers count those that are left
+    skip_empty: bool = False  # leave rows with an empty instruction or output aside instead of refusing them
+    keep_embeddings: bool = False
+    trust_remote_code: bool = False
+
+    @property
+    def output_path(self) -> Path:
+        """The run's folder."""
+        return Path(self.output_dir or Path("evol_res") / str(self.result_dir_name))
+
+
+# Settings that may differ when a run is continued: they do not say what is picked (batches change an embedding in its
+# last bits alone). The template is compared by what it says, not by its file's name, and so are the rows that
+# skip_broken leaves.
+FREE_KEYS = ("output_dir", "result_dir_name", "report_to", "keep_embeddings", "cache_dir", "full_data_path",
+             "model_name_or_path", "max_tokens_per_batch", "template", "skip_broken")  # fmt: skip
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a YAML file, apply overrides ("a.b" reaches into a mapping), check everything.
+
+    Raises:
+        InputError: no such file, not YAML (with the line), an unknown key (with the nearest known name), a bad value.
+    """
+    if not os.path.lexists(path):
+        raise InputError(f"{shown(path, 200)}: no such config file")
+    values = parse_yaml(read_text(path), str(path))
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}")
+    for key, value in (overrides or {}).items():
+        _apply(values, key, value)
+    return make_config(values)
+
+
+def make_config(values: dict[str, Any]) -> Config:
+    """A checked Config out of plain values.
+
+    Raises:
+        InputError: an unknown key, a missing one, a bad value.
+    """
+    known = {f.name: f for f in fields(Config)}
+    for key in values:
+        if key not in known:
+            raise InputError(f"config: unknown key '{shown(key)}'{nearest(key, known)}")
+    for name, value in values.items():
+        check_plain(_numbers(value), f"config: {name}")
+        _check_plain(name, value)
+    for name, f in known.items():
+        required = f.default is MISSING and f.default_factory is MISSING
+        if required and values.get(name) in (None, ""):
+            raise InputError(f"config: key '{name}' is missing")
+    values = {key: value for key, value in values.items() if value is not None}
+    for name, value in values.items():
+        _check_type(name, value, known[name].type)
+    config = Config(**{name: _numbers(value) if isinstance(value, dict) else value for name, value in values.items()})
+    _check_values(config)
+    return config
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Everything in a value is what JSON has, too, since the run's records keep it."""
+    if isinstance(value, list):
+        for item in value:
+            _check_plain(name, item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InputError(f"config: {name}: expected names as keys, got {shown(repr(key))}")
+            _check_plain(f"{name}.{shown(key)}", item)
+    elif isinstance(value, str):
+        if "\0" in value:
+            raise InputError(f"config: {name}: expected text without NUL, got {shown(repr(value))}")
+    elif isinstance(value, int):
+        if abs(value) >= LARGEST:
+            raise InputError(f"config: {name}: expected a number below 2^53, got one of {value.bit_length()} bits")
+    elif not isinstance(value, float | None):
+        raise InputError(f"config: {name}: expected text or a number, got a {type(value).__name__}; quote it as text")
+
+
+def nearest(name: str, known) -> str:
+    """ "; did you mean 'x'?" when a known name is close, else the empty string."""
+    close = difflib.get_close_matches(shown(name), list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _apply(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise InputError(f"--{key}: '{parent}' is not a mapping")
+    values[last] = value
+
+
+def _numbers(value: Any) -> Any:
+    """Texts like 2e-5 as the numbers they were meant to be, at any depth."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, str) and EXPONENT_NUMBER.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _check_type(name: str, value: Any, annotation: Any) -> None:
+    choices = (annotation,) if get_origin(annotation) is dict else get_args(annotation) or (annotation,)
+    kinds = [get_origin(choice) or choice for choice in choices]
+    if type(value) not in kinds:
+        names = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise InputError(f"config: {name}: expected {names}, got {shown(repr(value))}")
+
+
+def _check_values(config: Config) -> None:
+    lowest = {"model_max_length": 8, "val_set_size": 0, "init_label_num": 1, "n_round": 0, "n_query": 1,
+              "seed": 0}  # fmt: skip
+    for name, low in lowest.items():
+        if getattr(config, name) < low:
+            raise InputError(f"config: {name}: expected at least {low}, got {getattr(config, name)}")
+    for name, high in HIGHEST.items():
+        if getattr(config, name) > high:
+            raise InputError(f"config: {name}: expected at most {high}, got {getattr(config, name)}")
+    if not (config.output_dir or config.result_dir_name):
+        raise InputError("config: key 'result_dir_name' (or 'output_dir') is missing: where does the run go?")
+    if config.evol_schedule_name not in SCHEDULES:
+        raise InputError(
+            f"config: evol_schedule_name: expected {' or '.join(SCHEDULES)}, got '{shown(config.evol_schedule_name)}'"
+        )
+    _check_strategy(config)
+    for key, kinds in (config.unseen or {}).items():
+        if not isinstance(kinds, list) or not kinds:
+            raise InputError(f"config: unseen.{shown(key)}: expected a list of values, got {shown(repr(kinds))}")
+        if not all(isinstance(kind, str | int | float | None) for kind in kinds):
+            raise InputError(f"config: unseen.{shown(key)}: expected texts or numbers, got {shown(repr(kinds))}")
+    if config.dtype not in DTYPES:
+        raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, got '{shown(config.dtype)}'")
+    if config.embed_dtype not in (None, *DTYPES[:3]):
+        raise InputError(f"config: embed_dtype: expected {', '.join(DTYPES[:3])}, got '{shown(config.embed_dtype)}'")
+    check_tokens_per_batch("config: max_tokens_per_batch", config.max_tokens_per_batch, config.model_max_length)
+
+
+def _check_strategy(config: Config) -> None:
+    if config.whiten_n_components is True:
+        raise InputError("config: whiten_n_components: expected the number of components, got True")
+    if config.whiten_n_components > 0 and "KCenter" not in config.evol_schedule_name:
+        raise InputError(f"config: whiten_n_components: {config.evol_schedule_name} takes no embeddings to whiten")
+    if config.evol_schedule_name != "VendiSampling":
+        return
+    times, rank = config.max_random_times, config.vendi_argmax_rank
+    if times < 1:
+        raise InputError(f"config: max_random_times: VendiSampling expects at least 1, got {times}")
+    if not -times <= rank < times:
+        raise InputError(f"config: vendi_argmax_rank: expected {-times} to {times - 1} of {times} batches, got {rank}")
+
+
+def check_tokens_per_batch(name: str, value: int | str, longest: int) -> None:
+    """Raises InputError, which calls the value `name`, unless it is "auto" or holds the longest row."""
+    if value != "auto" and (isinstance(value, str) or value < longest):
+        raise InputError(f"{name}: expected 'auto' or at least model_max_length = {longest}, got {shown(repr(value))}")

@@ -1,0 +1,262 @@
+"""Before round 0: data, tokens, base model, the initial pool, and the record of what the run is made from."""
+
+import hashlib
+import logging
+import platform
+import random
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import __version__
+from .._common import distributed
+from .._common.errors import InputError
+from .._common.files import file_sha256
+from .._common.messages import reason
+from ..data import templates
+from ..data.dataset import Data, load_data, write_rows
+from ..data.summary import log_lengths, log_sample
+from ..data.templates import Template, Tokens, choose_template, tokenize
+from ..embedding.encoder import check_head
+from ..embedding.store import remove_embeddings
+from ..models.load import (
+    SMALL_LLAMA,
+    build_base_model,
+    folder_sha256,
+    load_causal_lm,
+    load_tokenizer,
+    resolve_model,
+    usable_length,
+)
+from ..ops import backends
+from .config import FREE_KEYS, Config
+from .state import RunState, build_folder, check_identity, record_identity
+from .training import lora_config, training_arguments, translate_train_args
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("diverseevol_fast")
+
+UNCERTAIN = ("LeastConfidence", "MarginSampling", "EntropySampling")
+KCENTER_OPS = ("min_sqdist", "update_argmax", "pick_block")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What every round works on."""
+
+    data: Data
+    tokens: Tokens
+    tokenizer: "PreTrainedTokenizerBase"
+    template: Template
+    base: Path  # the base model's folder
+    candidates: np.ndarray  # row numbers that may be picked, ascending: not held out, not empty
+    held_out: np.ndarray  # row numbers of the held-out part
+    unseen: np.ndarray  # row numbers of the kinds that the config keeps from the pool
+    initial_pool: list[int]  # row numbers, in the order drawn
+    identity: dict[str, Any]  # what the run is made from
+
+    def positions(self, rows: list[int]) -> np.ndarray:
+        """Where row numbers stand among the candidates."""
+        return np.searchsorted(self.candidates, np.array(rows, dtype=np.int64))
+
+
+def prepare(config: Config, state: RunState) -> Given:
+    """Load and check everything a run needs, before it changes anything but its own folder.
+
+    Raises:
+        InputError: data, model, settings or an earlier output do not fit.
+    """
+    for note in translate_train_args(config.train_args)[1]:
+        log.warning(note)
+    training_arguments(config, state.folder / "state")
+    if config.peft:
+        lora_config(config.peft)
+    _check_backend(config.evol_schedule_name)
+    data, empty = load_data(config.full_data_path, config.columns, skip_broken=config.skip_broken)
+    if empty and not config.skip_empty:
+        raise InputError(
+            f"{data.source}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "
+            "remove them, or leave them aside with --skip_empty true"
+        )
+    unseen = unseen_rows(data, empty, config)
+    candidates, held_out, initial_pool = split(len(data.rows), [*empty, *unseen], config)
+    base = _base_model(config, data, state)
+    tokenizer = load_tokenizer(base, config.trust_remote_code)
+    _complete(tokenizer, config.model_name_or_path)
+    template = choose_template(config.template, data, tokenizer)
+    template.check_trainable()
+    length = usable_length(config.model_max_length, _model_config(base, config), tokenizer)
+    identity = _identity(config, data, base) | template.provenance(data)
+    before = check_identity(state, identity)
+    begun = before is not None
+    if begun:
+        if distributed.is_first():
+            state.check_files(config.n_round + 1)
+        log.info("%s: this run was begun before; what is finished stands", state.folder)
+        processes, now = state.manifest(0).get("processes", distributed.world()), distributed.world()
+        if processes != now:
+            log.warning(
+                "begun with %d processes, now %d: training takes other steps, later rounds differ", processes, now
+            )
+    log_sample(template, data, int(candidates[0]), tokenizer)
+    tokens = Tokens.load(state.tokens_file) if begun else tokenize(data, tokenizer, length, empty, template)
+    log_lengths(tokens, length)
+    if not any(tokens.has_response(row) for row in initial_pool):
+        longest = int(tokens.lengths().max())
+        raise InputError(
+            f"model_max_length {length} cuts the response of every row of the initial pool away (the longest row has "
+            f"{longest} tokens or more); raise it"
+        )
+    for name, rows in (("val_set_size", held_out), ("unseen", unseen)):
+        if len(rows) and not any(tokens.has_response(row) for row in rows):
+            raise InputError(f"model_max_length {length} cuts the response of every row of {name} away; raise it")
+    if before != identity:
+        _check_strategy(config, base, len(candidates))
+        remove_embeddings(state.base_embeddings_file)  # of other settings
+        if not begun:
+            tokens.save(state.tokens_file)  # made once: a chat template may print the day's date
+            state.record_manifest(0, {"tokens_sha256": file_sha256(state.tokens_file)})
+        record_identity(state, identity)
+    return Given(data, tokens, tokenizer, template, base, candidates, held_out, unseen, initial_pool, identity)
+
+
+def _check_backend(schedule: str) -> None:
+    """Raises InputError when DIVERSEEVOL_BACKEND names what cannot select here."""
+    ops = ("logit_stats",) if schedule in UNCERTAIN else KCENTER_OPS if "KCenter" in schedule else ()
+    try:
+        for op in ops:
+            backends.choose("cpu", op=op)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _check_strategy(config: Config, base: Path, candidates: int) -> None:
+    """Raises InputError for what the strategy would find out after a round of training."""
+    width = _model_config(base, config).get_text_config().hidden_size
+    if config.whiten_n_components > min(width, candidates - 1):
+        raise InputError(
+            f"config: whiten_n_components: expected at most {min(width, candidates - 1)} with {candidates} candidates "
+            f"in {width} dimensions, got {config.whiten_n_components}"
+        )
+    if config.evol_schedule_name in UNCERTAIN:
+        check_head(load_causal_lm(base, dtype=config.dtype, trust_remote_code=config.trust_remote_code, base=base))
+
+
+def unseen_rows(data: Data, empty: list[int], config: Config) -> np.ndarray:
+    """The rows, ascending, whose values under config.unseen's keys are among those that it lists; not the empty ones.
+
+    Raises:
+        InputError: a value that no row has.
+    """
+    wanted = {(key, value) for key, values in (config.unseen or {}).items() for value in values}
+    found = {pair: [row for row, fields in enumerate(data.rows) if fields.get(pair[0]) == pair[1]] for pair in wanted}
+    for (key, value), rows in found.items():
+        if not rows:
+            raise InputError(f"config: unseen: no row of {data.source} has {value!r} under '{key}'")
+    return np.setdiff1d([row for rows in found.values() for row in rows], empty).astype(np.int64)
+
+
+def split(n: int, left_out: list[int], config: Config) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Candidates and held-out rows (both ascending), and the initial pool: seeded draws without replacement.
+
+    Raises:
+        InputError: the data has too few rows for the held-out part and all rounds.
+    """
+    usable = np.setdiff1d(np.arange(n), np.array(left_out, dtype=np.int64))
+    wanted = config.init_label_num + config.n_round * config.n_query
+    if wanted + config.val_set_size > len(usable):
+        raise InputError(
+            f"{config.full_data_path}: {len(usable)} usable rows; init_label_num + n_round x n_query + val_set_size = "
+            f"{config.init_label_num} + {config.n_round} x {config.n_query} + {config.val_set_size} = "
+            f"{wanted + config.val_set_size} needs more"
+        )
+    shuffled = np.random.default_rng(config.seed).permutation(usable)
+    held_out = np.sort(shuffled[: config.val_set_size])
+    initial_pool = shuffled[config.val_set_size :][: config.init_label_num]
+    return np.setdiff1d(usable, held_out), held_out, initial_pool.tolist()
+
+
+def write_pool_files(state: RunState, r: int, given: Given, pool: list[int]) -> None:
+    """data/rd_<r>_labeled.json, in pick order, and rd_<r>_unlabeled.json, in the data's order."""
+    rest = np.setdiff1d(given.candidates, np.array(pool, dtype=np.int64))
+    for part, rows in (("labeled", pool), ("unlabeled", rest)):
+        path = state.data_file(r, part)
+        if not path.exists():
+            write_rows(path, [given.data.rows[row] for row in rows])
+
+
+def record_manifest(state: RunState, r: int, given: Given, config: Config) -> None:
+    """state/rd_<r>/manifest.json: what this round was made from and with."""
+    import torch
+    from transformers import set_seed
+
+    set_seed(config.seed)  # as train does: the states below are those that training starts from
+    states = {
+        "python": repr(random.getstate()),
+        "numpy": repr(np.random.get_state()),
+        "torch": torch.get_rng_state(),
+    }
+    digests = {
+        name: hashlib.sha256(value.encode() if isinstance(value, str) else value.numpy().tobytes()).hexdigest()
+        for name, value in states.items()
+    }
+    made_from = {"round": r, "seed": config.seed, "random_state_sha256": digests, "config": asdict(config),
+                 "template": given.template.name}  # fmt: skip
+    state.record_manifest(r, made_from | {"made_from": given.identity, "versions": versions(),
+                               "processes": distributed.world()})  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what it stands on."""
+    import tokenizers
+    import torch
+    import transformers
+
+    return {
+        "diverseevol_fast": __version__, "python": platform.python_version(), "torch": torch.__version__,
+        "transformers": transformers.__version__, "tokenizers": tokenizers.__version__, "numpy": np.__version__,
+    }  # fmt: skip
+
+
+def _base_model(config: Config, data: Data, state: RunState) -> Path:
+    if config.model_name_or_path != SMALL_LLAMA:
+        return resolve_model(config.model_name_or_path, config.cache_dir, config.trust_remote_code)
+    folder = state.folder / "base"
+    if distributed.is_first() and not state.is_anything_trained():  # left by a start on other data, perhaps
+        shutil.rmtree(folder, ignore_errors=True)
+    if not folder.is_dir():
+        build_folder(folder, lambda partial: build_base_model(data, partial, config.seed))
+    return folder
+
+
+def _model_config(base: Path, config: Config):
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base, trust_remote_code=config.trust_remote_code)
+    except Exception as error:  # damaged settings end in whatever transformers stumbles over
+        raise InputError(f"{base}: not a model that transformers knows: {reason(error)}") from error
+
+
+def _complete(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+    """Training needs an end token; padding may use it too, since padded positions are masked."""
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"model '{name}': its tokenizer has no eos token; set one and save the tokenizer")
+    if tokenizer.pad_token_id is None:
+        log.warning("the tokenizer has no pad token; padding with its eos token (padding is masked)")
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _identity(config: Config, data: Data, base: Path) -> dict[str, Any]:
+    template = templates.PROMPT + templates.PROMPT_WITH_INPUT
+    settings = {f"config.{key}": value for key, value in asdict(config).items() if key not in FREE_KEYS}
+    return settings | {
+        "data_sha256": data.sha256(),
+        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+        "base_model_sha256": folder_sha256(base),
+    }

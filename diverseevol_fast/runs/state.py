@@ -1,0 +1,345 @@
+"""A run's folder: what is finished, what it was made from, and how to go on after a crash.
+
+    data/rd_<r>_labeled.json, rd_<r>_unlabeled.json     the pool that round r trains on, and the rest
+    output/rd_<r>/                                      the model trained in round r
+    state/run.json                                      what the run was made from; compared when it is continued
+    state/tokens.npz                                    the rows' token ids
+    state/rd_<r>/selected.json                          the rows that joined the pool in round r, in pick order
+    state/rd_<r>/metrics.json, manifest.json            figures; hashes, versions, random states
+
+A stage is finished when its last file stands: selected.json for selection, output/rd_<r>/ for training. A round's
+manifest has the SHA-256 of selected.json, round 0's of tokens.npz too, and the SHA-256 of the model with its files'
+sizes. A file that is not as it was written is refused.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .._common import distributed
+from .._common.errors import InputError
+from .._common.files import file_sha256, json_text, read_record, sync_folder, write_json
+from .._common.provenance import differences
+from ..embedding.store import remove_embeddings
+from ..models.load import folder_sha256
+
+log = logging.getLogger("diverseevol_fast")
+
+HASHED_AT_START = 1 << 30  # bytes of a model; of a larger one the sizes are compared, until it is loaded
+# Settings that matter from the selection of round 1 on.
+FREE_UNTIL_SELECTED = {"config.n_query", "config.evol_schedule_name", "config.whiten_n_components",
+                       "config.max_random_times", "config.vendi_argmax_rank", "config.embed_dtype"}  # fmt: skip
+
+
+class RunState:
+    """Paths and records of one run folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @property
+    def identity_file(self) -> Path:
+        return self.folder / "state" / "run.json"
+
+    @property
+    def tokens_file(self) -> Path:
+        return self.folder / "state" / "tokens.npz"
+
+    def round_folder(self, r: int) -> Path:
+        return self.folder / "state" / f"rd_{r}"
+
+    def model_folder(self, r: int) -> Path:
+        return self.folder / "output" / f"rd_{r}"
+
+    def embeddings_file(self, r: int) -> Path:
+        return self.round_folder(r) / "embeddings.npy"
+
+    def statistics_file(self, r: int) -> Path:
+        return self.round_folder(r) / "statistics.npy"
+
+    @property
+    def base_embeddings_file(self) -> Path:
+        return self.folder / "state" / "base_embeddings.npy"
+
+    def remove_embeddings(self, r: int, last: int) -> None:
+        """What round r was chosen by; after the last round the base model's embeddings, too."""
+        files = [self.embeddings_file(r), self.statistics_file(r)]
+        for path in files + ([self.base_embeddings_file] if r == last else []):
+            remove_embeddings(path)
+
+    def data_file(self, r: int, part: str) -> Path:
+        return self.folder / "data" / f"rd_{r}_{part}.json"
+
+    def selected(self, r: int) -> list[int] | None:
+        """The rows that joined the pool in round r, in pick order; None when not selected yet."""
+        path = self.round_folder(r) / "selected.json"
+        return read_record(path, "indices", "sqdist")["indices"] if _all_see(path) else None
+
+    def record_selected(self, r: int, indices: list[int], sqdist: list[float] | None) -> None:
+        """sqdist: each pick's squared distance to its nearest centre when picked; None for the initial pool."""
+        if distributed.is_first():
+            record = {"indices": indices, "sqdist": sqdist}
+            sha256 = hashlib.sha256(json_text(record).encode()).hexdigest()
+            before = self.manifest(r).get("selected_sha256", sha256)
+            if before != sha256 and self.model_folder(r).exists():
+                raise InputError(
+                    f"{self.model_folder(r)}: was trained on other rows than are selected for it now; put "
+                    f"{self.round_folder(r) / 'selected.json'} back, or begin anew with --restart"
+                )
+            self.record_manifest(r, {"selected_sha256": sha256})
+            write_json(self.round_folder(r) / "selected.json", record)
+        distributed.barrier()
+
+    def is_anything_selected(self) -> bool:
+        """Whether a round after the first has its rows."""
+        return any(path.parent.name != "rd_0" for path in self.folder.glob("state/rd_*/selected.json"))
+
+    def is_anything_trained(self) -> bool:
+        """Whether a round has its model."""
+        return any(self.folder.glob("output/rd_*"))
+
+    def has_stages(self) -> bool:
+        """Whether any stage is finished."""
+        return self.is_anything_trained() or any(self.folder.glob("state/rd_*/selected.json"))
+
+    def forget(self) -> None:
+        """Remove all records of a run of which nothing was trained."""
+        self.identity_file.unlink()
+        self.tokens_file.unlink(missing_ok=True)
+        for folder in (*self.folder.glob("state/rd_*"), self.folder / "data", self.folder / "output"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def is_trained(self, r: int) -> bool:
+        return _all_see(self.model_folder(r))
+
+    def record_model(self, r: int, folder: Path) -> None:
+        """The round's model is in `folder`, from where it gets its name."""
+        if distributed.is_first():
+            self.record_manifest(r, {"model_sha256": folder_sha256(folder), "model_bytes": _sizes(folder)})
+
+    def model_sha256(self, r: int, loaded: bool) -> str:
+        """Digest of the round's model; loaded: it was read from its folder, which is held against its record.
+
+        Raises:
+            InputError: it is not the one that was trained.
+        """
+        recorded = self.manifest(r).get("model_sha256")
+        if recorded and not loaded:
+            return recorded
+        found = folder_sha256(self.model_folder(r))
+        if found != (recorded or found):
+            raise self._changed(self.model_folder(r), "its weights or settings are others")
+        return found
+
+    def check_files(self, rounds: int) -> None:
+        """Hold what is finished of rounds 0 to `rounds` - 1 against the manifests; runs of old have no such records.
+
+        Raises:
+            InputError: a file has changed since it was written.
+        """
+        if not self.tokens_file.exists():
+            raise self._changed(self.tokens_file, "it is not there")
+        self._check_file(self.tokens_file, self.manifest(0).get("tokens_sha256"))
+        self.check_selected(rounds)
+        for r in range(rounds):
+            if self.model_folder(r).exists() and "model_bytes" in self.manifest(r):
+                self._check_model(r, self.manifest(r)["model_bytes"])
+
+    def check_selected(self, rounds: int) -> None:
+        """As check_files, of the rounds' selected.json alone."""
+        for r in range(rounds):
+            self._check_file(self.round_folder(r) / "selected.json", self.manifest(r).get("selected_sha256"))
+
+    def _check_model(self, r: int, recorded: dict[str, int]) -> None:
+        sizes = _sizes(self.model_folder(r))
+        for name, size in recorded.items():
+            if sizes.get(name) != size:
+                raise self._changed(self.model_folder(r) / name, f"{sizes.get(name, 'no')} bytes, not {size}")
+        if sum(sizes.values()) <= HASHED_AT_START:
+            self.model_sha256(r, loaded=True)
+
+    def _check_file(self, path: Path, sha256: str | None) -> None:
+        if sha256 and path.exists() and file_sha256(path) != sha256:
+            raise self._changed(path, "its SHA-256 is another")
+
+    def _changed(self, path: Path, how: str) -> InputError:
+        return InputError(
+            f"{path}: has changed since the run wrote it ({how}); put it back, or begin anew with --restart, "
+            "which keeps this folder aside"
+        )
+
+    def metrics(self, r: int) -> dict[str, Any]:
+        path = self.round_folder(r) / "metrics.json"
+        return read_record(path) if path.exists() else {}
+
+    def record_metrics(self, r: int, **stages: dict[str, Any]) -> None:
+        """Add a stage's figures to the round's."""
+        if distributed.is_first():
+            write_json(self.round_folder(r) / "metrics.json", self.metrics(r) | stages)
+
+    def manifest_file(self, r: int) -> Path:
+        return self.round_folder(r) / "manifest.json"
+
+    def manifest(self, r: int) -> dict[str, Any]:
+        return read_record(self.manifest_file(r)) if self.manifest_file(r).exists() else {}
+
+    def record_manifest(self, r: int, entries: dict[str, Any]) -> None:
+        """Add entries to the round's manifest."""
+        if distributed.is_first():
+            write_json(self.manifest_file(r), self.manifest(r) | entries)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file."""
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def build_folder(folder: Path, build: Callable[[Path], Any]) -> Any:
+    """Let `build` fill a folder beside `folder`, then give it its name: it stands whole or not at all."""
+    partial = _empty_beside(folder)
+    try:
+        result = build(partial)
+        _name(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # of a build that failed or was stopped
+    return result
+
+
+def build_folder_together(folder: Path, build: Callable[[Path], Any]) -> Any:
+    """As build_folder, by all processes of the job: each calls `build`, the first one makes and names the folder."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    if distributed.is_first():
+        _empty_beside(folder)
+    distributed.barrier()
+    result = build(partial)
+    distributed.barrier()
+    if distributed.is_first():
+        _name(partial, folder)
+    distributed.barrier()
+    return result
+
+
+def _all_see(path: Path) -> bool:
+    """Whether the path exists: no process of the job goes on, and makes it, before all have looked."""
+    found = path.exists()
+    distributed.barrier()
+    return found
+
+
+def _empty_beside(folder: Path) -> Path:
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def _name(partial: Path, folder: Path) -> None:
+    for path in partial.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    os.replace(partial, folder)
+    sync_folder(folder.parent)
+
+
+@contextmanager
+def open_run(folder: Path, restart: bool = False) -> Iterator[RunState]:
+    """Hold a run folder, new or to be continued; one job at a time, of which the first process holds it.
+
+    restart: what was made before is kept aside, as <folder>.before-<n>, and the folder is new.
+
+    Raises:
+        InputError: the folder holds something else, or another process has it open.
+    """
+    if not distributed.is_first():
+        yield RunState(folder)
+        return
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder for the run's output, got a file")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "state").is_dir():
+        raise InputError(f"{folder}: holds files that are not a run's; name another output_dir or empty it")
+    aside = _put_aside(folder) if restart and (folder / "state").is_dir() else None
+    with _lock(folder):
+        state = RunState(folder)
+        try:
+            yield state
+        finally:
+            if not state.identity_file.exists() and not state.has_stages():
+                _leave_nothing(folder)
+                if aside and not folder.exists():  # the new start was refused
+                    aside.rename(folder)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    (folder / "state").mkdir(parents=True, exist_ok=True)
+    with open(folder / "state" / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder}: another process is running it") from error
+        yield
+
+
+def _put_aside(folder: Path) -> Path:
+    """Give a run's folder, which no process has open, a name beside it that is free; returns it."""
+    with _lock(folder):
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
+            number += 1
+        folder.rename(aside)
+    log.info("%s: what was made before is kept as %s", folder, aside)
+    return aside
+
+
+def _leave_nothing(folder: Path) -> None:
+    """A run that was refused at the start leaves no folder behind, unless there is something in it."""
+    (folder / "state" / "lock").unlink(missing_ok=True)
+    shutil.rmtree(folder / "base", ignore_errors=True)  # made for this run alone
+    for path in (folder / "state", folder):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def check_identity(state: RunState, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """What the run was begun from before; None when it was not, or nothing of it was trained with these settings.
+
+    Raises:
+        InputError: it was begun from something else; says from what.
+    """
+    if not state.identity_file.exists():
+        if state.has_stages():
+            raise InputError(
+                f"{state.identity_file}: is missing, though stages are finished, and nothing says what they were made "
+                "from; put it back, or begin anew with --restart, which keeps this folder aside"
+            )
+        return None
+    before = read_record(state.identity_file)
+    if before != identity and not state.is_anything_trained():
+        log.info("%s: begun with other settings, but nothing was trained: beginning anew", state.folder)
+        state.forget()
+        return None
+    free = set() if state.is_anything_selected() else FREE_UNTIL_SELECTED
+    if identity["config.evol_schedule_name"] != "OneShotKCenterSampling":  # which chooses for all rounds at once
+        free = free | {"config.n_round"}
+    fixed, now = ({key: value for key, value in one.items() if key not in free} for one in (before, identity))
+    differing = differences(fixed, now, "the run")
+    if differing:
+        raise InputError(
+            f"{state.folder}: an output of another run; name another output_dir, or begin anew with --restart, which "
+            f"keeps this one aside. {'; '.join(differing)}"
+        )
+    for change in differences(before, identity, "the run"):
+        log.info("%s", change)
+    return before
+
+
+def record_identity(state: RunState, identity: dict[str, Any]) -> None:
+    """The run is begun, from this."""
+    write_json(state.identity_file, identity)

@@ -1,0 +1,294 @@
+"""Fine-tuning on the pool with transformers.Trainer, loss on the response alone."""
+
+import logging
+import time
+from dataclasses import fields
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+
+from .._common import distributed
+from .._common.errors import InputError, RunError
+from .._common.messages import reason, shown
+from .._common.progress import Progress
+from ..data.batches import pad
+from ..data.templates import Tokens
+from ..models.load import load_causal_lm
+from .config import Config, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+log = logging.getLogger("diverseevol_fast")
+
+REFUSALS = (TypeError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, OSError)  # of odd settings
+IGNORED_LABEL = -100
+LEAST = {  # of what TrainingArguments takes without a look, and training falls over
+    "learning_rate": 0.0, "weight_decay": 0.0, "num_train_epochs": 0.0, "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+}  # fmt: skip
+GONE = {
+    "logging_dir": "the reporting integrations choose their own folders",
+    "overwrite_output_dir": "a run is continued, never overwritten",
+    "save_safetensors": "models are always saved as safetensors",
+} | dict.fromkeys(
+    ("save_strategy", "save_steps", "save_total_limit"),
+    "a round's finished model is saved; an unfinished round trains from the base model again",
+)
+OURS = (
+    "output_dir",
+    "seed",
+    "data_seed",
+    "report_to",
+    "disable_tqdm",
+    "remove_unused_columns",
+)  # set from the run's own keys
+
+
+def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """TrainingArguments of transformers 4.28 or 5 as those of the installed one, and what was changed.
+
+    Raises:
+        InputError: an unknown name, or one that the run sets itself.
+    """
+    from transformers import TrainingArguments
+
+    known = {f.name for f in fields(TrainingArguments) if f.init}
+    args, notes = dict(train_args), []
+
+    def rename(old: str, new: str, value: Any) -> None:
+        args.pop(old)
+        args[new] = value
+        notes.append(f"train_args: {old} is now {new}: {shown(repr(value))}")
+
+    if "evaluation_strategy" in args and "evaluation_strategy" not in known:
+        value = args["evaluation_strategy"]
+        rename("evaluation_strategy", "eval_strategy", "no" if value is False else value)
+    if "warmup_ratio" in args and "warmup_ratio" not in known:
+        if args.get("warmup_steps"):
+            args.pop("warmup_ratio")
+            notes.append("train_args: warmup_ratio is dropped: warmup_steps is given")
+        else:
+            ratio = args["warmup_ratio"]
+            if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+                raise InputError(f"config: train_args.warmup_ratio: expected 0 to 1, got {shown(repr(ratio))}")
+            rename("warmup_ratio", "warmup_steps", float(ratio))
+    if args.get("group_by_length") is not None and "group_by_length" not in known:
+        rename(
+            "group_by_length",
+            "train_sampling_strategy",
+            "group_by_length" if args["group_by_length"] else "random",
+        )
+    if "fsdp_transformer_layer_cls_to_wrap" in args and "fsdp_transformer_layer_cls_to_wrap" not in known:
+        if not isinstance(args.get("fsdp_config") or {}, dict):
+            raise InputError("config: train_args.fsdp_config: expected a mapping beside the layer to wrap")
+        layer = {"transformer_layer_cls_to_wrap": [args["fsdp_transformer_layer_cls_to_wrap"]]}
+        rename("fsdp_transformer_layer_cls_to_wrap", "fsdp_config", {**(args.get("fsdp_config") or {}), **layer})
+    for name in [name for name in args if name in GONE]:
+        args.pop(name)
+        notes.append(f"train_args: {name} is dropped: {GONE[name]}")
+    for name in args:
+        if name in OURS:
+            raise InputError(f"config: train_args.{name}: the run sets it; use the run's own keys")
+        if name not in known:
+            raise InputError(f"config: train_args: unknown key '{shown(name)}'{nearest(name, known)}")
+    if args.get("eval_strategy", "no") != "no":
+        raise InputError("config: train_args.eval_strategy: expected 'no'; for a held-out loss set val_set_size")
+    if args.get("tf32") and not torch.cuda.is_available():
+        args.pop("tf32")
+        notes.append("train_args: tf32 is dropped: no CUDA device here")
+    if args.get("fsdp") and (distributed.world() == 1 or not torch.cuda.is_available()):
+        args.pop("fsdp")
+        args.pop("fsdp_config", None)
+        reason = "the run is one process" if torch.cuda.is_available() else "no CUDA device here"
+        notes.append(f"train_args: fsdp is dropped: {reason}")
+    return args, notes
+
+
+def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
+    """The round's TrainingArguments.
+
+    Raises:
+        InputError: a value that transformers refuses, now or when training begins.
+    """
+    from transformers import TrainingArguments
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    args, _ = translate_train_args(config.train_args)
+    for name, least in LEAST.items():
+        value = args.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
+            raise InputError(
+                f"config: train_args.{name}: expected a number of at least {least}, got {shown(repr(value))}"
+            )
+    _check_types(TrainingArguments, args, "config: train_args")
+    args.setdefault("logging_steps", 10)
+    args.setdefault("logging_nan_inf_filter", False)  # a loss that is not finite is to be seen
+    try:
+        get_reporting_integration_callbacks(config.report_to)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"config: report_to: {reason(error)}") from error
+    try:
+        return TrainingArguments(
+            output_dir=str(folder),
+            save_strategy="no",
+            seed=config.seed,
+            data_seed=config.seed,
+            report_to=config.report_to,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            use_cpu=not torch.cuda.is_available(),
+            **args,
+        )
+    except REFUSALS as error:
+        raise InputError(f"config: train_args: {reason(error)}") from error
+
+
+def _check_types(settings_class: type, values: dict[str, Any], place: str) -> None:
+    """
+    Raises:
+        InputError: a value of another type than its field of the dataclass has.
+    """
+    hints = get_type_hints(settings_class)
+    for name, value in values.items():
+        wanted = _types_of(hints[name]) if name in hints else {type(value)}
+        if type(value) not in wanted:
+            names = " or ".join(sorted(kind.__name__ for kind in wanted if kind is not type(None)))
+            raise InputError(f"{place}.{shown(name)}: expected {names}, got {shown(repr(value))}")
+
+
+def _types_of(hint: Any) -> set[type]:
+    """The types that YAML may give for a hint: enumerations by their names, whole numbers for fractions."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return set().union(*map(_types_of, get_args(hint)))
+    if origin is Literal:
+        return {type(value) for value in get_args(hint)}
+    return {float, int} if hint is float else {origin or hint}
+
+
+class Collator:
+    """Rows of a pool as one padded batch with labels on the response alone."""
+
+    def __init__(self, tokens: Tokens, pad_id: int):
+        self.tokens, self.pad_id = tokens, pad_id
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids, mask, is_response = pad(self.tokens, np.array([item["row"] for item in items]))
+        return {
+            "input_ids": ids.masked_fill(~mask, self.pad_id),
+            "attention_mask": mask.long(),
+            "labels": ids.masked_fill(~is_response, IGNORED_LABEL),
+        }
+
+
+def train(
+    base: Path,
+    tokens: Tokens,
+    pool: list[int],
+    tokenizer: "PreTrainedTokenizerBase",
+    config: Config,
+    folder: Path,
+) -> tuple["PreTrainedModel", dict[str, float]]:
+    """Fine-tune a fresh copy of `base` on the pool; save it with its tokenizer in `folder`.
+
+    Returns the model, still in memory, and seconds, steps, mean training loss and the rows left out because
+    truncation left nothing of their response.
+
+    Raises:
+        InputError: train_args that transformers refuses.
+        RunError: the loss is not finite.
+    """
+    from transformers import PrinterCallback, Trainer, set_seed
+
+    began = time.perf_counter()
+    set_seed(config.seed)
+    args = training_arguments(config, folder)
+    model = load_causal_lm(
+        base.resolve(), dtype=config.dtype, attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip
+    if config.peft:
+        model = with_lora(model, config.peft)
+    if distributed.world() > 1:
+        log.info("training on %d processes: a step takes %d times as many rows", *2 * [distributed.world()])
+    rows = [row for row in pool if tokens.has_response(row)]
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=[{"row": row, "input_ids": tokens.row(row)[0]} for row in rows],  # ids: for group_by_length
+        data_collator=Collator(tokens, tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        callbacks=[_progress_callback()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    result = trainer.train()
+    if not np.isfinite(result.training_loss):
+        raise RunError(
+            f"the training loss is {result.training_loss}: training diverged; lower train_args.learning_rate"
+        )
+    trainer.save_model(str(folder))
+    if distributed.is_first():
+        (folder / "training_args.bin").unlink()  # a pickle; the manifest has the settings
+    if args.fsdp:  # each process has a part of the weights: the saved model has all
+        distributed.barrier()
+        model = load_causal_lm(folder, dtype=config.dtype, attn_implementation=config.attn_implementation,
+                               trust_remote_code=config.trust_remote_code, base=base)  # fmt: skip
+    return model, {
+        "seconds": time.perf_counter() - began,
+        "steps": result.global_step,
+        "train_loss": result.training_loss,
+        "rows_without_response": len(pool) - len(rows),
+    }
+
+
+def lora_config(settings: dict[str, Any]):
+    """peft's LoraConfig (needs the `peft` extra).
+
+    Raises:
+        InputError: peft is not installed, or refuses the settings.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise InputError("config: peft: the peft package is missing; pip install 'peft>=0.17'") from error
+    _check_types(LoraConfig, settings, "config: peft")
+    try:
+        return LoraConfig(task_type="CAUSAL_LM", **settings)
+    except REFUSALS as error:
+        raise InputError(f"config: peft: {reason(error)}") from error
+
+
+def with_lora(model: "PreTrainedModel", settings: dict[str, Any]) -> torch.nn.Module:
+    """The model with LoRA adapters.
+
+    Raises:
+        InputError: as lora_config; settings that do not fit the model.
+    """
+    config = lora_config(settings)
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(model, config)
+    except REFUSALS as error:
+        raise InputError(f"config: peft: {reason(error)}") from error
+
+
+def _progress_callback():
+    from transformers import TrainerCallback
+
+    class ShowProgress(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.bar = Progress("train", state.max_steps, "step")
+
+        def on_step_end(self, args, state, control, **kwargs):
+            loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
+            self.bar.update(1, **({} if loss is None else {"loss": float(loss)}))
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.bar.close()
+
+    return ShowProgress()

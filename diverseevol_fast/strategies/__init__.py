@@ -1,0 +1,1 @@
+"""Which rows join the pool: one file for each strategy."""
