@@ -67,12 +67,12 @@ def ours(task: Task, dtype: str = "float32", centres: int = 0, into_file: bool =
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             store = Path(folder) / "embeddings.npy" if into_file else "host"
             found = embed_tokens(
-                encoder, task.tokens, rows, store=store, made_from={}, first=first, progress=False, **options
+                encoder, task.tokens, rows, store=store, provenance={}, first=first, progress=False, **options
             )
             values = found.values.clone()
-        figures = found.figures
+        metrics = found.metrics
         afterwards = partial(select, found, min(PICKS, len(rows) - len(first))) if centres else dict
-        return Outcome(values, figures["padding"], figures["prefix_share"], dtype, afterwards)
+        return Outcome(values, metrics["padding"], metrics["prefix_share"], dtype, afterwards)
 
     return run
 
@@ -91,8 +91,8 @@ def without_shared_prefixes(task: Task) -> Run:
         budget = max(CPU_TOKENS, int(task.tokens.lengths()[rows].max()))
         store = MemoryStore(len(rows), encoder.dim, torch.float32, "cpu", budget)
         engine = Engine(encoder, task.tokens, rows, store, budget, share_prefixes=False)
-        figures = engine.run(np.empty(0, dtype=np.int64), progress=False)
-        return Outcome(store.values, figures["padding"], figures["prefix_share"])
+        metrics = engine.run(np.empty(0, dtype=np.int64), progress=False)
+        return Outcome(store.values, metrics["padding"], metrics["prefix_share"])
 
     return run
 

@@ -47,8 +47,8 @@ Run = Callable[[np.ndarray], Outcome]
 
 def build_model(data: Data, folder: Path) -> None:
     """Save the Llama and its tokenizer, trained on all rows, unless they are there for this data."""
-    mark, made_from = folder / "made_from.txt", data.sha256()
-    if mark.exists() and mark.read_text(encoding="ascii") == made_from:
+    mark, provenance = folder / "provenance.txt", data.sha256()
+    if mark.exists() and mark.read_text(encoding="ascii") == provenance:
         return
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -63,7 +63,7 @@ def build_model(data: Data, folder: Path) -> None:
     mark.unlink(missing_ok=True)
     model.save_pretrained(folder)
     train_tokenizer(texts, config.vocab_size).save_pretrained(folder)
-    mark.write_text(made_from, encoding="ascii")  # last: what is half saved is not used
+    mark.write_text(provenance, encoding="ascii")  # last: what is half saved is not used
 
 
 def task_of(data: Data, count: int, folder: Path) -> Task:

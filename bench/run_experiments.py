@@ -20,7 +20,7 @@ from diverseevol_fast._common.files import read_json, write_json
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.evaluate.diversity import measure_run
 from diverseevol_fast.runs.config import load_config
-from diverseevol_fast.runs.finished import MadeRun, read_run
+from diverseevol_fast.runs.finished import FinishedRun, read_run
 
 BENCH = Path(__file__).parent
 OUTPUT = Path("evol_res/experiments")
@@ -29,7 +29,7 @@ MARKS = "<!-- tables: written by bench/run_experiments.py -->", "<!-- end of tab
 MEASURED = ("vendi", "covering_radius", "chamfer", "novelsum")  # of the pool, in a sentence encoder's embeddings
 
 
-def made_run(config: Path, seed: int) -> tuple[MadeRun, dict]:
+def made_run(config: Path, seed: int) -> tuple[FinishedRun, dict]:
     """The run of a config with a seed, made now unless it was; and how long (None: in parts), on what."""
     folder = OUTPUT / config.stem / f"seed{seed}"
     stamp, fresh, began = folder / "made.json", not folder.exists(), time.perf_counter()
@@ -53,6 +53,14 @@ def sentence_embeddings(config: Path) -> Path:
     return output
 
 
+# What a line calls a loss -> what a run calls it; the lines keep the names that the first of them had.
+LOSSES = {
+    "held_out_loss": "validation_loss",
+    "held_out_interval": "validation_interval",
+    "unseen_loss": "held_out_groups_loss",
+}
+
+
 def lines_of(config: Path, seed: int) -> list[dict]:
     """A line for each round of the run: what it trained on, its losses, how diverse its pool is."""
     run, made = made_run(config, seed)
@@ -65,7 +73,7 @@ def lines_of(config: Path, seed: int) -> list[dict]:
         lines.append({
             "experiment": config.stem, "strategy": run.config.evol_schedule_name, "seed": seed, "round": r,
             "pool": len(run.pool(r)),
-            **{name: trained.get(name) for name in ("held_out_loss", "held_out_interval", "unseen_loss")},
+            **{name: trained.get(key) for name, key in LOSSES.items()},
             "families": len({run.data.rows[row]["family"] for row in run.pool(r)}),
             "diversity": values, "diversity_of_random": random, **made,
         })  # fmt: skip

@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 
 from ._common import distributed
-from .runs import inputs
 from .runs.config import Config
-from .runs.evaluation_loss import evaluate_held_out
+from .runs.evaluation_loss import evaluate_loss
+from .runs.inputs import RunInputs, prepare, record_manifest, write_pool_files
 from .runs.state import RunState, build_folder_together, open_run
 from .runs.training import train
 from .strategies.candidates import Candidates
@@ -27,25 +27,25 @@ def run(config: Config, restart: bool = False) -> RunState:
     """
     with open_run(config.output_path, restart) as state:
         with distributed.first_then_others():
-            given = inputs.prepare(config, state)
+            inputs = prepare(config, state)
         model, pool = None, []
         for r in range(config.n_round + 1):
             if state.selected(r) is None:
                 if r == 0:
-                    state.record_selected(0, given.initial_pool, None)
+                    state.record_selected(0, inputs.initial_pool, None)
                 else:
-                    candidates, model = Candidates(r, pool, model, given, config, state), None
+                    candidates, model = Candidates(r, pool, model, inputs, config, state), None
                     select_round(r, candidates, config, state)
                     candidates = None
             pool += state.selected(r)
             if distributed.is_first():
                 if not config.keep_embeddings:
                     state.remove_embeddings(r, config.n_round)
-                inputs.write_pool_files(state, r, given, pool)
+                write_pool_files(state, r, inputs, pool)
             model = None
             gc.collect()  # mixed precision leaves a cycle on the model; its memory is needed for the next one
             if not state.is_trained(r):
-                model = train_round(r, pool, given, config, state)
+                model = train_round(r, pool, inputs, config, state)
         return state
 
 
@@ -54,24 +54,24 @@ def select_round(r: int, candidates: Candidates, config: Config, state: RunState
     rounds = rounds_at_once(config.evol_schedule_name, config.n_round - r + 1)
     picks = STRATEGIES[config.evol_schedule_name](candidates, rounds * config.n_query)
     log.info("round %d: %s chose %d rows", r, config.evol_schedule_name, len(picks.positions))
-    rows = candidates.given.candidates[picks.positions].tolist()
+    rows = candidates.inputs.candidates[picks.positions].tolist()
     for later in reversed(range(rounds)):  # round r last: it stands for all that were chosen with it
         part = slice(later * config.n_query, (later + 1) * config.n_query)
         sqdist = picks.sqdist and picks.sqdist[part]
         radius = {"radius": sqdist[-1] ** 0.5} if sqdist else {}
-        state.record_metrics(r + later, select=radius | (picks.figures if later == 0 else {}))
+        state.record_metrics(r + later, select=radius | (picks.metrics if later == 0 else {}))
         state.record_selected(r + later, rows[part], sqdist)
 
 
-def train_round(r: int, pool: list[int], given: inputs.Given, config: Config, state: RunState):
+def train_round(r: int, pool: list[int], inputs: RunInputs, config: Config, state: RunState):
     """Fine-tune a fresh copy of the base model on the pool and record it; returns the model."""
     log.info("round %d: training on %d rows", r, len(pool))
-    inputs.record_manifest(state, r, given, config)
+    record_manifest(state, r, inputs, config)
 
     def build(folder: Path):
-        model, trained = train(given.base, given.tokens, pool, given.tokenizer, config, folder)
-        for name, rows in (("held_out", given.held_out), ("unseen", given.unseen)):
-            trained |= evaluate_held_out(model, given.tokens, rows, name)
+        model, trained = train(inputs.base, inputs.tokens, pool, inputs.tokenizer, config, folder)
+        for name, rows in (("validation", inputs.validation), ("held_out_groups", inputs.held_out_groups)):
+            trained |= evaluate_loss(model, inputs.tokens, rows, name)
         state.record_metrics(r, pool=len(pool), train=trained)
         state.record_model(r, folder)
         return model

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._common import distributed, provenance
+from ._common import distributed
 from ._common.errors import InputError
 from ._common.files import file_sha256, locked, write_json
+from ._common.provenance import check_same_data, differences, of_embeddings, of_file, of_picks, output_of_picks
 from .cli.result import Result
 from .data.dataset import Data, check_row_file, load_data, write_rows
 from .data.export import check_trainer, describe, rows_for
@@ -37,7 +38,7 @@ from .models.load import (
 )
 from .runs.config import check_tokens_per_batch
 from .runs.inputs import versions
-from .selection.distributed import kcenter_shared
+from .selection.distributed import kcenter_distributed
 from .selection.traversal import KCenterResult
 
 log = logging.getLogger("diverseevol_fast")
@@ -55,12 +56,12 @@ def embed_data(args: argparse.Namespace) -> Result:
     data, empty = _load_data(args)
     if empty:
         log.warning("%d rows have an empty %s, the first is row %d", len(empty), _needed(args), empty[0])
-    embedded = _embed(args, data, np.arange(len(data.rows)), _made_from(args, data), args.output, [])
+    embedded = _embed(args, data, np.arange(len(data.rows)), _provenance_of_data(args, data), args.output, [])
     rows, dimension = embedded.values.shape
     return Result(
         f"{args.output}: {rows} x {dimension} {args.store_dtype}",
         {"output": str(args.output), "rows": rows, "dimension": dimension, "dtype": args.store_dtype}
-        | {"figures": embedded.figures},
+        | {"metrics": embedded.metrics},
     )
 
 
@@ -121,23 +122,23 @@ def _select(args: argparse.Namespace, files: Files) -> Result:
     if x is not None and n != len(x):
         raise InputError(f"{args.embeddings}: {len(x)} rows, but {args.data} has {n}")
     candidates = np.setdiff1d(np.arange(n), np.array(empty, dtype=np.int64))
-    made_from = _provenance(args, data, x)
+    provenance = _provenance(args, data, x)
     centers = _centers(args, candidates, n)
     if not args.overwrite:
-        _check_outputs(files, made_from)
+        _check_outputs(files, provenance)
     keep = args.keep_embeddings or (files.embeddings is not None and files.embeddings.exists())
     if x is not None:
         result = _kcenter(x[candidates] if empty else x, args, centers)
-    elif (kept := _kept(args, candidates, made_from, files.embeddings)) is not None:
+    elif (kept := _kept(args, candidates, provenance, files.embeddings)) is not None:
         log.info("embeddings: those in %s", files.embeddings)
         result = _kcenter(kept, args, centers)
     else:
-        embedded = _embed(args, data, candidates, made_from, files.embeddings, centers or [])
+        embedded = _embed(args, data, candidates, provenance, files.embeddings, centers or [])
         result = embedded.select(args.n, seed=args.seed)
     rows = candidates[result.indices]
     distributed.barrier()  # the others read the embeddings until here
     told = []
-    record = _record(rows, result, args) | {"provenance": made_from, "output": _name(files.output)}
+    record = _record(rows, result, args) | {"provenance": provenance, "output": _name(files.output)}
     if distributed.is_first():
         write_json(files.picks, record)  # first, since it says what the output is made from
         if files.output:
@@ -177,33 +178,33 @@ def _provenance(args: argparse.Namespace, data: Data | None, x: np.ndarray | Non
     """Of the picks. Raises InputError where what is given is of several data sets, as far as it is known."""
     of = {}
     if data and args.model:
-        of[f"--data {args.data}"] = _made_from(args, data)
+        of[f"--data {args.data}"] = _provenance_of_data(args, data)
     elif data:
         of[f"--data {args.data}"] = {"data_sha256": data.sha256(), "data_rows": len(data.rows)}
     if x is not None:
-        of[f"--embeddings {args.embeddings}"] = provenance.of_embeddings(args.embeddings, len(x))
+        of[f"--embeddings {args.embeddings}"] = of_embeddings(args.embeddings, len(x))
     known = {key: value for one in reversed(of.values()) for key, value in one.items()}
     for path in args.selected or []:
-        of[f"--selected {path}"] = provenance.of_picks(path)
+        of[f"--selected {path}"] = of_picks(path)
     if not args.allow_other_data:
-        provenance.check_same_data(of, "--allow-other-data")
-    made_from = {key: known.get(key) for key in ("data_sha256", "data_rows", "model_sha256")}
-    if made_from["model_sha256"] is None:  # the file's name stands for what is not known
-        made_from["embeddings"] = str(args.embeddings.resolve())
-    return made_from
+        check_same_data(of, "--allow-other-data")
+    provenance = {key: known.get(key) for key in ("data_sha256", "data_rows", "model_sha256")}
+    if provenance["model_sha256"] is None:  # the file's name stands for what is not known
+        provenance["embeddings"] = str(args.embeddings.resolve())
+    return provenance
 
 
-def _check_outputs(files: Files, made_from: dict[str, Any]) -> None:
+def _check_outputs(files: Files, provenance: dict[str, Any]) -> None:
     """Raises InputError where an output stands that is not known to be of the same input, or is another's record."""
     standing = next((path for path in (files.picks, files.output) if path is not None and path.is_file()), None)
     if standing is None:
         return
-    before = provenance.of_picks(files.picks)
+    before = of_picks(files.picks)
     if not before and files.embeddings is not None:  # another record was asked for, and the embeddings beside it know
-        kept = provenance.of_file(files.embeddings.with_name(files.embeddings.name + ".json"))
-        before = {key: value for key, value in kept.items() if key in made_from}
-    differing = provenance.differences(before, made_from, "it") if before else ["nothing says what of"]
-    other = provenance.output_of_picks(files.picks)
+        kept = of_file(files.embeddings.with_name(files.embeddings.name + ".json"))
+        before = {key: value for key, value in kept.items() if key in provenance}
+    differing = differences(before, provenance, "it") if before else ["nothing says what of"]
+    other = output_of_picks(files.picks)
     if other not in (None, _name(files.output)):
         differing = [f"it is the record of {other}"]
     if differing:
@@ -214,22 +215,22 @@ def _name(path: Path | None) -> str | None:
     return path and path.name
 
 
-def _kept(args: argparse.Namespace, rows: np.ndarray, made_from: dict[str, Any], path: Path) -> np.ndarray | None:
+def _kept(args: argparse.Namespace, rows: np.ndarray, provenance: dict[str, Any], path: Path) -> np.ndarray | None:
     """The embeddings of `rows` that an earlier command kept, where it asked for the same; no model is loaded."""
     if args.overwrite or not path.exists():
         return None
-    made = provenance.of_file(path.with_name(path.name + ".json"))
-    if made.get("asked_sha256") != _asked_sha256(args, rows, made_from):
+    made = of_file(path.with_name(path.name + ".json"))
+    if made.get("asked_sha256") != _asked_sha256(args, rows, provenance):
         return None
     x = read_whole_npy(path)
     return x if x is not None and x.shape == (made.get("rows"), made.get("dim")) else None
 
 
-def _asked_sha256(args: argparse.Namespace, rows: np.ndarray, made_from: dict[str, Any]) -> str:
+def _asked_sha256(args: argparse.Namespace, rows: np.ndarray, provenance: dict[str, Any]) -> str:
     """Digest of all that decides the embeddings of `rows` and is known before the model is loaded."""
     names = ("template", "text_column", "columns", "model_max_length", "dtype", "store_dtype", "pooling",
              "attn_implementation")  # fmt: skip
-    asked = made_from | versions() | {name: getattr(args, name) for name in names}
+    asked = provenance | versions() | {name: getattr(args, name) for name in names}
     if args.template and Path(args.template).is_file():
         asked["template"] = file_sha256(Path(args.template))
     asked["rows_sha256"] = hashlib.sha256(rows.tobytes()).hexdigest()
@@ -275,34 +276,34 @@ def _model_folder(args: argparse.Namespace) -> Path:
     return resolve_model(args.model, trust_remote_code=args.trust_remote_code)
 
 
-def _made_from(args: argparse.Namespace, data: Data) -> dict[str, Any]:
+def _provenance_of_data(args: argparse.Namespace, data: Data) -> dict[str, Any]:
     """The provenance of what is made from a data set with --model."""
     model = folder_sha256(_model_folder(args))
     return {"data_sha256": data.sha256(), "data_rows": len(data.rows), "model_sha256": model}
 
 
 def _embed(
-    args: argparse.Namespace, data: Data, rows: np.ndarray, made_from: dict[str, Any], path: Path, first: list[int]
+    args: argparse.Namespace, data: Data, rows: np.ndarray, provenance: dict[str, Any], path: Path, first: list[int]
 ) -> Embeddings:
     """Embed `rows` of the data into a file, those at the positions `first` before the others."""
     folder = _model_folder(args)
     encoder, tokenizer, longest = _encoder(args, folder)
     template = template_for(encoder, args.template, data, tokenizer)
-    made_from = made_from | template.provenance(data) | {"asked_sha256": _asked_sha256(args, rows, made_from)}
+    provenance = provenance | template.provenance(data) | {"asked_sha256": _asked_sha256(args, rows, provenance)}
     length = usable_length(longest, encoder.body.config, tokenizer, encoder.reserved_positions)
     check_tokens_per_batch("--max-tokens-per-batch", args.max_tokens_per_batch, length)
     log_sample(template, data, int(rows[0]), tokenizer)
     left_out = np.setdiff1d(np.arange(len(data.rows)), rows)
     tokens = tokenize(data, tokenizer, length, left_out.tolist(), template)
     log_lengths(tokens, length)
-    made_from = made_from | {
+    provenance = provenance | {
         "tokens_sha256": tokens.sha256(), "dtype": args.dtype, "attention": args.attn_implementation,
         "pooling": args.pooling,
     }  # fmt: skip
     if encoder.device.type == "cpu" and args.dtype == "bfloat16":
         encoder, _ = in_dtype(encoder, args.dtype, tokens, rows, compared=True)
     return embed_tokens(
-        encoder, tokens, rows, store=path, made_from=made_from, dtype=args.store_dtype, first=first,
+        encoder, tokens, rows, store=path, provenance=provenance, dtype=args.store_dtype, first=first,
         max_tokens_per_batch=args.max_tokens_per_batch, replace=args.overwrite,
     )  # fmt: skip
 
@@ -322,7 +323,7 @@ def _encoder(args: argparse.Namespace, folder: Path):
 
 def _kcenter(x: np.ndarray, args: argparse.Namespace, centers: list[int] | None) -> KCenterResult:
     try:
-        return kcenter_shared(x, args.n, centers, args.seed)
+        return kcenter_distributed(x, args.n, centers, args.seed)
     except (TypeError, ValueError) as error:
         text = str(error)
         if args.embeddings and text.startswith("x:"):

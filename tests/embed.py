@@ -13,12 +13,12 @@ from diverseevol_fast.embedding.store import FileStore
 NONE = np.empty(0, dtype=np.int64)
 
 
-def file_store(path, rows, dim=32, budget=500, **fingerprint):
-    return FileStore(path, rows=rows, dim=dim, fingerprint=fingerprint, budget=budget)
+def file_store(path, rows, dim=32, budget=500, **provenance):
+    return FileStore(path, rows=rows, dim=dim, provenance=provenance, budget=budget)
 
 
 def embed_rows(model, tokens, rows, store, first=NONE, **features):
-    """Fill the store in batches of its budget; returns the figures."""
+    """Fill the store in batches of its budget; returns the metrics."""
     return Engine(encoder_of(model), tokens, rows, store, store.budget, **features).run(
         np.asarray(first), progress=False
     )

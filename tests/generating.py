@@ -55,5 +55,5 @@ def answers(folder, r=0):
     return [record["answer"] for record in read_lines(folder / f"rd_{r}.jsonl")]
 
 
-def figures(folder, r=0):
-    return json.loads((folder / f"rd_{r}.jsonl.json").read_text(encoding="utf-8"))["figures"]
+def metrics(folder, r=0):
+    return json.loads((folder / f"rd_{r}.jsonl.json").read_text(encoding="utf-8"))["metrics"]

@@ -11,7 +11,7 @@ from diverseevol_fast.embedding.encoder import encoder_of
 from diverseevol_fast.embedding.engine import Engine
 from diverseevol_fast.embedding.store import FileStore, MemoryStore
 from diverseevol_fast.models.load import backbone
-from diverseevol_fast.models.token_budget import CPU_TOKENS, Limit, find_budget
+from diverseevol_fast.models.token_budget import CPU_TOKENS, TokenBudget, find_budget
 
 CPU_TEXT = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
 OUT_OF_MEMORY = {
@@ -81,7 +81,7 @@ def test_out_of_memory_splits_and_no_row_is_lost(kind, count, room):
     generator = np.random.default_rng(count)
     lengths, rows = generator.integers(1, 20, 100), generator.permutation(100)[:count]
     work, asked = worker(lengths, room, OUT_OF_MEMORY[kind])
-    limit = Limit(1000)
+    limit = TokenBudget(1000)
     parts = limit.run(rows, lengths[rows], work)
     assert np.concatenate(parts).tolist() == rows.tolist()
     assert all(len(part) * lengths[part].max() <= room for part in parts)
@@ -91,7 +91,7 @@ def test_out_of_memory_splits_and_no_row_is_lost(kind, count, room):
 def test_the_limit_halves_and_stays():
     lengths, rows = np.full(64, 10), np.arange(64)
     work, asked = worker(lengths, 200)
-    limit = Limit(640)
+    limit = TokenBudget(640)
     limit.run(rows, lengths, work)
     assert [len(part) for part in asked] == [64, 32, 16, 16, 16, 16]
     assert limit.tokens == 160
@@ -104,7 +104,7 @@ def test_the_limit_halves_and_stays():
 def test_a_batch_above_the_limit_is_run_in_parts_without_trying():
     lengths = np.array([50, 40, 30, 20, 10])
     work, asked = worker(lengths, 100)
-    parts = Limit(100).run(np.arange(5), lengths, work)
+    parts = TokenBudget(100).run(np.arange(5), lengths, work)
     assert asked == [[0, 1], [2, 3, 4]] == [part.tolist() for part in parts]
 
 
@@ -117,20 +117,20 @@ def test_a_single_row_that_is_too_large_raises_what_came(kind):
         raise raised[-1]
 
     with pytest.raises(type(OUT_OF_MEMORY[kind]())) as caught:
-        Limit(100).run(np.array([4, 5]), np.array([30, 30]), work)
+        TokenBudget(100).run(np.array([4, 5]), np.array([30, 30]), work)
     assert caught.value is raised[-1]
     assert len(raised) == 2
 
 
 def test_a_row_above_the_limit_is_tried():
     work, asked = worker(np.array([500]), 1000)
-    assert len(Limit(100).run(np.array([0]), np.array([500]), work)) == 1
+    assert len(TokenBudget(100).run(np.array([0]), np.array([500]), work)) == 1
     assert asked == [[0]]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), ValueError("x"), KeyError(1)])
 def test_other_errors_pass_through(error):
-    calls, limit = [], Limit(100)
+    calls, limit = [], TokenBudget(100)
 
     def work(part):
         calls.append(part)
@@ -176,22 +176,22 @@ def test_short_of_memory_all_is_embedded_the_same(two_groups, family, share, kin
     expected, store = in_memory(two_groups), in_memory(two_groups)
     _, undisturbed = fill(build(family), two_groups, expected, share_prefixes=share)
     model, failures = short_of_memory(build(family), kind)
-    _, figures = fill(model, two_groups, store, share_prefixes=share)
+    _, metrics = fill(model, two_groups, store, share_prefixes=share)
     assert failures
     error = (store.values - expected.values).norm(dim=1) / expected.values.norm(dim=1)
     assert float(error.max()) <= 1e-6
     assert undisturbed["tokens_per_batch"] == 1024
-    assert figures["tokens_per_batch"] < 1024
-    assert figures["tokens"] == undisturbed["tokens"] == len(two_groups.ids)
-    assert figures["prefix_share"] == undisturbed["prefix_share"]
-    assert figures["padding"] <= undisturbed["padding"]
+    assert metrics["tokens_per_batch"] < 1024
+    assert metrics["tokens"] == undisturbed["tokens"] == len(two_groups.ids)
+    assert metrics["prefix_share"] == undisturbed["prefix_share"]
+    assert metrics["padding"] <= undisturbed["padding"]
 
 
 def test_the_figure_is_the_lowered_limit(two_groups):  # noqa: F811
     model, failures = short_of_memory(build("llama"))
-    engine, figures = fill(model, two_groups, in_memory(two_groups), share_prefixes=False)
+    engine, metrics = fill(model, two_groups, in_memory(two_groups), share_prefixes=False)
     sizes = [shape.numel() for shape in failures]
-    assert figures["tokens_per_batch"] == engine.limit.tokens == sizes[-1] // 2
+    assert metrics["tokens_per_batch"] == engine.limit.tokens == sizes[-1] // 2
     assert sizes == sorted(sizes, reverse=True)
     assert len(sizes) <= 3
 

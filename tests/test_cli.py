@@ -268,9 +268,9 @@ def test_empty_rows_are_refused_or_never_selected(tmp_path, rows, tiny_model, ca
     assert sorted(json.loads((tmp_path / "p.json").read_text())["indices"]) == sorted(picked)
 
 
-@pytest.mark.parametrize(("held_out", "words"), [(10, "loss is nan: training diverged"), (0, "diverged")])
-def test_training_that_diverges_ends_with_a_sentence(tmp_path, settings, capsys, held_out, words):
-    config = str(write_config(tmp_path, settings | {"val_set_size": held_out}))
+@pytest.mark.parametrize(("validation", "words"), [(10, "loss is nan: training diverged"), (0, "diverged")])
+def test_training_that_diverges_ends_with_a_sentence(tmp_path, settings, capsys, validation, words):
+    config = str(write_config(tmp_path, settings | {"val_set_size": validation}))
     wild = ["--train_args.learning_rate", "1e30", "--train_args.max_grad_norm", "0"]
     fails(capsys, ["run", config, *wild], words, status=1)
     assert (tmp_path / "out/state/rd_0/selected.json").exists()

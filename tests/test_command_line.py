@@ -160,7 +160,7 @@ def test_every_command_prints_json(tmp_path, settings, data_file, tiny_model, ca
     assert {name: embed[name] for name in ("output", "rows", "dimension", "dtype")} == {
         "output": str(tmp_path / "x.npy"), "rows": 90, "dimension": 32, "dtype": "float32"
     }  # fmt: skip
-    assert embed["figures"]["tokens"] > 90
+    assert embed["metrics"]["tokens"] > 90
 
     picks = tmp_path / "p.json"
     seen["select"] = select = printed_json(
@@ -177,7 +177,7 @@ def test_every_command_prints_json(tmp_path, settings, data_file, tiny_model, ca
     generate = ["generate", out, "--questions", questions, "--rounds", 1, "--max-new-tokens", 4, "--output", answers]
     seen["generate"] = first = printed_json(capsys, *generate)
     assert [(file["file"], file["round"]) for file in first["files"]] == [(str(answers / "q_test/out/rd_1.jsonl"), 1)]
-    assert first["files"][0]["figures"]["questions"] == 2
+    assert first["files"][0]["metrics"]["questions"] == 2
     assert printed_json(capsys, *generate) == first  # finished before
 
     with ChatServer(eight_nine) as server:

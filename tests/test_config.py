@@ -89,7 +89,7 @@ def test_command_line_wins_and_reaches_inside(tmp_path, settings):
         ({"evol_schedule_name": "KCenter"}, "evol_schedule_name: expected KCenterSampling or .*, got 'KCenter'"),
         ({"whiten_n_components": True}, "whiten_n_components: expected the number of components, got True"),
         ({"whiten_n_components": 8, "evol_schedule_name": "RandomSampling"}, "RandomSampling takes no embeddings"),
-        ({"unseen": {"family": "poem"}}, "unseen.family: expected a list of values, got 'poem'"),
+        ({"held_out_groups": {"family": "poem"}}, "held_out_groups.family: expected a list of values, got 'poem'"),
         ({"evol_schedule_name": "VendiSampling"}, "max_random_times: VendiSampling expects at least 1, got -1"),
         (
             {"evol_schedule_name": "VendiSampling", "max_random_times": 5, "vendi_argmax_rank": 5},

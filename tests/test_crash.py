@@ -104,11 +104,11 @@ def test_batches_finished_before_a_sigkill_are_kept(tmp_path, settings):
     r = kill_in("embedding", config, out, some_batches)
     finished = batches_finished(r)
     finish(config, out)
-    figures = json.loads((out / "state" / f"rd_{r}" / "metrics.json").read_text(encoding="utf-8"))["embed"]
+    metrics = json.loads((out / "state" / f"rd_{r}" / "metrics.json").read_text(encoding="utf-8"))["embed"]
     everything = subprocess.run(
         [sys.executable, "-c", "import numpy, sys; print(len(numpy.load(sys.argv[1])['ids']))",
          str(out / "state" / "tokens.npz")], capture_output=True, text=True, check=True)  # fmt: skip
-    assert figures["tokens"] < int(everything.stdout) - finished
+    assert metrics["tokens"] < int(everything.stdout) - finished
 
 
 @pytest.mark.timeout(200)

@@ -97,8 +97,8 @@ def test_embeddings_are_the_base_models_of_the_candidates_texts(run, rows, tiny_
     assert values.shape == (80, 32)
     assert values.dtype == torch.float32
     model, tokenizer = load_encoder(tiny_model), load_tokenizer(tiny_model)
-    held_out = set(range(90)) - set(run.candidates.tolist())
-    assert len(held_out) == 10
+    validation = set(range(90)) - set(run.candidates.tolist())
+    assert len(validation) == 10
     for place, row in enumerate(run.candidates):
         text = public_text(rows[row]["instruction"], rows[row].get("input", ""), rows[row]["output"])
         ids = tokenizer(text, return_tensors="pt").input_ids[:, :128]
@@ -139,7 +139,7 @@ def test_texts_are_those_of_the_public_implementation(shared_data, tiny_model, r
 def test_embeddings_of_other_texts_do_not_compare(run, monkeypatch):
     before = fixed_space(run)
     assert is_own(run, before)
-    monkeypatch.setattr(evaluation_encoder, "TEXTS", before.made_from["texts"] + 1)
+    monkeypatch.setattr(evaluation_encoder, "TEXTS", before.provenance["texts"] + 1)
     assert not is_own(run, before)
     assert is_own(run, fixed_space(run))
 
@@ -174,7 +174,7 @@ def test_what_was_measured_is_not_measured_again(run, folder, other_model):
     saved, embeddings = folder / "diversity/measures.json", folder / "diversity/embeddings.npy"
     first = measure_run(run, random=2)
     kept = json.loads(saved.read_text())
-    assert len(kept.pop("made_from")["model_sha256"]) == 64
+    assert len(kept.pop("provenance")["model_sha256"]) == 64
     assert kept == first
     before = saved.stat().st_mtime_ns, embeddings.stat().st_mtime_ns
     assert measure_run(read_run(folder), random=2) == first
@@ -262,7 +262,7 @@ def test_runs_in_spaces_of_their_own_are_told_not_to_compare(folder, longer, tmp
         return capsys.readouterr().err
 
     second = shutil.copytree(longer, tmp_path / "longer")
-    assert "their figures do not compare; give --model" in told(folder, second)
+    assert "their metrics do not compare; give --model" in told(folder, second)
     assert told(folder, shutil.copytree(folder, tmp_path / "same")) == ""
 
 

@@ -62,7 +62,7 @@ def check_alone(model, tokenizer, found, texts, length=None):
 def test_texts_are_taken_as_they_are(model, tokenizer, texts):
     found = embed(model, tokenizer, texts[:20])
     check_alone(model, tokenizer, found, texts[:20])
-    assert found.figures["tokens"] == sum(len(tokenizer(text).input_ids) for text in texts[:20])
+    assert found.metrics["tokens"] == sum(len(tokenizer(text).input_ids) for text in texts[:20])
 
 
 def test_alpaca_rows_as_a_model_is_trained_on_them(model, tokenizer, rows):
@@ -138,7 +138,7 @@ def test_stopped_in_the_middle_it_goes_on(model, tokenizer, texts, tmp_path, wri
     assert not file["store"].exists()
     found = embed(model, tokenizer, texts, max_tokens_per_batch=700, **options, **file)  # the first budget holds
     assert torch.equal(found.values, whole.values)
-    assert (found.figures["tokens"] < whole.figures["tokens"]) == (written > 0)
+    assert (found.metrics["tokens"] < whole.metrics["tokens"]) == (written > 0)
     assert found.select(30).indices.tolist() == whole.select(30).indices.tolist()
 
 
@@ -176,7 +176,7 @@ def test_a_finished_file_is_reused_without_the_model(model, tokenizer, texts, tm
     monkeypatch.setattr("diverseevol_fast.embedding.embed.Engine", None)
     found = embed(model, tokenizer, texts[:30], store=tmp_path / "x.npy", max_length=200)  # which cuts nothing
     assert torch.equal(found.values, values)
-    assert (found.figures, found.first, found.stream) == ({}, [], None)
+    assert (found.metrics, found.first, found.stream) == ({}, [], None)
     assert found.select(9).indices.tolist() == kcenter(values, 9).indices.tolist()
 
 

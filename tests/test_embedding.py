@@ -20,8 +20,8 @@ def tokens(data_file, tiny_model):
     return tokenize(load_data(str(data_file))[0], load_tokenizer(tiny_model), 128)
 
 
-def store_for(path, tokens, dim=32, **fingerprint):
-    return file_store(path, len(tokens), dim, **fingerprint)
+def store_for(path, tokens, dim=32, **provenance):
+    return file_store(path, len(tokens), dim, **provenance)
 
 
 def one_by_one(model, tokens):
@@ -54,13 +54,13 @@ def families(tiny_model, vocabulary):
 def test_equals_one_by_one_float64(tmp_path, tokens, tiny_model, family, budget):
     model = families(tiny_model, int(tokens.ids.max()) + 1)[family]
     store = store_for(tmp_path / "x.npy", tokens, budget=budget)
-    figures = embed_rows(model, tokens, np.arange(len(tokens)), store)
+    metrics = embed_rows(model, tokens, np.arange(len(tokens)), store)
     expected = one_by_one(model, tokens)
     got = store.array()
     assert got.dtype == np.float32
     assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
-    assert figures["tokens"] == len(tokens.ids)
-    assert (figures["padding"] == 0) == (budget == 1)
+    assert metrics["tokens"] == len(tokens.ids)
+    assert (metrics["padding"] == 0) == (budget == 1)
 
 
 def test_a_subset_of_rows_in_their_order(tmp_path, tokens, tiny_model):
@@ -178,7 +178,7 @@ def test_a_vocabulary_that_does_not_fit(tmp_path, tokens, tiny_model):
     model = load_causal_lm(tiny_model)
     model.resize_token_embeddings(300)
     with pytest.raises(InputError, match="the model has embeddings for 0 to 299"):
-        embed_tokens(encoder_of(model), tokens, np.arange(len(tokens)), store=tmp_path / "x.npy", made_from={})
+        embed_tokens(encoder_of(model), tokens, np.arange(len(tokens)), store=tmp_path / "x.npy", provenance={})
     assert list(tmp_path.glob("x.npy*")) == []
 
 

@@ -13,9 +13,9 @@ from diverseevol_fast.evaluate.judge.prompt import parse_scores
 from diverseevol_fast.evaluate.judge.replies import stored_replies
 from diverseevol_fast.evaluate.judge.score import scores_of, scores_table
 from diverseevol_fast.evaluate.questions import read_questions
-from diverseevol_fast.evaluate.resumable_lines import check_made_from
+from diverseevol_fast.evaluate.resumable_lines import check_provenance
 
-MADE_FROM = {"model": "judge"}
+PROVENANCE = {"model": "judge"}
 MEGABYTE = "x\x1b[31m" * 200_000
 
 
@@ -40,17 +40,17 @@ GOOD = {
 
 def read(kind, path):
     if kind == "generated":
-        with GeneratedFile(path.with_name("x.jsonl"), MADE_FROM).held():
+        with GeneratedFile(path.with_name("x.jsonl"), PROVENANCE).held():
             return
     {
         "questions": read_questions, "answers": read_answers, "judgements": scores_of,
-        "replies": lambda path: stored_replies(path, MADE_FROM),
+        "replies": lambda path: stored_replies(path, PROVENANCE),
     }[kind](path)  # fmt: skip
 
 
 def file_of(kind, folder, *lines):
     """A file of that kind: one good line, and these."""
-    header = [json.dumps({"made_from": MADE_FROM})] if kind in ("replies", "generated") else []
+    header = [json.dumps({"provenance": PROVENANCE})] if kind in ("replies", "generated") else []
     path = folder / ("x.jsonl.partial" if header else "x.jsonl")
     whole = [*header, json.dumps(GOOD[kind]), *lines, ""]
     path.write_text("\n".join(whole), encoding="utf-8")
@@ -104,7 +104,7 @@ def test_the_good_line_is_read(kind, tmp_path):
         ("judgements", judgement(2, assistant1_QUERY0=MEGABYTE)), ("judgements", judgement(MEGABYTE, answer_length=1)),
         ("judgements", judgement(2, answer_length={side: {"characters": 1e308, "words": 10**400}
                                                    for side in ("model", "reference")})),
-        ("judgements", judgement(2, made_from=MEGABYTE)), ("judgements", judgement(MEGABYTE, eval_QUERY0="")),
+        ("judgements", judgement(2, provenance=MEGABYTE)), ("judgements", judgement(MEGABYTE, eval_QUERY0="")),
         ("replies", GOOD["replies"] | {"reply": GOOD["replies"]["reply"] | {"tokens": [10**400, 1]}}),
         ("replies", GOOD["replies"] | {"reply": GOOD["replies"]["reply"] | {"served_by": [MEGABYTE]}}),
         ("replies", GOOD["replies"] | {"reply": GOOD["replies"]["reply"] | {"temperature": MEGABYTE}}),
@@ -137,14 +137,14 @@ def test_a_byte_order_mark(kind, tmp_path):
 @pytest.mark.parametrize("questions", ['"x"', "[1]", "9" * 5000, "-1", "1e9", "[" * 100_000])
 def test_unfinished_judgements_that_are_damaged(questions, tmp_path):
     path = tmp_path / "x.jsonl"
-    path.write_text(f'{{"made_from": {{"questions": {questions}}}}}\n')
+    path.write_text(f'{{"provenance": {{"questions": {questions}}}}}\n')
     assert "a damaged file of unfinished judgements" in refused("judgements", path)
 
 
 def test_what_differs_is_cut(tmp_path):
     before = {MEGABYTE: MEGABYTE, **{f"key {i}": MEGABYTE for i in range(1000)}}
     with pytest.raises(InputError) as error:
-        check_made_from(tmp_path, before, MADE_FROM)
+        check_provenance(tmp_path, before, PROVENANCE)
     assert len(str(error.value).replace(str(tmp_path), "")) < 400
     assert str(error.value).isprintable()
 

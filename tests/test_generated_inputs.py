@@ -284,7 +284,7 @@ def config(tmp_path) -> dict:
         "max_random_times": 3, "vendi_argmax_rank": 0, "whiten_n_components": 0, "dtype": "float32",
         "embed_dtype": "float32", "report_to": "none", "cache_dir": "x", "skip_empty": False, "skip_broken": False,
         "attn_implementation": "eager", "keep_embeddings": False, "trust_remote_code": False,
-        "columns": {"instruction": "instruction", "output": "output"}, "unseen": {"family": ["a"]},
+        "columns": {"instruction": "instruction", "output": "output"}, "held_out_groups": {"family": ["a"]},
         "peft": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["q_proj"], "bias": "none"},
         "train_args": {
             "num_train_epochs": 1, "learning_rate": 1e-3, "warmup_ratio": 0.03, "save_steps": 200,

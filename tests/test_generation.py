@@ -7,14 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from generating import QUESTIONS, answers, figures, make_run, read_lines, talkative, write_lines
+from generating import QUESTIONS, answers, make_run, metrics, read_lines, talkative, write_lines
 from public_text import public_text
 from test_templates import CHAT
 from tokenizers.processors import TemplateProcessing
 
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.data.templates import PROMPT, PROMPT_WITH_INPUT, Template
-from diverseevol_fast.evaluate.generator import NextToken, Respondent, draw
+from diverseevol_fast.evaluate.generator import Generator, NextToken, draw
 from diverseevol_fast.evaluate.questions import read_questions
 from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 
@@ -95,7 +95,7 @@ def test_answers_are_those_of_one_question_at_a_time(made, ask, capsys):
         written = read_lines(folder / f"rd_{r}.jsonl")
         assert [{key: record[key] for key in record if key != "answer"} for record in written] == QUESTIONS
         assert answers(folder, r) == alone(made / f"output/rd_{r}")
-        counted = figures(folder, r)
+        counted = metrics(folder, r)
         assert counted["questions"] == 5
         assert counted["empty"] == [record["id"] for record in written if record["answer"] == ""]
         facts = f"5 answers, {len(counted['empty'])} empty, {len(counted['cut'])} cut for length"
@@ -120,7 +120,7 @@ def test_batches_do_not_change_answers(made, ask, temperature):
 def test_out_of_memory_halves_a_batch_and_changes_nothing(made, ask, monkeypatch, capsys):
     """A GPU without memory is not to be had here: more than two prompts are too many."""
     options = ["--temperature", 1, "--rounds", 1]
-    together, answer, sizes = answers(ask(made, *options), 1), Respondent.answers, []
+    together, answer, sizes = answers(ask(made, *options), 1), Generator.answers, []
 
     def small(self, prompts, *args):
         sizes.append(len(prompts))
@@ -128,7 +128,7 @@ def test_out_of_memory_halves_a_batch_and_changes_nothing(made, ask, monkeypatch
             raise torch.OutOfMemoryError("CUDA out of memory")
         return answer(self, prompts, *args)
 
-    monkeypatch.setattr(Respondent, "answers", small)
+    monkeypatch.setattr(Generator, "answers", small)
     assert answers(ask(made, *options, output="small"), 1) == together
     assert sizes[0] == 5
     assert sum(size for size in sizes if size <= 2) == 5
@@ -141,7 +141,7 @@ def test_an_answer_ends_at_the_end_token(copy, ask, tokens, text, capsys):
     say(model, tokens)
     folder = ask(run, "--rounds", 0, "--max-new-tokens", 3)
     assert answers(folder) == [text] * 5
-    ids, counted = ["a", "b", 7, "d", "e"], figures(folder)
+    ids, counted = ["a", "b", 7, "d", "e"], metrics(folder)
     assert counted["tokens"] == 5 * len(tokens)
     assert counted["empty"] == ([] if text else ids)
     assert counted["cut"] == ([] if tokens[-1] == "</s>" else ids)
@@ -198,7 +198,7 @@ def test_a_run_is_asked_by_the_template_it_was_trained_with(tmp_path, tiny_model
 
 
 def test_the_upstream_prompt_is_that_of_the_public_implementation(made, shared_data):
-    model = Respondent(made / "output/rd_0", Template("alpaca"), trust_remote_code=False)
+    model = Generator(made / "output/rd_0", Template("alpaca"), trust_remote_code=False)
     questions = [
         question
         for name in ("vicuna", "koala", "wizardlm")
@@ -240,7 +240,7 @@ def test_lora(tmp_path, tiny_model, rows, ask):
     adapted = load_causal_lm(model, base=tiny_model).eval()
     assert answers(folder) == by_hand(adapted, load_tokenizer(model), PROMPTS, 12)
     assert answers(folder) != alone(tiny_model)
-    assert "base_model_sha256" in json.loads((folder / "rd_0.jsonl.json").read_text())["made_from"]
+    assert "base_model_sha256" in json.loads((folder / "rd_0.jsonl.json").read_text())["provenance"]
 
 
 def test_questions_that_leave_little_room(copy, ask, capsys):
@@ -287,7 +287,7 @@ def test_a_diverged_model(copy, ask, temperature, capsys):
 def test_other_weights_dtype(made, ask):
     folder = ask(made, "--dtype", "bfloat16", "--rounds", 0)
     assert len(answers(folder)) == 5
-    assert json.loads((folder / "rd_0.jsonl.json").read_text())["made_from"]["dtype"] == "bfloat16"
+    assert json.loads((folder / "rd_0.jsonl.json").read_text())["provenance"]["dtype"] == "bfloat16"
 
 
 def test_draws_are_seeded_by_question(made, ask):

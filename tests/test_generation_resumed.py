@@ -10,28 +10,28 @@ import sys
 import time
 
 import pytest
-from generating import QUESTIONS, answers, figures, make_run, read_lines, talkative, write_lines
+from generating import QUESTIONS, answers, make_run, metrics, read_lines, talkative, write_lines
 
 from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.evaluate import generate
 from diverseevol_fast.evaluate.answer_file import Generated, GeneratedFile
-from diverseevol_fast.evaluate.generator import Respondent
+from diverseevol_fast.evaluate.generator import Generator
 from diverseevol_fast.evaluate.resumable_lines import ResumableLines
 
 # The command line with every batch slowed down, so that a kill lands between two.
 SLOWED = """
 import sys, time
 from diverseevol_fast.cli.main import main
-from diverseevol_fast.evaluate.generator import Respondent
+from diverseevol_fast.evaluate.generator import Generator
 
-answers = Respondent.answers
+answers = Generator.answers
 
 def slowly(*args):
     time.sleep(0.2)
     return answers(*args)
 
-Respondent.answers = slowly
+Generator.answers = slowly
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -59,13 +59,13 @@ def folder(made, tmp_path):
 @pytest.fixture
 def asked(monkeypatch):
     """How many prompts the model was given, batch by batch."""
-    counts, answer = [], Respondent.answers
+    counts, answer = [], Generator.answers
 
     def counted(self, prompts, *args):
         counts.append(len(prompts))
         return answer(self, prompts, *args)
 
-    monkeypatch.setattr(Respondent, "answers", counted)
+    monkeypatch.setattr(Generator, "answers", counted)
     return counts
 
 
@@ -75,7 +75,7 @@ def begun(command, folder, tmp_path):
     assert main([*command, "--output", str(tmp_path / "whole")]) == 0
     whole = tmp_path / "whole" / folder.relative_to(tmp_path / "out")
     expected, partial = answers(whole), folder / "rd_0.jsonl.partial"
-    answer, stopped = Respondent.answers, []
+    answer, stopped = Generator.answers, []
 
     def stop(self, prompts, *args):
         if len(stopped) == 3:
@@ -83,11 +83,11 @@ def begun(command, folder, tmp_path):
         stopped.append(prompts)
         return answer(self, prompts, *args)
 
-    Respondent.answers = stop
+    Generator.answers = stop
     try:
         assert main(command) == 130
     finally:
-        Respondent.answers = answer
+        Generator.answers = answer
     return partial, expected
 
 
@@ -111,7 +111,7 @@ def test_sigkill(command, folder, tmp_path, asked, options, capsys):
     assert main([*command, *options, "--output", str(tmp_path / "alone")]) == 0
     alone = tmp_path / "alone" / folder.relative_to(tmp_path / "out")
     assert (folder / "rd_0.jsonl").read_bytes() == (alone / "rd_0.jsonl").read_bytes()
-    assert figures(folder)["tokens"] == figures(alone)["tokens"]
+    assert metrics(folder)["tokens"] == metrics(alone)["tokens"]
 
 
 def test_a_finished_file_is_left_as_it_is(command, folder, asked, capsys):
@@ -220,7 +220,7 @@ def test_a_damaged_line_is_named(begun, command, line, words, capsys):
     assert words in error
 
 
-@pytest.mark.parametrize("header", [b"\0", b"[]", b"{}", b'{"made_from": 1}'])
+@pytest.mark.parametrize("header", [b"\0", b"[]", b"{}", b'{"provenance": 1}'])
 def test_a_damaged_first_line_is_refused(begun, command, header, capsys):
     partial, _ = begun
     partial.write_bytes(b"\n".join([header, *partial.read_bytes().split(b"\n")[1:]]))
@@ -244,7 +244,7 @@ def test_killed_before_the_last_rename(begun, command, asked, tmp_path):
     whole = tmp_path / "whole.partial"
     shutil.copy(partial.with_suffix(""), kept)
     places = {str(place): [text, 12, False] for place, text in enumerate(expected)}
-    lines = [{"made_from": record["made_from"]}, {"answers": places, "seconds": 2.0}]
+    lines = [{"provenance": record["provenance"]}, {"answers": places, "seconds": 2.0}]
     write_lines(whole, lines)
     partial.with_suffix("").unlink()
     shutil.copy(whole, partial)
@@ -252,7 +252,7 @@ def test_killed_before_the_last_rename(begun, command, asked, tmp_path):
     assert main(command) == 0
     assert asked == []
     assert partial.with_suffix("").read_bytes() == kept.read_bytes()
-    assert figures(partial.parent)["tokens_per_second"] == 60 / 2.0
+    assert metrics(partial.parent)["tokens_per_second"] == 60 / 2.0
 
 
 def test_two_processes_cannot_write_one_file(begun, command, asked, capsys):
@@ -300,12 +300,12 @@ def test_a_file_that_is_removed_before_it_is_locked(tmp_path, monkeypatch):
             removed.append(path.unlink())
         lock(*given)
 
-    path.write_bytes(b'{"made_from": {"a": 1}}\n{"old": 1}\n')
+    path.write_bytes(b'{"provenance": {"a": 1}}\n{"old": 1}\n')
     monkeypatch.setattr(fcntl, "flock", lock_late)
     with ResumableLines(path, {"a": 1}) as file:
         assert file.lines == []
         file.append({"new": 2})
-    assert read_lines(path) == [{"made_from": {"a": 1}}, {"new": 2}]
+    assert read_lines(path) == [{"provenance": {"a": 1}}, {"new": 2}]
     file.remove()
     file.remove()
     assert not path.exists()
@@ -314,7 +314,7 @@ def test_a_file_that_is_removed_before_it_is_locked(tmp_path, monkeypatch):
 def test_records_in_the_partial_file(begun):
     partial, expected = begun
     header, *batches = read_lines(partial)
-    assert list(header) == ["made_from"]
+    assert list(header) == ["provenance"]
     assert [list(batch["answers"]) for batch in batches] == [["1"], ["0"], ["4"]]  # the longest prompt first
     for batch in batches:
         ((place, (text, tokens, ended)),) = batch["answers"].items()

@@ -345,7 +345,7 @@ def test_out_of_memory_halves_the_tile(where, from_host, monkeypatch):
     tiles_of(monkeypatch, 50, x)
     expected, sqdist = reference.kcenter(x, 60, [4])
     module, name = {
-        "send": (host_rows._Lane, "send"),
+        "send": (host_rows._StagingBuffer, "send"),
         "screen": (host_rows, "screen_copy"),
         "update": (host_rows, "queue_update_argmax"),
     }[where]
@@ -370,7 +370,7 @@ def test_no_memory_for_one_row_is_an_error(from_host, monkeypatch):
     def refuse(lane, count):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(host_rows._Lane, "send", refuse)
+    monkeypatch.setattr(host_rows._StagingBuffer, "send", refuse)
     with pytest.raises(torch.OutOfMemoryError):
         kcenter(torch.randn(50, 12), 20, [4], device=DEVICE)
 

@@ -38,7 +38,7 @@ def test_both_orders_in_the_public_layout(files, capsys):
             "endpoint": server.url, "served_by": "judge-0613", "finish_reason": "stop", "tokens": [100, 20],
             "temperature": 0,
         }  # fmt: skip
-        assert row["made_from"]["model"] == "judge"
+        assert row["provenance"]["model"] == "judge"
     assert rows[1]["answer_length"] == {
         "model": {"characters": 17, "words": 4}, "reference": {"characters": 21, "words": 4},
     }  # fmt: skip

@@ -85,25 +85,25 @@ def run(model, tokens, share=True, pack=True, first=NONE):
 
 
 def check_equal(model, tokens, share=True, pack=True):
-    """Within 1e-5 of one by one in float64, with the attention as it was; returns the figures."""
+    """Within 1e-5 of one by one in float64, with the attention as it was; returns the metrics."""
     body = backbone(model)
     before = body.config._attn_implementation
-    values, figures = run(model, tokens, share, pack)
+    values, metrics = run(model, tokens, share, pack)
     assert body.config._attn_implementation == before != NAME
     expected = one_by_one(model, tokens)
     error = np.linalg.norm(values - expected, axis=1) / np.linalg.norm(expected, axis=1)
     assert error.max() <= 1e-5
-    return figures
+    return metrics
 
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("family", [*CAUSAL, "bert"])
 def test_packed_equals_one_by_one_and_has_no_padding(two_groups, family, share, calls):  # noqa: F811
-    figures = check_equal(build(family), two_groups, share)
+    metrics = check_equal(build(family), two_groups, share)
     assert len(calls) > 3
-    assert figures["padding"] == 0
+    assert metrics["padding"] == 0
     shared = 49 * 40 + 39 * 45 if share and family != "bert" else 0
-    assert figures["prefix_share"] == shared / len(two_groups.ids)
+    assert metrics["prefix_share"] == shared / len(two_groups.ids)
 
 
 def test_pack_false_runs_padded(two_groups, calls):  # noqa: F811

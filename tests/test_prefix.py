@@ -94,29 +94,29 @@ def two_groups() -> Tokens:
 
 def embed(model, tokens, path, budget=1024, share=True):
     store = file_store(path, len(tokens), DIM, budget=budget)
-    figures = embed_rows(model, tokens, np.arange(len(tokens)), store, share_prefixes=share)
-    return store.array(), figures
+    metrics = embed_rows(model, tokens, np.arange(len(tokens)), store, share_prefixes=share)
+    return store.array(), metrics
 
 
 def check_against_one_by_one(model, tokens, folder, budget=1024):
-    """Both ways within 1e-5 of float64; returns their figures."""
-    shared, figures = embed(model, tokens, folder / "shared.npy", budget)
+    """Both ways within 1e-5 of float64; returns their metrics."""
+    shared, metrics = embed(model, tokens, folder / "shared.npy", budget)
     plain, plain_figures = embed(model, tokens, folder / "plain.npy", budget, share=False)
     expected = one_by_one(model, tokens)
     for got in (shared, plain):
         error = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
         assert error.max() <= 1e-5
-    assert figures["tokens"] == plain_figures["tokens"] == len(tokens.ids)
+    assert metrics["tokens"] == plain_figures["tokens"] == len(tokens.ids)
     assert plain_figures["prefix_share"] == 0
-    return figures, plain_figures
+    return metrics, plain_figures
 
 
 @pytest.mark.parametrize("family", CAUSAL)
 def test_causal_models_share_and_equal_one_by_one(tmp_path, two_groups, family):
     model = build(family)
     assert can_share_prefixes(backbone(model))
-    figures, _ = check_against_one_by_one(model, two_groups, tmp_path)
-    assert figures["prefix_share"] == (49 * 40 + 39 * 45) / len(two_groups.ids)
+    metrics, _ = check_against_one_by_one(model, two_groups, tmp_path)
+    assert metrics["prefix_share"] == (49 * 40 + 39 * 45) / len(two_groups.ids)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -130,10 +130,10 @@ def test_either_attention(tmp_path, two_groups, attention):
 def test_other_models_run_whole_rows(tmp_path, two_groups, family):
     model = build(family)
     assert not can_share_prefixes(backbone(model))
-    shared, figures = embed(model, two_groups, tmp_path / "shared.npy")
+    shared, metrics = embed(model, two_groups, tmp_path / "shared.npy")
     plain, _ = embed(model, two_groups, tmp_path / "plain.npy", share=False)
     np.testing.assert_array_equal(shared, plain)
-    assert figures["prefix_share"] == 0
+    assert metrics["prefix_share"] == 0
     expected = one_by_one(model, two_groups)
     assert np.abs(shared - expected).max() <= 1e-5 * np.abs(expected).max()
 
@@ -176,9 +176,9 @@ def test_rows_of_a_template_with_and_without_input(rows, tiny_model):
 @pytest.mark.parametrize("budget", [1, 100, 4096])
 def test_any_budget(tmp_path, two_groups, budget):
     check_division(group_rows(two_groups, np.arange(len(two_groups)), budget), two_groups, budget)
-    figures, _ = check_against_one_by_one(build("llama"), two_groups, tmp_path, budget)
-    assert figures["prefix_share"] > 0
-    assert (figures["padding"] == 0) == (budget == 1)
+    metrics, _ = check_against_one_by_one(build("llama"), two_groups, tmp_path, budget)
+    assert metrics["prefix_share"] > 0
+    assert (metrics["padding"] == 0) == (budget == 1)
 
 
 def test_groups_are_of_the_rows_asked_for(two_groups):
@@ -207,9 +207,9 @@ def test_special_rows(tmp_path, case):
     tokens = tokens_of(SPECIAL[case])
     groups = group_rows(tokens, np.arange(len(tokens)), 2048)
     check_division(groups, tokens, 2048)
-    figures, _ = check_against_one_by_one(build("llama"), tokens, tmp_path, 2048)
+    metrics, _ = check_against_one_by_one(build("llama"), tokens, tmp_path, 2048)
     shares_nothing = case in ("one row", "a row of one token", "no two alike", "one token over and over")
-    assert (figures["prefix_share"] == 0) == shares_nothing
+    assert (metrics["prefix_share"] == 0) == shares_nothing
     if case == "all rows identical":
         assert [len(group.prefix) for group in groups] == [len(COMMON) - 1]
 
@@ -258,9 +258,9 @@ def test_started_again_it_gives_the_same_array(tmp_path, two_groups, monkeypatch
     with pytest.raises(StopHereError):
         embed(build("llama"), two_groups, tmp_path / "x.npy")
     monkeypatch.setattr(FileStore, "write", write)
-    again, figures = embed(build("llama"), two_groups, tmp_path / "x.npy")
+    again, metrics = embed(build("llama"), two_groups, tmp_path / "x.npy")
     assert numbers == list(range(written))
-    assert figures["tokens"] < len(two_groups.ids)
+    assert metrics["tokens"] < len(two_groups.ids)
     np.testing.assert_array_equal(again, undisturbed)
 
 

@@ -140,18 +140,20 @@ def test_the_page_says_how_good_the_models_are(made, page):
         for name in ("kc", "rnd")
     }
     told = {
-        name: ["{:#.4g} ({:#.4g} to {:#.4g})".format(one["held_out_loss"], *one["held_out_interval"]) for one in rounds]
+        name: [
+            "{:#.4g} ({:#.4g} to {:#.4g})".format(one["validation_loss"], *one["validation_interval"]) for one in rounds
+        ]
         for name, rounds in found.items()
     }
     quality = parts(page)["quality"]
-    assert cells(quality, "Held-out loss, round by round.") == {
+    assert cells(quality, "Validation loss, round by round.") == {
         str(r): [str(6 + 5 * r), told["kc"][r], told["rnd"][r]] for r in range(3)
     }
     lines = quality.find(".//table/tbody")
     for line, (name, rounds) in zip(lines, found.items(), strict=True):
-        best = min(range(3), key=lambda r: rounds[r]["held_out_loss"])
+        best = min(range(3), key=lambda r: rounds[r]["validation_loss"])
         assert [" ".join(cell.itertext()) for cell in line] == [
-            "Held-out loss", name, str(best), told[name][best], "2", told[name][2],
+            "Validation loss", name, str(best), told[name][best], "2", told[name][2],
         ]  # fmt: skip
 
 
@@ -177,7 +179,7 @@ def test_the_page_says_how_diverse_the_pools_are(made, page):
 def test_seeds_are_one_line_and_data_sets_are_apart(made, larger_page):
     text = "".join(Page(larger_page.read_text(encoding="utf-8")).texts)
     losses = [
-        json.loads((made / name / "state/rd_2/metrics.json").read_text())["train"]["held_out_loss"]
+        json.loads((made / name / "state/rd_2/metrics.json").read_text())["train"]["validation_loss"]
         for name in ("kc", "kc-1")
     ]
     mean, half = sum(losses) / 2, 12.706204736 * abs(losses[0] - losses[1]) / 2  # t of one degree of freedom
@@ -267,7 +269,7 @@ def test_the_verdict_is_on_top_and_on_the_terminal(made, tmp_path, capsys):
     )
     assert told[0] == "Compared at 16 rows in the pool, the last round of each: K-Center (kc), random (rnd)."
     assert told[1].startswith("Covering radius, ")
-    assert sum(one.startswith("Held-out loss: ") for one in told) == 1
+    assert sum(one.startswith("Validation loss: ") for one in told) == 1
     text = output.read_text(encoding="utf-8")
     main_part = ElementTree.fromstring(text[text.index("<main>") : text.index("</main>") + len("</main>")])
     heading, verdict, *_ = main_part

@@ -39,14 +39,14 @@ def test_the_mean_over_seeds_and_its_interval():
     assert over_seeds([None]) is None
 
 
-def record(name, seed=0, rounds=3, schedule="KCenterSampling", config=None, **made_from):
+def record(name, seed=0, rounds=3, schedule="KCenterSampling", config=None, **provenance):
     """A run by hand, with nothing found out about it. config: settings that are not these."""
     settings = {
         "seed": seed, "evol_schedule_name": schedule, "whiten_n_components": False, "model_name_or_path": "m",
-        "n_round": 2, "val_set_size": 10, "model_max_length": 512, "unseen": None,
+        "n_round": 2, "val_set_size": 10, "model_max_length": 512, "held_out_groups": None,
     }  # fmt: skip
     config = SimpleNamespace(**settings | (config or {}))
-    manifest = {"made_from": {"config.seed": seed, "config.evol_schedule_name": schedule, **made_from}}
+    manifest = {"provenance": {"config.seed": seed, "config.evol_schedule_name": schedule, **provenance}}
     run = SimpleNamespace(config=config, rounds=rounds, state=SimpleNamespace(manifest=lambda r: manifest))
     return seeds.Record(run, name, name, [{} for _ in range(rounds)], [10, 20, 30][:rounds], {}, {}, None)
 

@@ -11,12 +11,12 @@ from test_report_parts import record
 from diverseevol_fast.evaluate.report import charts, sections
 from diverseevol_fast.evaluate.report.examples import Picked, Plane
 from diverseevol_fast.evaluate.report.metrics import (
-    HELD_OUT_LOSS,
-    UNSEEN_LOSS,
+    HELD_OUT_GROUPS_LOSS,
+    VALIDATION_LOSS,
     Block,
     caveats,
     metrics_of,
-    stage_figure,
+    stage_metric,
 )
 from diverseevol_fast.evaluate.report.page import element, html
 from diverseevol_fast.evaluate.report.picks_section import picks_section
@@ -55,7 +55,7 @@ def judged(one, test, *values):
 
 
 def losses(one, *values):
-    return trained(one, *({} if value is None else {"held_out_loss": value} for value in values))
+    return trained(one, *({} if value is None else {"validation_loss": value} for value in values))
 
 
 class Drawn(dict):
@@ -117,9 +117,9 @@ def test_a_measure_that_is_not_to_be_had_has_no_mark():
 
 def test_the_best_round_has_the_lowest_loss_or_the_highest_score():
     one = judged(losses(record("a"), 3.0, 1.0, 2.0), "t against r", 70.0, 60.0, None)
-    held_out, score = metrics_of(Block("d", [line_of(one)]))
-    assert sections._best_and_last(held_out, line_of(one)) == [
-        HELD_OUT_LOSS, "a", 1, "<td>1.000</td>", 2, "<td>2.000</td>",
+    validation, score = metrics_of(Block("d", [line_of(one)]))
+    assert sections._best_and_last(validation, line_of(one)) == [
+        VALIDATION_LOSS, "a", 1, "<td>1.000</td>", 2, "<td>2.000</td>",
     ]  # fmt: skip
     name, _, best, best_cell, last, last_cell = sections._best_and_last(score, line_of(one))
     assert (name, best, last) == ("Relative Score: t against r", 0, 1)  # the last round that has the figure
@@ -133,9 +133,9 @@ def test_rounds_that_not_all_seeds_have_are_said():
     drawn = Drawn()
     shown = sections.quality_section(block, drawn)
     assert shown.count("is left out") == 1
-    note = "Held-out loss, KCenterSampling, 2 seeds: round 1 is left out, 1 of 2 runs have it."
+    note = "Validation loss, KCenterSampling, 2 seeds: round 1 is left out, 1 of 2 runs have it."
     assert element("p", note, class_="note") in shown
-    assert [row[1:] for row in cells(shown, "Held-out loss, round by round.").values()] == [
+    assert [row[1:] for row in cells(shown, "Validation loss, round by round.").values()] == [
         ["3.000(3.000 to 3.000)"], ["-"], ["-"],
     ]  # fmt: skip
 
@@ -145,9 +145,9 @@ def test_unfinished_runs_are_said():
     assert sections._unfinished(block) == ["a: 2 of 3 rounds are finished."]
 
 
-SEED = "The seed draws the held-out rows"
+SEED = "The seed draws the validation rows"
 NUMBERS = "different numbers of rows out"
-KINDS = "The runs keep different kinds from their pools"
+KINDS = "The runs keep different groups out of their pools"
 LENGTHS = "The runs cut rows at different lengths"
 MODELS = "The runs have different base models"
 
@@ -155,17 +155,22 @@ MODELS = "The runs have different base models"
 @pytest.mark.parametrize(
     ("first", "second", "shown", "words"),
     [
-        ({}, {}, [HELD_OUT_LOSS, UNSEEN_LOSS], []),
-        ({}, {"seed": 1}, [HELD_OUT_LOSS], [SEED]),
-        ({}, {"seed": 1}, [UNSEEN_LOSS], []),
-        ({}, {"seed": 1, "val_set_size": 0}, [HELD_OUT_LOSS], [NUMBERS]),  # one of them holds no rows out
-        ({}, {"val_set_size": 5}, [HELD_OUT_LOSS, "Relative Score: t"], [NUMBERS]),
-        ({}, {"val_set_size": 5}, [UNSEEN_LOSS], []),
-        ({"unseen": {"k": ["a"]}}, {"unseen": {"k": ["b"]}}, [UNSEEN_LOSS], [KINDS]),
-        ({}, {"unseen": {"k": ["b"]}}, [HELD_OUT_LOSS], [KINDS]),
-        ({"unseen": {"a": [1], "b": [2]}}, {"unseen": {"b": [2], "a": [1]}}, [UNSEEN_LOSS], []),
-        ({}, {"model_max_length": 99}, [HELD_OUT_LOSS], [LENGTHS]),
-        ({}, {"model_name_or_path": "n"}, [UNSEEN_LOSS], [MODELS]),
+        ({}, {}, [VALIDATION_LOSS, HELD_OUT_GROUPS_LOSS], []),
+        ({}, {"seed": 1}, [VALIDATION_LOSS], [SEED]),
+        ({}, {"seed": 1}, [HELD_OUT_GROUPS_LOSS], []),
+        ({}, {"seed": 1, "val_set_size": 0}, [VALIDATION_LOSS], [NUMBERS]),  # one of them holds no rows out
+        ({}, {"val_set_size": 5}, [VALIDATION_LOSS, "Relative Score: t"], [NUMBERS]),
+        ({}, {"val_set_size": 5}, [HELD_OUT_GROUPS_LOSS], []),
+        ({"held_out_groups": {"k": ["a"]}}, {"held_out_groups": {"k": ["b"]}}, [HELD_OUT_GROUPS_LOSS], [KINDS]),
+        ({}, {"held_out_groups": {"k": ["b"]}}, [VALIDATION_LOSS], [KINDS]),
+        (
+            {"held_out_groups": {"a": [1], "b": [2]}},
+            {"held_out_groups": {"b": [2], "a": [1]}},
+            [HELD_OUT_GROUPS_LOSS],
+            [],
+        ),
+        ({}, {"model_max_length": 99}, [VALIDATION_LOSS], [LENGTHS]),
+        ({}, {"model_name_or_path": "n"}, [HELD_OUT_GROUPS_LOSS], [MODELS]),
         ({}, {"model_name_or_path": "n", "seed": 1, "val_set_size": 5, "model_max_length": 9}, ["Relative Score"], []),
     ],
 )
@@ -178,16 +183,16 @@ def test_caveats_are_those_of_the_losses_that_are_shown(first, second, shown, wo
 
 def test_what_bands_are():
     one = losses(record("a"), 1.0, 2.0, 3.0)
-    with_interval = trained(record("b"), *[{"held_out_loss": 1.0, "held_out_interval": [0.5, 2.0]}] * 3)
+    with_interval = trained(record("b"), *[{"validation_loss": 1.0, "validation_interval": [0.5, 2.0]}] * 3)
     seeds = Line("2 seeds", [one, losses(record("c", 1), 1.0, 2.0, 3.0)], "2 seeds")
     scored = line_of(judged(record("d"), "t", 70.0))
-    (held_out,) = metrics_of(Block("d", [seeds]))
+    (validation,) = metrics_of(Block("d", [seeds]))
     (score,) = metrics_of(Block("d", [scored]))
     rows, t = "of one run, 95% by resampling its rows", "of several seeds, the 95% t interval of their mean"
-    assert sections._bands(held_out, [line_of(one)]) == "Lower is better. No intervals."
-    assert sections._bands(held_out, [line_of(one), line_of(one)]) == "Lower is better. No intervals."
-    assert sections._bands(held_out, [line_of(with_interval)]) == f"Lower is better. Bands: {rows}."
-    assert sections._bands(held_out, [seeds, line_of(with_interval)]) == f"Lower is better. Bands: {t}; {rows}."
+    assert sections._bands(validation, [line_of(one)]) == "Lower is better. No intervals."
+    assert sections._bands(validation, [line_of(one), line_of(one)]) == "Lower is better. No intervals."
+    assert sections._bands(validation, [line_of(with_interval)]) == f"Lower is better. Bands: {rows}."
+    assert sections._bands(validation, [seeds, line_of(with_interval)]) == f"Lower is better. Bands: {t}; {rows}."
     assert sections._bands(score, [scored]) == ("Higher is better. Bands: of one run, 95% by resampling its questions.")
 
 
@@ -224,15 +229,18 @@ def test_the_covering_radius_comes_first():
 
 
 def test_charts_side_by_side_are_to_one_scale():
-    figures = [{"held_out_loss": 3.0, "unseen_loss": 9.0}, {"held_out_loss": 2.0, "unseen_loss": 8.0}]
+    figures = [
+        {"validation_loss": 3.0, "held_out_groups_loss": 9.0},
+        {"validation_loss": 2.0, "held_out_groups_loss": 8.0},
+    ]
     short = trained(record("a", rounds=2), *figures)
-    long = judged(trained(record("b", schedule="RandomSampling"), *figures, {"held_out_loss": 1.0}), "t", 70.0)
+    long = judged(trained(record("b", schedule="RandomSampling"), *figures, {"validation_loss": 1.0}), "t", 70.0)
     drawn = Drawn()
     sections.quality_section(Block("d", [line_of(short), line_of(long)]), drawn)
-    held_out, unseen, score = [figure.axes[0] for figure, *_ in drawn.values()]
-    assert held_out.get_ylim() == unseen.get_ylim() == charts.limits([1.0, 9.0])
+    validation, held_out_groups, score = [figure.axes[0] for figure, *_ in drawn.values()]
+    assert validation.get_ylim() == held_out_groups.get_ylim() == charts.limits([1.0, 9.0])
     assert score.get_ylim() == charts.limits([69.0, 71.0])
-    assert held_out.get_xlim() == unseen.get_xlim() == score.get_xlim() == charts.limits([10, 30])
+    assert validation.get_xlim() == held_out_groups.get_xlim() == score.get_xlim() == charts.limits([10, 30])
 
     timed = [
         replace(record(name, rounds=rounds, schedule=name), metrics=[{"train": {"seconds": rounds}}] * rounds)
@@ -326,5 +334,5 @@ def test_a_test_may_be_called_anything(test, tmp_path):
 
 def test_a_gap_between_rounds_is_not_in_the_words():
     one = losses(record("a"), 1.0, None, 3.0)
-    _, words = sections._lines([line_of(one)], stage_figure("train", "held_out_loss"), "t", "u")
+    _, words = sections._lines([line_of(one)], stage_metric("train", "validation_loss"), "t", "u")
     assert words == "t by rows in the pool. a: 1.000 at 10, 3.000 at 30."

@@ -16,17 +16,17 @@ def picks(one, kinds, of=37, key="family"):
     return replace(one, picked=SimpleNamespace(kind_key=key, kinds=kinds, all_kinds=of))
 
 
-def run(name, losses=(), radii=(), seed=0, schedule="KCenterSampling", kinds=None, rounds=3, config=None, **made_from):
+def run(name, losses=(), radii=(), seed=0, schedule="KCenterSampling", kinds=None, rounds=3, config=None, **provenance):
     """A run by hand. losses: by round, (loss, low, high), or (loss,) without an interval; None: no such figure."""
-    one = record(name, seed, rounds, schedule, config, **made_from)
-    figures = [{} if loss is None else {"held_out_loss": loss[0]} | interval(loss) for loss in losses]
+    one = record(name, seed, rounds, schedule, config, **provenance)
+    figures = [{} if loss is None else {"validation_loss": loss[0]} | interval(loss) for loss in losses]
     one = trained(one, *(figures or [{}] * rounds))
     one = measured(one, *(radii or [5.0] * rounds))
     return picks(one, kinds, key="family" if kinds else None)
 
 
 def interval(loss):
-    return {"held_out_interval": list(loss[1:])} if len(loss) > 1 else {}
+    return {"validation_interval": list(loss[1:])} if len(loss) > 1 else {}
 
 
 def said(*runs):
@@ -34,8 +34,8 @@ def said(*runs):
 
 
 def of_loss(*runs):
-    (found,) = (sentence for sentence in said(*runs) if sentence.startswith("Held-out loss: "))
-    return found.removeprefix("Held-out loss: ")
+    (found,) = (sentence for sentence in said(*runs) if sentence.startswith("Validation loss: "))
+    return found.removeprefix("Validation loss: ")
 
 
 BEFORE = [(3.0, 2.9, 3.1), (2.9, 2.8, 3.0)]
@@ -56,7 +56,7 @@ def test_two_strategies_whose_intervals_do_not_overlap():
         "Covering radius, the largest distance of a candidate to the pool: K-Center 1.000, less than each of 5 random "
         "subsets of that size, 2.000 to 6.000; random 5.000, among 5 random subsets of that size, 2.000 to 6.000.",
         "K-Center reached 37 of 37 task families, random 31.",
-        "Held-out loss: lower with K-Center, 2.430 (2.350 to 2.510) against 2.780 (2.700 to 2.860) with random.",
+        "Validation loss: lower with K-Center, 2.430 (2.350 to 2.510) against 2.780 (2.700 to 2.860) with random.",
         ONE_SEED,
     ]
 
@@ -109,7 +109,7 @@ def test_runs_of_one_strategy_are_called_by_their_names():
     found = said(kcenter((2.4, 2.3, 2.5), kinds=[1, 2, 4]), wide)
     assert found[2] == "kc reached 4 of 37 task families, wide 3."
     assert found[0] == "Compared at 30 rows in the pool, the last round of each: kc, wide."
-    assert "Held-out loss: lower with kc, 2.400 (2.300 to 2.500) against 2.700 (2.600 to 2.800) with wide." in found
+    assert "Validation loss: lower with kc, 2.400 (2.300 to 2.500) against 2.700 (2.600 to 2.800) with wide." in found
 
 
 def test_runs_are_compared_at_a_pool_that_all_have():
@@ -118,7 +118,7 @@ def test_runs_are_compared_at_a_pool_that_all_have():
     assert found[0] == "Compared at 20 rows in the pool: K-Center (kc), random (rnd)."
     assert "K-Center reached 20 of 37 task families, random 11." in found
     assert (
-        "Held-out loss: lower with K-Center, 2.900 (2.800 to 3.000) against 3.200 (3.100 to 3.300) with random."
+        "Validation loss: lower with K-Center, 2.900 (2.800 to 3.000) against 3.200 (3.100 to 3.300) with random."
         in found
     )
     gone = run("rnd", [*BEFORE, None], schedule="RandomSampling")
@@ -142,7 +142,7 @@ def test_losses_that_do_not_compare_are_not_compared():
         "not compared. The runs have different base models"
     )
     other_seed = random((2.7, 2.6, 2.8), seed=1)
-    assert of_loss(kcenter((2.4, 2.3, 2.5)), other_seed).startswith("not compared. The seed draws the held-out rows")
+    assert of_loss(kcenter((2.4, 2.3, 2.5)), other_seed).startswith("not compared. The seed draws the validation rows")
 
 
 def test_families_that_not_all_rows_say_are_left_out():
@@ -161,7 +161,7 @@ def test_one_run_is_compared_with_its_first_round():
         "Covering radius, the largest distance of a candidate to the pool: K-Center 7.000, more than each of 5 random "
         "subsets of that size, 2.000 to 6.000.",
         "K-Center reached 37 of 37 task families.",
-        "Held-out loss: lower with round 2, 2.400 (2.300 to 2.500) against 3.000 (2.900 to 3.100) with round 0.",
+        "Validation loss: lower with round 2, 2.400 (2.300 to 2.500) against 3.000 (2.900 to 3.100) with round 0.",
     ]
     assert of_loss(kcenter((3.05, 2.95, 3.15))).startswith(
         "not told apart, round 0 3.000 (2.900 to 3.100), round 2 3.050"
@@ -175,7 +175,7 @@ def test_one_round_has_nothing_to_be_compared_with():
     found = said(run("kc", [(3.0, 2.9, 3.1)], rounds=1))
     assert found[0] == "K-Center (kc): 10 rows in the pool."
     only = "3.000 (2.900 to 3.100) in round 0; no other round has one, so there is nothing to compare it with."
-    assert found[-1] == f"Held-out loss: {only}"
+    assert found[-1] == f"Validation loss: {only}"
 
 
 def seeds(schedule, *losses):
@@ -193,7 +193,7 @@ def test_several_seeds_are_told_apart_by_their_differences():
     assert found[0].endswith("the last round of each: K-Center (3 seeds), random (3 seeds).")
     assert "K-Center reached 30 to 32 of 37 task families, random 30 to 32." in found
     assert "for each of 3 seeds among 5 random subsets of that size" in found[1]
-    assert found[-1].startswith("Held-out loss: lower with K-Center, 3.000 (")
+    assert found[-1].startswith("Validation loss: lower with K-Center, 3.000 (")
     assert ONE_SEED not in found
     assert of_loss(*ours, *seeds("RandomSampling", 2.5, 2.8, 4.6)).startswith("not told apart, K-Center 3.000 (")
 

@@ -48,13 +48,13 @@ def test_output_tree_and_records(finished, rows, settings):
         assert (out / f"output/rd_{r}/model.safetensors").is_file()
         assert (out / f"output/rd_{r}/tokenizer.json").is_file()
         manifest = json.loads((out / f"state/rd_{r}/manifest.json").read_text())
-        assert len(manifest["made_from"]["data_sha256"]) == 64
+        assert len(manifest["provenance"]["data_sha256"]) == 64
         assert manifest["versions"]["torch"] == torch.__version__
         assert set(manifest["random_state_sha256"]) == {"python", "numpy", "torch"}
         metrics = json.loads((out / f"state/rd_{r}/metrics.json").read_text())
         assert metrics["pool"] == len(pool)
-        low, high = metrics["train"]["held_out_interval"]
-        assert 0 < low < metrics["train"]["held_out_loss"] < high
+        low, high = metrics["train"]["validation_interval"]
+        assert 0 < low < metrics["train"]["validation_loss"] < high
         if r > 0:
             assert metrics["embed"]["tokens_per_second"] > 0
             assert metrics["select"]["radius"] == pytest.approx(record["sqdist"][-1] ** 0.5)
@@ -281,7 +281,7 @@ def test_a_template_of_the_configs_is_what_is_trained_on(tmp_path, settings, tin
 
     other = tmp_path / "other"
     assert run(tmp_path, settings, "--output_dir", str(other), "--template", "alpaca") == 0
-    identity = json.loads((other / "state/run.json").read_text())
-    assert "template" not in identity  # nor in those of earlier versions, which are continued
-    assert "config.template" not in identity
+    provenance = json.loads((other / "state/run.json").read_text())
+    assert "template" not in provenance  # nor in those of earlier versions, which are continued
+    assert "config.template" not in provenance
     assert run(tmp_path, settings, "--output_dir", str(other)) == 0

@@ -207,7 +207,7 @@ def test_lines_that_do_not_belong(tmp_path):
     assert "line 1: 'question_id': expected a text, got bool" in refused(tmp_path, [good | {"question_id": True}])
     assert "expected the key 'question_id'" in refused(tmp_path, [without(good, "question_id")])
     assert "'response_QUERY0': expected a text, got NoneType" in refused(tmp_path, [good | {"response_QUERY0": None}])
-    assert "made_from: expected an object with model" in refused(tmp_path, [good | {"made_from": {"model": "x"}}])
+    assert "provenance: expected an object with model" in refused(tmp_path, [good | {"provenance": {"model": "x"}}])
     assert "answer_length: expected characters" in refused(tmp_path, [good | {"answer_length": {"model": 3}}])
 
 

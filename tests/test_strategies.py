@@ -69,9 +69,9 @@ def greedy(x: torch.Tensor, candidates: np.ndarray, pool: list[int], k: int) -> 
 
 @pytest.fixture
 def candidates(settings):
-    """What a run may pick from: all but the held-out rows."""
-    held_out = np.random.default_rng(0).permutation(90)[: settings["val_set_size"]]
-    return np.setdiff1d(np.arange(90), held_out)
+    """What a run may pick from: all but the validation rows."""
+    validation = np.random.default_rng(0).permutation(90)[: settings["val_set_size"]]
+    return np.setdiff1d(np.arange(90), validation)
 
 
 def test_the_config_knows_every_strategy():

@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -105,17 +105,25 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json_text(value))
 
 
-def read_record(path: Path, *keys: str) -> dict[str, Any]:
+def read_record(path: Path, *keys: str, older_names: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Read a dictionary that write_json wrote, with these keys in it.
+
+    older_names: what earlier versions called a key, at any depth -> its name.
 
     Raises:
         InputError: the file was damaged since; says where.
         FileNotFoundError: there is none.
     """
-    record = read_json(path)
+    record = _renamed(read_json(path), older_names or {})
     if not isinstance(record, dict) or not set(keys) <= set(record):
         raise InputError(f"{path}: expected an object{' with ' * bool(keys)}{', '.join(keys)}; {DAMAGED}")
     return record
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if not (names and isinstance(value, dict)):
+        return value
+    return {names.get(key, key): _renamed(inner, names) for key, inner in value.items()}
 
 
 def read_json(path: Path) -> Any:

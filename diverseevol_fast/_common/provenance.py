@@ -22,18 +22,23 @@ def of_embeddings(path: Path, rows: int) -> dict[str, Any]:
         InputError: <path>.json is about another number of embeddings, or about some of a data set's rows.
     """
     beside = path.with_name(path.name + ".json")
-    made_from = of_file(beside)
-    if "rows" in made_from and made_from["rows"] != rows:
+    provenance = of_file(beside)
+    if "rows" in provenance and provenance["rows"] != rows:
         raise InputError(
-            f"{beside}: is about {made_from['rows']} embeddings, but {path.name} has {rows}: that is another file; "
+            f"{beside}: is about {provenance['rows']} embeddings, but {path.name} has {rows}: that is another file; "
             "remove the .json file if the embeddings are right"
         )
-    if made_from.get("data_rows", rows) != rows:
+    if provenance.get("data_rows", rows) != rows:
         raise InputError(
-            f"{path}: holds {rows} of the data set's {made_from['data_rows']} rows, those that --skip-empty left; "
+            f"{path}: holds {rows} of the data set's {provenance['data_rows']} rows, those that --skip-empty left; "
             "expected all of them, as diverseevol embed writes them"
         )
-    return {"data_rows": rows} | made_from
+    return {"data_rows": rows} | provenance
+
+
+def recorded(record: dict[str, Any]) -> Any:
+    """The provenance that a record holds, None where it holds none; version 0.1 called it "made_from"."""
+    return record.get("provenance", record.get("made_from"))
 
 
 def of_picks(path: Path) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _run(path: Path, overrides: dict, restart: bool) -> Result:
     rounds = [{"round": r, **state.metrics(r)} for r in range(config.n_round + 1)]
     return Result(
         f"{rounds_table(state, config.n_round)}\n"
-        f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, figures)",
+        f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, metrics)",
         {"folder": str(state.folder), "rounds": rounds},
     )
 

@@ -40,7 +40,7 @@ class Embeddings:
     """What embed returns."""
 
     store: FileStore | MemoryStore
-    figures: dict[str, float]  # seconds, tokens/s, shares, memory; empty where nothing was left to do
+    metrics: dict[str, float]  # seconds, tokens/s, shares, memory; empty where nothing was left to do
     first: list[int]  # the rows that were embedded first, the centres of what is picked
     stream: KCenterStream | None  # has every other row's bound; None where nothing was left to do, or without centres
     picked: list[int] = field(default_factory=list)  # by select, without a stream
@@ -153,11 +153,11 @@ def _embed(
     tokens = tokenize(data, tokenizer, length, template=chosen)
     if tokens.truncated:
         log.warning("%d of %d rows are longer than %d tokens and were cut", tokens.truncated, len(tokens), length)
-    made_from = {"tokens_sha256": tokens.sha256(), "pooling": pooling or "mean"} | chosen.provenance(data)
+    provenance = {"tokens_sha256": tokens.sha256(), "pooling": pooling or "mean"} | chosen.provenance(data)
     if given["store"] not in ("host", "device"):
-        made_from["model_sha256"] = model_sha256(encoder.model, encoder.body.config)
+        provenance["model_sha256"] = model_sha256(encoder.model, encoder.body.config)
     first = [] if centers_first is None else _row_numbers(centers_first, len(tokens))
-    return embed_tokens(encoder, tokens, np.arange(len(tokens)), made_from=made_from, first=first, **given)
+    return embed_tokens(encoder, tokens, np.arange(len(tokens)), provenance=provenance, first=first, **given)
 
 
 def embed_tokens(
@@ -166,7 +166,7 @@ def embed_tokens(
     rows: np.ndarray,
     *,
     store: str | Path,
-    made_from: dict[str, Any],
+    provenance: dict[str, Any],
     dtype: str = "float32",
     first: list[int] | np.ndarray = (),
     max_tokens_per_batch: int | str = "auto",
@@ -175,7 +175,7 @@ def embed_tokens(
 ) -> Embeddings:
     """As embed, of `rows` of tokens: position i is row rows[i], and `first` are positions.
 
-    made_from: what a file is to be recognised by, beside `first` and its shape. replace: a finished file that was made
+    provenance: what a file is to be recognised by, beside `first` and its shape. replace: a finished file that was made
     from something else, or is damaged, is begun anew instead of being refused.
     """
     if dtype not in DTYPES:
@@ -192,14 +192,14 @@ def embed_tokens(
             kept = MemoryStore(*shape, DTYPES[dtype], place, budget)
         else:
             first_sha256 = hashlib.sha256(json.dumps(first.tolist()).encode()).hexdigest()
-            made_from = made_from | {"first_sha256": first_sha256, "shares_prefixes": shares_prefixes(encoder)}
-            kept = FileStore(path, *shape, made_from, budget, DTYPES[dtype], replace)
+            provenance = provenance | {"first_sha256": first_sha256, "shares_prefixes": shares_prefixes(encoder)}
+            kept = FileStore(path, *shape, provenance, budget, DTYPES[dtype], replace)
         if kept.complete:
             return Embeddings(kept, {}, first.tolist(), None)
         engine = Engine(encoder, tokens, rows, kept, budget)
-        figures = engine.run(first, progress)
-    log.info("embedded %s", describe(figures))
-    return Embeddings(kept, figures, first.tolist(), engine.stream)
+        metrics = engine.run(first, progress)
+    log.info("embedded %s", describe(metrics))
+    return Embeddings(kept, metrics, first.tolist(), engine.stream)
 
 
 def _locked_while_written(path: Path | None, replace: bool) -> contextlib.AbstractContextManager:
@@ -209,12 +209,12 @@ def _locked_while_written(path: Path | None, replace: bool) -> contextlib.Abstra
     return locked(path)
 
 
-def describe(figures: dict[str, float]) -> str:
-    """The figures of an embedding in one line, for people: all of them are in metrics.json."""
+def describe(metrics: dict[str, float]) -> str:
+    """The metrics of an embedding in one line, for people: all of them are in metrics.json."""
     return (
-        f"{figures['tokens']:,} tokens in {figures['seconds']:.1f} s ({figures['tokens_per_second']:,.0f} a second); "
-        f"{1 - figures['padding']:.0%} of the work was real tokens, the rest padding; sharing what rows begin with "
-        f"saved {figures['prefix_share']:.0%} of the tokens; at most {figures['peak_memory'] / 1e9:.1f} GB of memory"
+        f"{metrics['tokens']:,} tokens in {metrics['seconds']:.1f} s ({metrics['tokens_per_second']:,.0f} a second); "
+        f"{1 - metrics['padding']:.0%} of the work was real tokens, the rest padding; sharing what rows begin with "
+        f"saved {metrics['prefix_share']:.0%} of the tokens; at most {metrics['peak_memory'] / 1e9:.1f} GB of memory"
     )
 
 

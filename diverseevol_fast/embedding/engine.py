@@ -15,7 +15,7 @@ from .._common.progress import Progress
 from ..data.batches import token_budget_batches
 from ..data.templates import Tokens
 from ..models import throughput
-from ..models.token_budget import Limit
+from ..models.token_budget import TokenBudget
 from ..ops.masked_mean_pool import queue_masked_mean_pool
 from ..selection.stream import CandidateError, KCenterStream
 from .encoder import Encoder
@@ -61,12 +61,12 @@ class Engine:
         self.encoder, self.body, self.device = encoder, encoder.body, encoder.device
         self.tokens, self.rows, self.store = tokens, rows, store
         self.lengths = tokens.lengths()[rows]
-        self.limit = Limit(min(budget, store.budget))
+        self.limit = TokenBudget(min(budget, store.budget))
         self.sharing = share_prefixes and shares_prefixes(encoder)
         self.pack = pack and encoder.pool is None
         self.counts = Counts()
         self.stream: KCenterStream | None = None
-        self._arrivals = _Arrivals(store, rows, self.device)
+        self._arrivals = _AsyncWriter(store, rows, self.device)
 
     def run(self, first: np.ndarray, progress: bool = True, backend: str = "auto") -> dict[str, float]:
         """Embed all rows, those at the positions `first` before the others, and finish the store.
@@ -75,7 +75,7 @@ class Engine:
         store holds of an earlier start is not computed again. Under torch.distributed each process runs its share of
         the batches.
 
-        Returns the figures that README.md explains.
+        Returns the metrics that README.md explains.
 
         Raises:
             RunError: an embedding that is not finite, the row is named; finished batches are kept.
@@ -188,7 +188,7 @@ class Engine:
         }
 
 
-class _Arrivals:
+class _AsyncWriter:
     """Batches on their way from the model to the store, which a GPU need not be waited for."""
 
     def __init__(self, store: FileStore | MemoryStore, rows: np.ndarray, device: torch.device):

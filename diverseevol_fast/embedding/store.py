@@ -13,7 +13,7 @@ import torch
 from .._common import distributed
 from .._common.errors import InputError
 from .._common.files import atomic_path, read_record, sync_folder, write_json
-from .._common.provenance import differences
+from .._common.provenance import differences, recorded
 from .._common.reading import parse_json
 from .prefix import BATCHING
 
@@ -62,15 +62,15 @@ class FileStore:
     """A float32 or float16 [N, D] .npy file that is filled batch by batch, by one process or several.
 
     While it is filled it is called `<path>.part`, and `<path>.progress` lists the finished batches (a further
-    process's are in `<path>.progress.<rank>`); opened again with the same fingerprint it goes on from there.
-    `<path>.json` keeps the fingerprint of the finished file. Which rows were in a batch together changes no more than
-    the last bits of its values, so that it also serves where the fingerprint differs in NOT_COMPARED alone. The token
+    process's are in `<path>.progress.<rank>`); opened again with the same provenance it goes on from there.
+    `<path>.json` keeps the provenance of the finished file. Which rows were in a batch together changes no more than
+    the last bits of its values, so that it also serves where the provenance differs in NOT_COMPARED alone. The token
     budget of the batches stands in the progress file, and holds until all are through: in another their numbers mean
     something else.
     """
 
     def __init__(
-        self, path: Path, rows: int, dim: int, fingerprint: dict[str, Any], budget: int,
+        self, path: Path, rows: int, dim: int, provenance: dict[str, Any], budget: int,
         dtype: torch.dtype = torch.float32, replace: bool = False,
     ):  # fmt: skip
         """Open or create. replace: a finished file of something else, or a damaged one, is begun anew.
@@ -82,8 +82,8 @@ class FileStore:
         self.path, self.dtype = path, FILE_DTYPES[dtype]
         self.part = path.with_name(path.name + ".part")
         self.meta = path.with_name(path.name + ".json")
-        self.fingerprint = fingerprint | {"rows": rows, "dim": dim, "batching": BATCHING}
-        self.fingerprint |= {} if dtype == torch.float32 else {"dtype": "float16"}
+        self.provenance = provenance | {"rows": rows, "dim": dim, "batching": BATCHING}
+        self.provenance |= {} if dtype == torch.float32 else {"dtype": "float16"}
         self.done: set[int] = set()
         self.budget = budget
         self.complete = self._is_complete(replace)
@@ -131,10 +131,10 @@ class FileStore:
     def _what_is_wrong(self) -> str | None:
         """Why the file at `path` is not these embeddings."""
         try:
-            made_from = read_record(self.meta)
+            provenance = read_record(self.meta)
         except (OSError, InputError):
             return f"not known to be made from this data and model: {self.meta.name} does not say so"
-        differing = differences(*(_compared(one) for one in (made_from, self.fingerprint)), "it")
+        differing = differences(*(_compared(one) for one in (provenance, self.provenance)), "it")
         if differing:
             return f"not made from this data and model ({'; '.join(differing)})"
         if not self._is_whole(self.path):
@@ -143,7 +143,7 @@ class FileStore:
 
     @property
     def _shape(self) -> tuple[int, int]:
-        return self.fingerprint["rows"], self.fingerprint["dim"]
+        return self.provenance["rows"], self.provenance["dim"]
 
     def _is_whole(self, path: Path) -> bool:
         """Whether it is a .npy file of this shape and dtype that was not cut short."""
@@ -153,7 +153,7 @@ class FileStore:
     def _can_resume(self) -> bool:
         if not (self.part.exists() and self._is_whole(self.part)):
             return False
-        return self._header(self._progress_of(0)).get("made_from") == self.fingerprint
+        return recorded(self._header(self._progress_of(0))) == self.provenance
 
     def _header(self, progress: Path) -> dict[str, Any]:
         """The first line of a process's list; empty when it is not there, or a crash left half of it."""
@@ -191,7 +191,7 @@ class FileStore:
             raise OSError(error.errno, needed, str(self.path)) from error
 
     def _begin(self) -> None:
-        self._append(json.dumps({"made_from": self.fingerprint, "budget": self.budget}) + "\n")
+        self._append(json.dumps({"provenance": self.provenance, "budget": self.budget}) + "\n")
 
     def has(self, number: int, rows: np.ndarray) -> bool:
         """Whether batch `number`, of these row positions, was stored by an earlier start.
@@ -220,7 +220,7 @@ class FileStore:
         del self.map
         if distributed.is_first():
             self.path.unlink(missing_ok=True)  # what is replaced: never beside the provenance of another
-            write_json(self.meta, self.fingerprint)
+            write_json(self.meta, self.provenance)
             os.replace(self.part, self.path)
             sync_folder(self.path.parent)
             for path in progress_files(self.path):

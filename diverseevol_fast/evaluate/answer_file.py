@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .._common.errors import InputError
-from .._common.files import write_json
+from .._common.files import read_record, write_json
 from ..data.dataset import write_rows
 from ..runs.inputs import versions
 from .questions import ID_KEYS, Question
-from .resumable_lines import ResumableLines, check_made_from, made_from_of, read_lines
+from .resumable_lines import ResumableLines, check_provenance, provenance_of, read_lines
 
 MOST_SECONDS = 1e9  # of a batch
 
@@ -29,15 +29,15 @@ class GeneratedFile:
     """`<path>`: the questions' records in their order, each with its `answer`.
 
     Until all are there, `<path>.partial`: a line for each finished batch, on the disk before the next is begun.
-    `<path>.json` keeps what the finished file was made from, and its figures.
+    `<path>.json` keeps what the finished file was made from, and its metrics.
     """
 
-    def __init__(self, path: Path, made_from: dict[str, Any]):
-        self.path, self.made_from = path, made_from
+    def __init__(self, path: Path, provenance: dict[str, Any]):
+        self.path, self.provenance = path, provenance
         self.record = path.with_name(path.name + ".json")
         self.answers: dict[int, Generated] = {}  # by the question's place
         self.seconds = 0.0
-        self._partial = ResumableLines(path.with_name(path.name + ".partial"), made_from)
+        self._partial = ResumableLines(path.with_name(path.name + ".partial"), provenance)
 
     def is_finished(self) -> bool:
         """Whether all answers are there.
@@ -48,10 +48,10 @@ class GeneratedFile:
         if self.path.exists():
             if not self.record.exists():
                 raise InputError(f"{self.path}: exists, and not from here; name another --output or remove it")
-            check_made_from(self.path, made_from_of(self.record.read_bytes()), self.made_from)
+            check_provenance(self.path, provenance_of(self.record.read_bytes()), self.provenance)
             self._partial.remove()  # a crash just before may have left it
             return True
-        read_lines(self._partial.path, self.made_from)
+        read_lines(self._partial.path, self.provenance)
         return False
 
     @contextmanager
@@ -77,10 +77,10 @@ class GeneratedFile:
         self.seconds += seconds
 
     def finish(self, questions: list[Question]) -> dict[str, Any]:
-        """Write the finished file; returns its figures."""
+        """Write the finished file; returns its metrics."""
         answers = [self.answers[place] for place in range(len(questions))]
         tokens = sum(answer.tokens for answer in answers)
-        figures = {
+        metrics = {
             "questions": len(questions),
             "tokens": tokens,
             "seconds": self.seconds,
@@ -88,13 +88,17 @@ class GeneratedFile:
             "empty": [q.id for q, answer in zip(questions, answers, strict=True) if not answer.text],
             "cut": [q.id for q, answer in zip(questions, answers, strict=True) if not answer.ended],
         }
-        write_json(self.record, {"made_from": self.made_from, "figures": figures, "versions": versions()})
+        write_json(self.record, {"provenance": self.provenance, "metrics": metrics, "versions": versions()})
         write_rows(
             self.path,
             (_identified(q) | {"answer": answer.text} for q, answer in zip(questions, answers, strict=True)),
         )
         self._partial.remove()
-        return figures
+        return metrics
+
+    def metrics(self) -> dict[str, Any]:
+        """What finish returned for the finished file."""
+        return read_record(self.record, "metrics", older_names={"figures": "metrics"})["metrics"]
 
     def _take_up(self, batch: dict[str, Any], number: int) -> None:
         try:

@@ -20,11 +20,11 @@ from ..data.dataset import QUICKSTART, load_data
 from ..data.input_files import columns_of, load_embeddings, load_row_numbers
 from ..models.load import resolve_model
 from ..ops.checks import first_not_finite
-from ..runs.finished import MadeRun, read_run
+from ..runs.finished import FinishedRun, read_run
 from ..runs.state import RunState
 from ..selection.arguments import as_rows
 from .evaluation_encoder import (
-    Space,
+    EmbeddingSpace,
     embed_rows,
     fixed_embeddings,
     fixed_space,
@@ -55,15 +55,15 @@ def measure_diversity(args: argparse.Namespace) -> Result:
     for source in args.source:
         if source != QUICKSTART and not Path(source).exists():
             raise InputError(f"{source}: no such file or folder; expected the folder of a run, or a data set")
-    are_runs = [RunState(Path(source)).identity_file.is_file() for source in args.source]
+    are_runs = [RunState(Path(source)).provenance_file.is_file() for source in args.source]
     records = _of_runs(args) if all(are_runs) else _of_data(args, any(are_runs))
     return Result("\n\n".join(_table(record) for record in records), records)
 
 
 def measure_run(
-    run: MadeRun,
+    run: FinishedRun,
     *,
-    space: Space | None = None,
+    space: EmbeddingSpace | None = None,
     embeddings: Path | None = None,
     random: int = 5,
     seed: int = 0,
@@ -83,7 +83,7 @@ def measure_run(
         seed: of the draws and of the k-means partition.
         centred: the mean of all candidates is subtracted first, so that cosines are of what tells rows apart; distances
             stay as they are.
-        folder: where the figures and the embeddings are kept; None: RUN/diversity.
+        folder: where the metrics and the embeddings are kept; None: RUN/diversity.
 
     Returns:
         {"model", "random", "seed", "dimension", "rows", "measures": {name: {"title", "higher_is_more_diverse",
@@ -97,20 +97,20 @@ def measure_run(
     pools = [run.pool(r) for r in range(run.rounds)]
     if embeddings is None:
         space = space or fixed_space(run)
-        name, source, own = space.name, space.made_from, is_own(run, space)
+        name, source, own = space.name, space.provenance, is_own(run, space)
     else:
         name, source, own = str(embeddings), {"embeddings_sha256": _file_sha256(embeddings)}, False
     if centred:
         source, own = source | {"centred": True}, False
-    made_from = {
-        "version": __version__, "data_sha256": run.state.manifest(0)["made_from"]["data_sha256"],
+    provenance = {
+        "version": __version__, "data_sha256": run.state.manifest(0)["provenance"]["data_sha256"],
         "pools_sha256": hashlib.sha256(json.dumps(pools).encode()).hexdigest(), "random": random, "seed": seed,
         **source,
     }  # fmt: skip
     folder = folder or run.state.folder / "diversity"
     path = folder / ("measures.json" if own else f"measures-{short_digest(source)}.json")
     kept = kept_record(path)
-    if kept.pop("made_from", None) == made_from:
+    if kept.pop("provenance", None) == provenance:
         return kept | {"model": name}  # the same model may be spelled in another way
     if embeddings is None:
         x = fixed_embeddings(run, space, folder)
@@ -121,7 +121,7 @@ def measure_run(
     positions = torch.from_numpy(np.searchsorted(run.candidates, pools[-1]))
     head, (rounds,) = _measure(x, [(positions, [len(pool) for pool in pools])], random, seed)
     record = {"model": name, **head, "rounds": [{"round": r, **values} for r, values in enumerate(rounds)]}
-    keep_json(path, {"made_from": made_from, **record})
+    keep_json(path, {"provenance": provenance, **record})
     return record
 
 
@@ -132,7 +132,7 @@ def _of_runs(args: argparse.Namespace) -> list[dict[str, Any]]:
         raise InputError("--columns: names the columns of a data set; a run's config has its own, leave it out")
     runs = [read_run(Path(source)) for source in args.source]
     if args.embeddings is not None:
-        _check_embeddings_are_of({str(run.state.folder): run.state.manifest(0)["made_from"] for run in runs}, args)
+        _check_embeddings_are_of({str(run.state.folder): run.state.manifest(0)["provenance"] for run in runs}, args)
     spaces = [None] * len(runs) if args.embeddings else _spaces(runs, args.model, args.trust_remote_code)
     return [
         {"run": source, **measure_run(
@@ -142,15 +142,15 @@ def _of_runs(args: argparse.Namespace) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _spaces(runs: list[MadeRun], model: str | None, trust_remote_code: bool) -> list[Space]:
+def _spaces(runs: list[FinishedRun], model: str | None, trust_remote_code: bool) -> list[EmbeddingSpace]:
     """Of a model, one space for all runs, with the first one's settings; without, each run's own."""
     if model is not None:
         return [fixed_space(runs[0], model, trust_remote_code)] * len(runs)
     spaces = [fixed_space(run) for run in runs]
-    if any(space.made_from != spaces[0].made_from for space in spaces):
+    if any(space.provenance != spaces[0].provenance for space in spaces):
         log.warning(
             "diversity: the runs have different base models, or embed with different settings (model_max_length, "
-            "dtype, attn_implementation, trust_remote_code), so their figures do not compare; give --model"
+            "dtype, attn_implementation, trust_remote_code), so their metrics do not compare; give --model"
         )
     return spaces
 
@@ -174,8 +174,8 @@ def _of_data(args: argparse.Namespace, has_run: bool) -> list[dict[str, Any]]:
         check_same_data(own | {f"--picks {path}": of_picks(path) for path in args.picks}, "--allow-other-data")
     if args.embeddings is None:
         folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code).resolve()
-        space = Space(args.model, folder, trust_remote_code=args.trust_remote_code)
-        digest = short_digest(space.made_from | {"data_sha256": data.sha256()})
+        space = EmbeddingSpace(args.model, folder, trust_remote_code=args.trust_remote_code)
+        digest = short_digest(space.provenance | {"data_sha256": data.sha256()})
         x = embed_rows(space, data, np.arange(n), args.picks[0].parent / "diversity" / f"embeddings-{digest}.npy")
     else:
         x = _checked_embeddings(args.embeddings, n, source)
@@ -188,8 +188,8 @@ def _of_data(args: argparse.Namespace, has_run: bool) -> list[dict[str, Any]]:
 def _check_embeddings_are_of(own: dict[str, dict[str, Any]], args: argparse.Namespace) -> None:
     """own: what is measured -> its provenance. Raises InputError where --embeddings are known to be of other data."""
     if not args.allow_other_data:
-        made_from = of_embeddings(args.embeddings, len(load_embeddings(args.embeddings)))
-        check_same_data(own | {f"--embeddings {args.embeddings}": made_from}, "--allow-other-data")
+        provenance = of_embeddings(args.embeddings, len(load_embeddings(args.embeddings)))
+        check_same_data(own | {f"--embeddings {args.embeddings}": provenance}, "--allow-other-data")
 
 
 def _measure(

@@ -27,7 +27,7 @@ from ..models.load import (
     resolve_model,
 )
 from ..runs.config import Config
-from ..runs.finished import MadeRun
+from ..runs.finished import FinishedRun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,11 +37,11 @@ log = logging.getLogger("diverseevol_fast")
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)  # the last: a file for a folder
 TEXTS = 2  # goes up when fixed_texts changes: embeddings of other texts do not compare
 
-_in_memory: dict[Path, tuple[dict[str, Any], torch.Tensor]] = {}  # by the file that cannot be: made_from, embeddings
+_in_memory: dict[Path, tuple[dict[str, Any], torch.Tensor]] = {}  # by the file that cannot be: provenance, embeddings
 
 
 @dataclass(frozen=True)
-class Space:
+class EmbeddingSpace:
     """A fixed model and what it embeds with: embeddings compare where all but the name and the folder is the same."""
 
     name: str  # of the model, as it was given
@@ -53,14 +53,14 @@ class Space:
     plain_texts: bool = False  # the rows' own texts instead of their training texts
 
     @cached_property
-    def made_from(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What tells the space from others, wherever the model's folder is."""
         settings = ("max_length", "dtype", "attn_implementation", "trust_remote_code")
         plain = {"plain_texts": True} if self.plain_texts else {}
-        return _identity(folder_sha256(self.folder), {name: getattr(self, name) for name in settings} | plain)
+        return _provenance(folder_sha256(self.folder), {name: getattr(self, name) for name in settings} | plain)
 
 
-def fixed_space(run: MadeRun, model: str | None = None, trust_remote_code: bool = False) -> Space:
+def fixed_space(run: FinishedRun, model: str | None = None, trust_remote_code: bool = False) -> EmbeddingSpace:
     """The space of a model with a run's settings.
 
     Args:
@@ -72,18 +72,18 @@ def fixed_space(run: MadeRun, model: str | None = None, trust_remote_code: bool 
     """
     own = run.config.model_name_or_path
     if model in (None, own):
-        return Space(own, run.base_model().resolve(), **_settings(run.config))
+        return EmbeddingSpace(own, run.base_model().resolve(), **_settings(run.config))
     folder = resolve_model(model, run.config.cache_dir, trust_remote_code).resolve()
-    return Space(model, folder, **_settings(run.config) | {"trust_remote_code": trust_remote_code})
+    return EmbeddingSpace(model, folder, **_settings(run.config) | {"trust_remote_code": trust_remote_code})
 
 
-def is_own(run: MadeRun, space: Space) -> bool:
+def is_own(run: FinishedRun, space: EmbeddingSpace) -> bool:
     """Whether it is that of the run's settings and of the model that every round of it began with."""
-    base = run.state.manifest(0)["made_from"]["base_model_sha256"]
-    return space.made_from == _identity(base, _settings(run.config))
+    base = run.state.manifest(0)["provenance"]["base_model_sha256"]
+    return space.provenance == _provenance(base, _settings(run.config))
 
 
-def fixed_embeddings(run: MadeRun, space: Space | None = None, folder: Path | None = None) -> torch.Tensor:
+def fixed_embeddings(run: FinishedRun, space: EmbeddingSpace | None = None, folder: Path | None = None) -> torch.Tensor:
     """Every candidate of a run in one space: [len(run.candidates), D] float32, mapped from a file in a folder.
 
     Position i is row run.candidates[i]. The file survives a crash half-way, and is made once for each space. Where it
@@ -99,11 +99,11 @@ def fixed_embeddings(run: MadeRun, space: Space | None = None, folder: Path | No
         RunError: an embedding that is not finite.
     """
     space = space or fixed_space(run)
-    name = "embeddings.npy" if is_own(run, space) else f"embeddings-{short_digest(space.made_from)}.npy"
+    name = "embeddings.npy" if is_own(run, space) else f"embeddings-{short_digest(space.provenance)}.npy"
     return embed_rows(space, run.data, run.candidates, (folder or run.state.folder / "diversity") / name)
 
 
-def embed_rows(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch.Tensor:
+def embed_rows(space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path) -> torch.Tensor:
     """These rows' texts in the space: [len(rows), D] float32, mapped from the file `store`.
 
     A finished file that was made from the same is opened without loading the model. Where there can be no such file
@@ -114,16 +114,16 @@ def embed_rows(space: Space, data: Data, rows: np.ndarray, store: Path) -> torch
     """
     record = store.with_name(f"{store.name}.source.json")
     rows_sha256 = hashlib.sha256(rows.tobytes()).hexdigest()
-    made_from = {"version": __version__, "data_sha256": data.sha256(), "rows_sha256": rows_sha256} | space.made_from
-    if os.path.exists(store) and kept_record(record) == made_from:  # unlike Path.exists no error for what is closed
+    provenance = {"version": __version__, "data_sha256": data.sha256(), "rows_sha256": rows_sha256} | space.provenance
+    if os.path.exists(store) and kept_record(record) == provenance:  # unlike Path.exists no error for what is closed
         return torch.from_numpy(np.load(store, mmap_mode="c"))
-    if _in_memory.get(store, ({}, None))[0] == made_from:
+    if _in_memory.get(store, ({}, None))[0] == provenance:
         return _in_memory[store][1]
     values, is_kept = _embedded(space, data, rows, store)
     if is_kept:
-        keep_json(record, made_from)
+        keep_json(record, provenance)
     else:
-        _in_memory[store] = made_from, values
+        _in_memory[store] = provenance, values
     return values
 
 
@@ -152,9 +152,9 @@ def _fixed_text(data: Data, row: int, tokenizer: "PreTrainedTokenizerBase", temp
     return text.rstrip().removesuffix(tokenizer.eos_token or "")
 
 
-def short_digest(made_from: dict[str, Any]) -> str:
+def short_digest(provenance: dict[str, Any]) -> str:
     """Eight characters that stand for what a file was made from, in its name."""
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def kept_record(path: Path) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _warn_not_kept(path: Path, error: OSError) -> None:
     log.warning("%s: not kept, made again the next time: it cannot be written (%s)", path, os.strerror(error.errno))
 
 
-def _identity(model_sha256: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _provenance(model_sha256: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"model_sha256": model_sha256, "texts": TEXTS, **settings}
 
 
@@ -200,7 +200,7 @@ def _settings(config: Config) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _embedded(space: Space, data: Data, rows: np.ndarray, store: Path) -> tuple[torch.Tensor, bool]:
+def _embedded(space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path) -> tuple[torch.Tensor, bool]:
     """The embeddings, and whether they are in the file."""
     folder, max_length = space.folder, space.max_length
     options = {"attn_implementation": space.attn_implementation} if space.attn_implementation else {}

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from .._common.errors import InputError, RunError
-from .._common.files import read_json
 from .._common.messages import printable, shown
 from .._common.progress import Progress
 from ..cli.result import Result
@@ -22,10 +21,10 @@ from ..data.batches import token_budget_batches
 from ..data.dataset import load_data
 from ..data.templates import DEFAULTS, TEMPLATES, Template, read_template
 from ..models.load import folder_sha256
-from ..models.token_budget import Limit
-from ..runs.finished import MadeRun, read_run
+from ..models.token_budget import TokenBudget
+from ..runs.finished import FinishedRun, read_run
 from .answer_file import GeneratedFile
-from .generator import NextToken, Respondent
+from .generator import Generator, NextToken
 from .questions import Question, benchmark_name, read_questions
 from .resumable_lines import check_folder
 
@@ -78,7 +77,7 @@ def answer_questions(args: argparse.Namespace) -> Result:
 
 
 def _finished_before(task: Task) -> Result:
-    record = {"file": str(task.file.path), "round": task.r, "figures": read_json(task.file.record)["figures"]}
+    record = {"file": str(task.file.path), "round": task.r, "metrics": task.file.metrics()}
     return Result(f"{task.file.path}: was finished before", record)
 
 
@@ -97,7 +96,7 @@ def _check(args: argparse.Namespace) -> None:
     check_folder(args.output)
 
 
-def _rounds(wanted: list[int] | None, run: MadeRun) -> list[int]:
+def _rounds(wanted: list[int] | None, run: FinishedRun) -> list[int]:
     for r in wanted or []:
         if not 0 <= r < run.rounds:
             raise InputError(f"--rounds: {run.state.folder} has models of rounds 0 to {run.rounds - 1}, got {r}")
@@ -118,13 +117,13 @@ def _benchmarks(paths: list[Path]) -> dict[str, list[Question]]:
     return benchmarks
 
 
-def _template(run: MadeRun) -> tuple[Template, dict[str, str]]:
+def _template(run: FinishedRun) -> tuple[Template, dict[str, str]]:
     """What the run trained on, and what a record says of it."""
     pool, _ = load_data(str(run.state.data_file(0, "labeled")), run.config.columns)
     name = run.config.template or DEFAULTS[pool.schema]
     template = Template(name, pieces=() if name in TEMPLATES else read_template(Path(name)))
     recorded = template.provenance(pool)
-    if recorded.get("template") != run.state.manifest(0)["made_from"].get("template"):
+    if recorded.get("template") != run.state.manifest(0)["provenance"].get("template"):
         raise InputError(f"template {name}: is not what {run.state.folder} was trained with any more; restore the file")
     return template, recorded
 
@@ -137,25 +136,25 @@ def _kind_of_prompt(template: Template, upstream: bool) -> str:
 
 
 def _tasks(
-    r: int, run: MadeRun, benchmarks: dict[str, list[Question]], prompt: dict[str, str], args: argparse.Namespace
+    r: int, run: FinishedRun, benchmarks: dict[str, list[Question]], prompt: dict[str, str], args: argparse.Namespace
 ) -> list[Task]:
     folder = run.state.model_folder(r)
-    made_from: dict[str, Any] = prompt | {
+    provenance: dict[str, Any] = prompt | {
         "model_sha256": folder_sha256(folder), "dtype": args.dtype or run.config.dtype,
         "max_new_tokens": args.max_new_tokens, "temperature": args.temperature,
     }  # fmt: skip
     if _is_adapter(folder):
-        made_from["base_model_sha256"] = folder_sha256(run.base_model())
+        provenance["base_model_sha256"] = folder_sha256(run.base_model())
     if prompt["prompt"] == "upstream":
-        made_from["upstream_text"] = "stripped"  # earlier versions had a line break after "### Response:"
+        provenance["upstream_text"] = "stripped"  # earlier versions had a line break after "### Response:"
     if args.temperature:
-        made_from |= {"top_p": args.top_p, "seed": args.seed}
+        provenance |= {"top_p": args.top_p, "seed": args.seed}
     tasks = []
     for name, questions in benchmarks.items():
         records = json.dumps([(question.id, question.record) for question in questions], sort_keys=True)
         digest = hashlib.sha256(records.encode()).hexdigest()
         path = args.output / name / run.name / f"rd_{r}.jsonl"
-        tasks.append(Task(r, name, questions, GeneratedFile(path, made_from | {"questions_sha256": digest})))
+        tasks.append(Task(r, name, questions, GeneratedFile(path, provenance | {"questions_sha256": digest})))
     return tasks
 
 
@@ -163,16 +162,16 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def _load(r: int, run: MadeRun, template: Template, args: argparse.Namespace) -> Respondent:
+def _load(r: int, run: FinishedRun, template: Template, args: argparse.Namespace) -> Generator:
     folder = run.state.model_folder(r)
-    return Respondent(
+    return Generator(
         folder, template, dtype=args.dtype or run.config.dtype, attn_implementation=run.config.attn_implementation,
         trust_remote_code=args.trust_remote_code, base=run.base_model() if _is_adapter(folder) else None,
     )  # fmt: skip
 
 
 def _answer_round(
-    tasks: list[Task], model: Respondent, kind: str, args: argparse.Namespace, log_prompt: bool
+    tasks: list[Task], model: Generator, kind: str, args: argparse.Namespace, log_prompt: bool
 ) -> list[Result]:
     """Answer what is not answered yet, file by file. log_prompt: one prompt is logged."""
     if log_prompt:
@@ -181,18 +180,18 @@ def _answer_round(
         log.info("question %s of %s, as the model sees it:\n%s", shown(first.id), tasks[0].name, prompt)
     prompts = [model.token_ids(task.questions, kind) for task in tasks]
     room = [_room(task, of_task, model.positions, args) for task, of_task in zip(tasks, prompts, strict=True)]
-    limit, told = Limit(args.max_tokens_per_batch), []
+    limit, told = TokenBudget(args.max_tokens_per_batch), []
     for task, of_task, most in zip(tasks, prompts, room, strict=True):
         with task.file.held():
             if task.file.is_finished():  # by another process, while the model was loaded
                 told.append(_finished_before(task))
                 continue
             _answer(task, of_task, most, model, limit, args)
-            figures = task.file.finish(task.questions)
-        facts = f"{figures['questions']} answers, {len(figures['empty'])} empty, {len(figures['cut'])} cut for length"
+            metrics = task.file.finish(task.questions)
+        facts = f"{metrics['questions']} answers, {len(metrics['empty'])} empty, {len(metrics['cut'])} cut for length"
         log.info("round %d: %s: %s; %d tokens in %.1f s, %.0f tokens/s", task.r, task.name, facts,
-                 figures["tokens"], figures["seconds"], figures["tokens_per_second"])  # fmt: skip
-        record = {"file": str(task.file.path), "round": task.r, "figures": figures}
+                 metrics["tokens"], metrics["seconds"], metrics["tokens_per_second"])  # fmt: skip
+        record = {"file": str(task.file.path), "round": task.r, "metrics": metrics}
         told.append(Result(f"{task.file.path}: {facts}", record))
     return told
 
@@ -231,7 +230,12 @@ def _batches(tokens: np.ndarray, most: np.ndarray, max_tokens: int) -> list[np.n
 
 
 def _answer(
-    task: Task, prompts: list[list[int]], most: np.ndarray, model: Respondent, limit: Limit, args: argparse.Namespace
+    task: Task,
+    prompts: list[list[int]],
+    most: np.ndarray,
+    model: Generator,
+    limit: TokenBudget,
+    args: argparse.Namespace,
 ) -> None:
     """Answer the questions that the task's file does not have yet, with at most `most` tokens each, int64 [Q]."""
     tokens, kept = most + np.array([len(prompt) for prompt in prompts]), len(task.file.answers)
@@ -250,7 +254,7 @@ def _answer(
 
 
 def _answer_batch(
-    task: Task, places: list[int], prompts: list[list[int]], most: np.ndarray, model: Respondent,
+    task: Task, places: list[int], prompts: list[list[int]], most: np.ndarray, model: Generator,
     args: argparse.Namespace,
 ) -> float:  # fmt: skip
     """Answer the questions at these places and keep the answers; returns tokens/s."""

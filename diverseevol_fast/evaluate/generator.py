@@ -12,7 +12,7 @@ from .answer_file import Generated
 from .questions import Question
 
 
-class Respondent:
+class Generator:
     """A model and its tokenizer. Of the model's own settings for generation nothing holds but its end tokens."""
 
     def __init__(self, folder: Path, template: Template, *, trust_remote_code: bool, **options):

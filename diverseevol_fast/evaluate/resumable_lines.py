@@ -10,6 +10,7 @@ from .._common.errors import InputError
 from .._common.files import sync_folder
 from .._common.json_lines import parse
 from .._common.messages import shown
+from .._common.provenance import recorded
 from .._common.reading import check_plain, parse_json
 
 MOST_DIFFERING = 240  # characters about what differs, in a message
@@ -18,13 +19,13 @@ Lines = list[tuple[int, dict[str, Any]]]  # each with its number in the file
 
 
 class ResumableLines:
-    """`with ResumableLines(path, made_from) as file: file.append({...})`: held by this process, closed to others.
+    """`with ResumableLines(path, provenance) as file: file.append({...})`: held by this process, closed to others.
 
     `lines` are those that were there, without the first, which says what all of them are made from.
     """
 
-    def __init__(self, path: Path, made_from: dict[str, Any]):
-        self.path, self.made_from = path, made_from
+    def __init__(self, path: Path, provenance: dict[str, Any]):
+        self.path, self.provenance = path, provenance
         self.lines: Lines = []
         self._file: BinaryIO | None = None
 
@@ -58,10 +59,10 @@ class ResumableLines:
     def _take_up(self) -> None:
         self._file.seek(0)
         whole = _whole_lines(self._file.read())
-        self.lines = _read(self.path, whole, self.made_from)
+        self.lines = _read(self.path, whole, self.provenance)
         self._file.truncate(len(whole))
         if not whole:
-            self.append({"made_from": self.made_from})
+            self.append({"provenance": self.provenance})
             sync_folder(self.path.parent)
 
 
@@ -76,7 +77,7 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"--output: expected {folder} to be a folder, but {there} is a file; name another")
 
 
-def read_lines(path: Path, made_from: dict[str, Any]) -> Lines:
+def read_lines(path: Path, provenance: dict[str, Any]) -> Lines:
     """The lines of a file that nobody need hold; none where there is no file. A last one that is cut off is left out.
 
     Raises:
@@ -86,10 +87,10 @@ def read_lines(path: Path, made_from: dict[str, Any]) -> Lines:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
-    return _read(path, _whole_lines(content), made_from)
+    return _read(path, _whole_lines(content), provenance)
 
 
-def check_made_from(path: Path, before: Any, now: dict[str, Any]) -> None:
+def check_provenance(path: Path, before: Any, now: dict[str, Any]) -> None:
     """A file was made from what is at hand now.
 
     Raises:
@@ -110,12 +111,12 @@ def check_made_from(path: Path, before: Any, now: dict[str, Any]) -> None:
         )
 
 
-def made_from_of(record: str | bytes) -> Any:
+def provenance_of(record: str | bytes) -> Any:
     """What a JSON object says that it was made from; None where it is none, or does not say."""
     try:
-        value = parse_json(record if isinstance(record, str) else record.decode(), "made_from")
-        check_plain(value, "made_from")
-        return value["made_from"]
+        value = parse_json(record if isinstance(record, str) else record.decode(), "provenance")
+        check_plain(value, "provenance")
+        return recorded(value)
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -146,11 +147,11 @@ def _whole_lines(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _read(path: Path, whole: bytes, made_from: dict[str, Any]) -> Lines:
+def _read(path: Path, whole: bytes, provenance: dict[str, Any]) -> Lines:
     if not whole:
         return []
     first = whole[: whole.index(b"\n")]
-    check_made_from(path, made_from_of(first), made_from)
+    check_provenance(path, provenance_of(first), provenance)
     try:
         rest = whole[len(first) :].decode()  # begins with the first line's end, so that lines keep their numbers
         return parse(path, rest) if rest.strip() else []

@@ -58,7 +58,7 @@ def _free(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-class Limit:
+class TokenBudget:
     """The tokens that a batch may hold now; what is larger is run in parts."""
 
     def __init__(self, tokens: int):

@@ -43,7 +43,7 @@ class Config:
     train_args: dict[str, Any] = field(default_factory=dict)  # transformers.TrainingArguments
 
     output_dir: str | None = None
-    unseen: dict[str, Any] | None = None  # {key: [values]}: rows of these kinds are kept from the pool, for a loss
+    held_out_groups: dict[str, Any] | None = None  # {key: [values]}: these rows are in no pool, and have a loss
     seed: int = 0
     dtype: str = "float32"  # of the weights
     attn_implementation: str | None = None
@@ -67,6 +67,7 @@ class Config:
 # Settings that may differ when a run is continued: they do not say what is picked (batches change an embedding in its
 # last bits alone). The template is compared by what it says, not by its file's name, and so are the rows that
 # skip_broken leaves.
+OLDER_KEYS = {"unseen": "held_out_groups"}  # of version 0.1, still read
 FREE_KEYS = ("output_dir", "result_dir_name", "report_to", "keep_embeddings", "cache_dir", "full_data_path",
              "model_name_or_path", "max_tokens_per_batch", "template", "skip_broken")  # fmt: skip
 
@@ -94,6 +95,10 @@ def make_config(values: dict[str, Any]) -> Config:
         InputError: an unknown key, a missing one, a bad value.
     """
     known = {f.name: f for f in fields(Config)}
+    for older, name in OLDER_KEYS.items():
+        if older in values and name in values:
+            raise InputError(f"config: {older} is the older name of {name}; expected one of the two, got both")
+    values = {OLDER_KEYS.get(key, key): value for key, value in values.items()}
     for key in values:
         if key not in known:
             raise InputError(f"config: unknown key '{shown(key)}'{nearest(key, known)}")
@@ -180,11 +185,12 @@ def _check_values(config: Config) -> None:
             f"config: evol_schedule_name: expected {' or '.join(SCHEDULES)}, got '{shown(config.evol_schedule_name)}'"
         )
     _check_strategy(config)
-    for key, kinds in (config.unseen or {}).items():
+    for key, kinds in (config.held_out_groups or {}).items():
+        place = f"config: held_out_groups.{shown(key)}"
         if not isinstance(kinds, list) or not kinds:
-            raise InputError(f"config: unseen.{shown(key)}: expected a list of values, got {shown(repr(kinds))}")
+            raise InputError(f"{place}: expected a list of values, got {shown(repr(kinds))}")
         if not all(isinstance(kind, str | int | float | None) for kind in kinds):
-            raise InputError(f"config: unseen.{shown(key)}: expected texts or numbers, got {shown(repr(kinds))}")
+            raise InputError(f"{place}: expected texts or numbers, got {shown(repr(kinds))}")
     if config.dtype not in DTYPES:
         raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, got '{shown(config.dtype)}'")
     if config.embed_dtype not in (None, *DTYPES[:3]):

@@ -20,7 +20,7 @@ BATCH_TOKENS = 1024  # padding included: logits take far more room than states
 RESAMPLES = 2000
 
 
-def evaluate_held_out(
+def evaluate_loss(
     model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, name: str
 ) -> dict[str, float | list[float]]:
     """The loss on `rows`, of which one has a response token: mean negative log-likelihood, in nats, of such tokens.

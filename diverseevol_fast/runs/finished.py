@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from .._common.errors import InputError
-from .._common.files import read_record
 from ..data.dataset import Data, load_data
 from ..models.load import SMALL_LLAMA, resolve_model
 from .config import Config, make_config
-from .inputs import split, unseen_rows
+from .inputs import held_out_group_rows, split
 from .state import RunState
 
 
 @dataclass(frozen=True)
-class MadeRun:
+class FinishedRun:
     """A run's folder, read and never written but for what is derived from it."""
 
     state: RunState
@@ -35,7 +34,7 @@ class MadeRun:
     @cached_property
     def _loaded(self) -> tuple[Data, list[int]]:
         data, empty = load_data(self.config.full_data_path, self.config.columns, skip_broken=self.config.skip_broken)
-        if data.sha256() != self.state.manifest(0)["made_from"]["data_sha256"]:
+        if data.sha256() != self.state.manifest(0)["provenance"]["data_sha256"]:
             raise InputError(f"{self.config.full_data_path}: has changed since the run in {self.state.folder} was made")
         return data, empty
 
@@ -52,7 +51,7 @@ class MadeRun:
     def candidates(self) -> np.ndarray:
         """The row numbers that the pool was chosen from, ascending: not held out, not left out. Errors: as data."""
         data, empty = self._loaded
-        return split(len(data.rows), [*empty, *unseen_rows(data, empty, self.config)], self.config)[0]
+        return split(len(data.rows), [*empty, *held_out_group_rows(data, empty, self.config)], self.config)[0]
 
     def base_model(self) -> Path:
         """The folder of the model that every round began with.
@@ -65,14 +64,14 @@ class MadeRun:
         return resolve_model(self.config.model_name_or_path, self.config.cache_dir, self.config.trust_remote_code)
 
 
-def read_run(folder: Path) -> MadeRun:
+def read_run(folder: Path) -> FinishedRun:
     """A run's folder.
 
     Raises:
         InputError: it is none, no round has a model yet, or its records were damaged or changed since.
     """
     state = RunState(folder)
-    if not state.identity_file.is_file():
+    if not state.provenance_file.is_file():
         raise InputError(f"{folder}: expected the folder of a run (with state/run.json); name its output_dir")
     rounds = 0
     while state.model_folder(rounds).is_dir():
@@ -81,5 +80,5 @@ def read_run(folder: Path) -> MadeRun:
         raise InputError(f"{folder}: no round has a model yet; give its diverseevol run command again first")
     state.check_selected(rounds)
     last = max((r for r in range(rounds) if state.manifest_file(r).exists()), default=0)
-    made_with = [read_record(state.manifest_file(r), "config", "made_from") for r in (0, last)]
-    return MadeRun(state, make_config(made_with[-1]["config"]), rounds)
+    made_with = [state.manifest(r, "config", "provenance") for r in (0, last)]
+    return FinishedRun(state, make_config(made_with[-1]["config"]), rounds)

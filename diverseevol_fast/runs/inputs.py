@@ -33,7 +33,7 @@ from ..models.load import (
 )
 from ..ops import backends
 from .config import FREE_KEYS, Config
-from .state import RunState, build_folder, check_identity, record_identity
+from .state import RunState, build_folder, check_provenance, record_provenance
 from .training import lora_config, training_arguments, translate_train_args
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ KCENTER_OPS = ("min_sqdist", "update_argmax", "pick_block")
 
 
 @dataclass(frozen=True)
-class Given:
+class RunInputs:
     """What every round works on."""
 
     data: Data
@@ -55,17 +55,17 @@ class Given:
     template: Template
     base: Path  # the base model's folder
     candidates: np.ndarray  # row numbers that may be picked, ascending: not held out, not empty
-    held_out: np.ndarray  # row numbers of the held-out part
-    unseen: np.ndarray  # row numbers of the kinds that the config keeps from the pool
+    validation: np.ndarray  # row numbers of the validation rows
+    held_out_groups: np.ndarray  # row numbers of the kinds that the config keeps from the pool
     initial_pool: list[int]  # row numbers, in the order drawn
-    identity: dict[str, Any]  # what the run is made from
+    provenance: dict[str, Any]  # what the run is made from
 
     def positions(self, rows: list[int]) -> np.ndarray:
         """Where row numbers stand among the candidates."""
         return np.searchsorted(self.candidates, np.array(rows, dtype=np.int64))
 
 
-def prepare(config: Config, state: RunState) -> Given:
+def prepare(config: Config, state: RunState) -> RunInputs:
     """Load and check everything a run needs, before it changes anything but its own folder.
 
     Raises:
@@ -83,16 +83,16 @@ def prepare(config: Config, state: RunState) -> Given:
             f"{data.source}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "
             "remove them, or leave them aside with --skip_empty true"
         )
-    unseen = unseen_rows(data, empty, config)
-    candidates, held_out, initial_pool = split(len(data.rows), [*empty, *unseen], config)
+    held_out_groups = held_out_group_rows(data, empty, config)
+    candidates, validation, initial_pool = split(len(data.rows), [*empty, *held_out_groups], config)
     base = _base_model(config, data, state)
     tokenizer = load_tokenizer(base, config.trust_remote_code)
     _complete(tokenizer, config.model_name_or_path)
     template = choose_template(config.template, data, tokenizer)
     template.check_trainable()
     length = usable_length(config.model_max_length, _model_config(base, config), tokenizer)
-    identity = _identity(config, data, base) | template.provenance(data)
-    before = check_identity(state, identity)
+    provenance = _provenance(config, data, base) | template.provenance(data)
+    before = check_provenance(state, provenance)
     begun = before is not None
     if begun:
         if distributed.is_first():
@@ -112,17 +112,19 @@ def prepare(config: Config, state: RunState) -> Given:
             f"model_max_length {length} cuts the response of every row of the initial pool away (the longest row has "
             f"{longest} tokens or more); raise it"
         )
-    for name, rows in (("val_set_size", held_out), ("unseen", unseen)):
+    for name, rows in (("val_set_size", validation), ("held_out_groups", held_out_groups)):
         if len(rows) and not any(tokens.has_response(row) for row in rows):
             raise InputError(f"model_max_length {length} cuts the response of every row of {name} away; raise it")
-    if before != identity:
+    if before != provenance:
         _check_strategy(config, base, len(candidates))
         remove_embeddings(state.base_embeddings_file)  # of other settings
         if not begun:
             tokens.save(state.tokens_file)  # made once: a chat template may print the day's date
             state.record_manifest(0, {"tokens_sha256": file_sha256(state.tokens_file)})
-        record_identity(state, identity)
-    return Given(data, tokens, tokenizer, template, base, candidates, held_out, unseen, initial_pool, identity)
+        record_provenance(state, provenance)
+    return RunInputs(
+        data, tokens, tokenizer, template, base, candidates, validation, held_out_groups, initial_pool, provenance
+    )
 
 
 def _check_backend(schedule: str) -> None:
@@ -147,25 +149,25 @@ def _check_strategy(config: Config, base: Path, candidates: int) -> None:
         check_head(load_causal_lm(base, dtype=config.dtype, trust_remote_code=config.trust_remote_code, base=base))
 
 
-def unseen_rows(data: Data, empty: list[int], config: Config) -> np.ndarray:
-    """The rows, ascending, whose values under config.unseen's keys are among those that it lists; not the empty ones.
+def held_out_group_rows(data: Data, empty: list[int], config: Config) -> np.ndarray:
+    """The rows, ascending, that have one of config.held_out_groups' values under its key; not the empty ones.
 
     Raises:
         InputError: a value that no row has.
     """
-    wanted = {(key, value) for key, values in (config.unseen or {}).items() for value in values}
+    wanted = {(key, value) for key, values in (config.held_out_groups or {}).items() for value in values}
     found = {pair: [row for row, fields in enumerate(data.rows) if fields.get(pair[0]) == pair[1]] for pair in wanted}
     for (key, value), rows in found.items():
         if not rows:
-            raise InputError(f"config: unseen: no row of {data.source} has {value!r} under '{key}'")
+            raise InputError(f"config: held_out_groups: no row of {data.source} has {value!r} under '{key}'")
     return np.setdiff1d([row for rows in found.values() for row in rows], empty).astype(np.int64)
 
 
 def split(n: int, left_out: list[int], config: Config) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Candidates and held-out rows (both ascending), and the initial pool: seeded draws without replacement.
+    """Candidates and validation rows (both ascending), and the initial pool: seeded draws without replacement.
 
     Raises:
-        InputError: the data has too few rows for the held-out part and all rounds.
+        InputError: the data has too few rows for the validation rows and all rounds.
     """
     usable = np.setdiff1d(np.arange(n), np.array(left_out, dtype=np.int64))
     wanted = config.init_label_num + config.n_round * config.n_query
@@ -176,21 +178,21 @@ def split(n: int, left_out: list[int], config: Config) -> tuple[np.ndarray, np.n
             f"{wanted + config.val_set_size} needs more"
         )
     shuffled = np.random.default_rng(config.seed).permutation(usable)
-    held_out = np.sort(shuffled[: config.val_set_size])
+    validation = np.sort(shuffled[: config.val_set_size])
     initial_pool = shuffled[config.val_set_size :][: config.init_label_num]
-    return np.setdiff1d(usable, held_out), held_out, initial_pool.tolist()
+    return np.setdiff1d(usable, validation), validation, initial_pool.tolist()
 
 
-def write_pool_files(state: RunState, r: int, given: Given, pool: list[int]) -> None:
+def write_pool_files(state: RunState, r: int, inputs: RunInputs, pool: list[int]) -> None:
     """data/rd_<r>_labeled.json, in pick order, and rd_<r>_unlabeled.json, in the data's order."""
-    rest = np.setdiff1d(given.candidates, np.array(pool, dtype=np.int64))
+    rest = np.setdiff1d(inputs.candidates, np.array(pool, dtype=np.int64))
     for part, rows in (("labeled", pool), ("unlabeled", rest)):
         path = state.data_file(r, part)
         if not path.exists():
-            write_rows(path, [given.data.rows[row] for row in rows])
+            write_rows(path, [inputs.data.rows[row] for row in rows])
 
 
-def record_manifest(state: RunState, r: int, given: Given, config: Config) -> None:
+def record_manifest(state: RunState, r: int, inputs: RunInputs, config: Config) -> None:
     """state/rd_<r>/manifest.json: what this round was made from and with."""
     import torch
     from transformers import set_seed
@@ -205,9 +207,9 @@ def record_manifest(state: RunState, r: int, given: Given, config: Config) -> No
         name: hashlib.sha256(value.encode() if isinstance(value, str) else value.numpy().tobytes()).hexdigest()
         for name, value in states.items()
     }
-    made_from = {"round": r, "seed": config.seed, "random_state_sha256": digests, "config": asdict(config),
-                 "template": given.template.name}  # fmt: skip
-    state.record_manifest(r, made_from | {"made_from": given.identity, "versions": versions(),
+    provenance = {"round": r, "seed": config.seed, "random_state_sha256": digests, "config": asdict(config),
+                 "template": inputs.template.name}  # fmt: skip
+    state.record_manifest(r, provenance | {"provenance": inputs.provenance, "versions": versions(),
                                "processes": distributed.world()})  # fmt: skip
 
 
@@ -252,7 +254,7 @@ def _complete(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def _identity(config: Config, data: Data, base: Path) -> dict[str, Any]:
+def _provenance(config: Config, data: Data, base: Path) -> dict[str, Any]:
     template = templates.PROMPT + templates.PROMPT_WITH_INPUT
     settings = {f"config.{key}": value for key, value in asdict(config).items() if key not in FREE_KEYS}
     return settings | {

@@ -7,8 +7,8 @@ from .state import RunState
 
 COLUMNS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("pool", lambda m: m["pool"], "d"),
-    ("held-out loss", lambda m: m["train"]["held_out_loss"], ".4f"),
-    ("unseen loss", lambda m: m["train"]["unseen_loss"], ".4f"),
+    ("validation loss", lambda m: m["train"]["validation_loss"], ".4f"),
+    ("held-out groups loss", lambda m: m["train"]["held_out_groups_loss"], ".4f"),
     ("train loss", lambda m: m["train"]["train_loss"], ".4f"),
     ("radius", lambda m: m["select"]["radius"], ".4g"),
     ("train s", lambda m: m["train"]["seconds"], ".1f"),

@@ -28,11 +28,11 @@ COMMON = {  # by heading; what a new user looks at
         "init_label_num": "rows of the initial pool, drawn at random",
         "n_round": "rounds of selection after that",
         "n_query": "rows that each round adds to the pool",
-        "seed": "of the initial pool, the held-out rows and training",
+        "seed": "of the initial pool, the validation rows and training",
     },
     "How it is judged": {
         "val_set_size": "rows held out, never in the pool, for a loss in every round",
-        "unseen": "{key: [values]}: rows with these values are in no pool and have a loss of their own",
+        "held_out_groups": "{key: [values]}: rows with these values are in no pool and have a loss of their own",
     },
     "Training": {
         "train_args": "any of transformers.TrainingArguments; what is not here is at its default",

@@ -5,7 +5,7 @@
     state/run.json                                      what the run was made from; compared when it is continued
     state/tokens.npz                                    the rows' token ids
     state/rd_<r>/selected.json                          the rows that joined the pool in round r, in pick order
-    state/rd_<r>/metrics.json, manifest.json            figures; hashes, versions, random states
+    state/rd_<r>/metrics.json, manifest.json            metrics; hashes, versions, random states
 
 A stage is finished when its last file stands: selected.json for selection, output/rd_<r>/ for training. A round's
 manifest has the SHA-256 of selected.json, round 0's of tokens.npz too, and the SHA-256 of the model with its files'
@@ -37,6 +37,15 @@ FREE_UNTIL_SELECTED = {"config.n_query", "config.evol_schedule_name", "config.wh
                        "config.max_random_times", "config.vendi_argmax_rank", "config.embed_dtype"}  # fmt: skip
 
 
+# What version 0.1 wrote in a run's records.
+OLDER_NAMES = {
+    "made_from": "provenance", "config.unseen": "config.held_out_groups",
+    "held_out_loss": "validation_loss", "held_out_interval": "validation_interval",
+    "held_out_seconds": "validation_seconds", "unseen_loss": "held_out_groups_loss",
+    "unseen_interval": "held_out_groups_interval", "unseen_seconds": "held_out_groups_seconds",
+}  # fmt: skip
+
+
 class RunState:
     """Paths and records of one run folder."""
 
@@ -44,7 +53,7 @@ class RunState:
         self.folder = folder
 
     @property
-    def identity_file(self) -> Path:
+    def provenance_file(self) -> Path:
         return self.folder / "state" / "run.json"
 
     @property
@@ -110,7 +119,7 @@ class RunState:
 
     def forget(self) -> None:
         """Remove all records of a run of which nothing was trained."""
-        self.identity_file.unlink()
+        self.provenance_file.unlink()
         self.tokens_file.unlink(missing_ok=True)
         for folder in (*self.folder.glob("state/rd_*"), self.folder / "data", self.folder / "output"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -176,18 +185,24 @@ class RunState:
 
     def metrics(self, r: int) -> dict[str, Any]:
         path = self.round_folder(r) / "metrics.json"
-        return read_record(path) if path.exists() else {}
+        return read_record(path, older_names=OLDER_NAMES) if path.exists() else {}
 
     def record_metrics(self, r: int, **stages: dict[str, Any]) -> None:
-        """Add a stage's figures to the round's."""
+        """Add a stage's metrics to the round's."""
         if distributed.is_first():
             write_json(self.round_folder(r) / "metrics.json", self.metrics(r) | stages)
 
     def manifest_file(self, r: int) -> Path:
         return self.round_folder(r) / "manifest.json"
 
-    def manifest(self, r: int) -> dict[str, Any]:
-        return read_record(self.manifest_file(r)) if self.manifest_file(r).exists() else {}
+    def manifest(self, r: int, *keys: str) -> dict[str, Any]:
+        """The round's manifest, empty where there is none yet.
+
+        Raises:
+            InputError: one of `keys` is not in it.
+        """
+        path = self.manifest_file(r)
+        return read_record(path, *keys, older_names=OLDER_NAMES) if path.exists() else {}
 
     def record_manifest(self, r: int, entries: dict[str, Any]) -> None:
         """Add entries to the round's manifest."""
@@ -270,7 +285,7 @@ def open_run(folder: Path, restart: bool = False) -> Iterator[RunState]:
         try:
             yield state
         finally:
-            if not state.identity_file.exists() and not state.has_stages():
+            if not state.provenance_file.exists() and not state.has_stages():
                 _leave_nothing(folder)
                 if aside and not folder.exists():  # the new start was refused
                     aside.rename(folder)
@@ -307,39 +322,39 @@ def _leave_nothing(folder: Path) -> None:
             path.rmdir()
 
 
-def check_identity(state: RunState, identity: dict[str, Any]) -> dict[str, Any] | None:
+def check_provenance(state: RunState, provenance: dict[str, Any]) -> dict[str, Any] | None:
     """What the run was begun from before; None when it was not, or nothing of it was trained with these settings.
 
     Raises:
         InputError: it was begun from something else; says from what.
     """
-    if not state.identity_file.exists():
+    if not state.provenance_file.exists():
         if state.has_stages():
             raise InputError(
-                f"{state.identity_file}: is missing, though stages are finished, and nothing says what they were made "
-                "from; put it back, or begin anew with --restart, which keeps this folder aside"
+                f"{state.provenance_file}: is missing, though stages are finished, and nothing says what they were "
+                "made from; put it back, or begin anew with --restart, which keeps this folder aside"
             )
         return None
-    before = read_record(state.identity_file)
-    if before != identity and not state.is_anything_trained():
+    before = read_record(state.provenance_file, older_names=OLDER_NAMES)
+    if before != provenance and not state.is_anything_trained():
         log.info("%s: begun with other settings, but nothing was trained: beginning anew", state.folder)
         state.forget()
         return None
     free = set() if state.is_anything_selected() else FREE_UNTIL_SELECTED
-    if identity["config.evol_schedule_name"] != "OneShotKCenterSampling":  # which chooses for all rounds at once
+    if provenance["config.evol_schedule_name"] != "OneShotKCenterSampling":  # which chooses for all rounds at once
         free = free | {"config.n_round"}
-    fixed, now = ({key: value for key, value in one.items() if key not in free} for one in (before, identity))
+    fixed, now = ({key: value for key, value in one.items() if key not in free} for one in (before, provenance))
     differing = differences(fixed, now, "the run")
     if differing:
         raise InputError(
             f"{state.folder}: an output of another run; name another output_dir, or begin anew with --restart, which "
             f"keeps this one aside. {'; '.join(differing)}"
         )
-    for change in differences(before, identity, "the run"):
+    for change in differences(before, provenance, "the run"):
         log.info("%s", change)
     return before
 
 
-def record_identity(state: RunState, identity: dict[str, Any]) -> None:
+def record_provenance(state: RunState, provenance: dict[str, Any]) -> None:
     """The run is begun, from this."""
-    write_json(state.identity_file, identity)
+    write_json(state.provenance_file, provenance)

@@ -96,7 +96,7 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
         if name not in known:
             raise InputError(f"config: train_args: unknown key '{shown(name)}'{nearest(name, known)}")
     if args.get("eval_strategy", "no") != "no":
-        raise InputError("config: train_args.eval_strategy: expected 'no'; for a held-out loss set val_set_size")
+        raise InputError("config: train_args.eval_strategy: expected 'no'; for a validation loss set val_set_size")
     if args.get("tf32") and not torch.cuda.is_available():
         args.pop("tf32")
         notes.append("train_args: tf32 is dropped: no CUDA device here")

@@ -14,7 +14,7 @@ from .traversal import KCenterResult, kcenter
 ROWS_AT_ONCE = 65_536
 
 
-def kcenter_shared(x: Any, k: int, centers: Sequence[int] | None, seed: int = 0) -> KCenterResult:
+def kcenter_distributed(x: Any, k: int, centers: Sequence[int] | None, seed: int = 0) -> KCenterResult:
     """As kcenter, of rows that every process has at hand, such as a memory map; called by all of them.
 
     A process alone calls kcenter. The picks are the same for any number of processes.

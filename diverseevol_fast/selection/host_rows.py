@@ -103,7 +103,7 @@ class HostRows:
         Each tile comes with the place of its first row.
         """
         copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        lanes = [_Lane(size, self.x, self.device, copies) for _ in range(2 if count > size else 1)]
+        lanes = [_StagingBuffer(size, self.x, self.device, copies) for _ in range(2 if count > size else 1)]
         for i, start in enumerate(range(0, count, size)):
             lane, stop = lanes[i % 2], min(start + size, count)
             if numbers is None:
@@ -114,7 +114,7 @@ class HostRows:
             lane.worked_on()
 
 
-class _Lane:
+class _StagingBuffer:
     """Host memory for some rows and a tile for as many on the device: filled, sent, worked on, and again."""
 
     def __init__(self, size: int, x: torch.Tensor, device: torch.device, copies: "torch.cuda.Stream | None"):

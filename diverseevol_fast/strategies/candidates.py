@@ -13,7 +13,7 @@ from ..embedding.precision import in_dtype
 from ..embedding.store import read_whole_npy
 from ..models.load import folder_sha256, load_causal_lm
 from ..runs.config import Config
-from ..runs.inputs import Given
+from ..runs.inputs import RunInputs
 from ..runs.state import FREE_UNTIL_SELECTED, RunState
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ class Candidates:
         r: int,
         pool: list[int],
         last_model: "PreTrainedModel | None",
-        given: Given,
+        inputs: RunInputs,
         config: Config,
         state: RunState,
     ):
         """last_model: that of round r - 1; None: it is read when it is asked for. pool: row numbers."""
-        self.r, self.given, self.config, self.state = r, given, config, state
-        self.pool = given.positions(pool).tolist()
+        self.r, self.inputs, self.config, self.state = r, inputs, config, state
+        self.pool = inputs.positions(pool).tolist()
         self._given_model = last_model
 
     def __len__(self) -> int:
-        return len(self.given.candidates)
+        return len(self.inputs.candidates)
 
     def embedded(self) -> Embeddings:
         """By the model of the round before, the pool first."""
@@ -51,8 +51,8 @@ class Candidates:
 
     def embedded_by_base(self) -> torch.Tensor:
         """By the base model: [N, D]. Embedded once in a run."""
-        base, store = self.given.base, self.state.base_embeddings_file
-        finished = read_whole_npy(store)  # this run's, whose identity was checked
+        base, store = self.inputs.base, self.state.base_embeddings_file
+        finished = read_whole_npy(store)  # this run's, whose provenance was checked
         if finished is not None and finished.shape[0] == len(self):
             return torch.from_numpy(finished)
         self._given_model = None  # its memory is needed for the base model
@@ -74,26 +74,26 @@ class Candidates:
         config = self.config
         return load_causal_lm(
             folder, dtype=config.dtype, attn_implementation=config.attn_implementation,
-            trust_remote_code=config.trust_remote_code, base=self.given.base,
+            trust_remote_code=config.trust_remote_code, base=self.inputs.base,
         )  # fmt: skip
 
     def _embed(
         self, encoder: Encoder, model_sha256: str, store: Path, first: list[int], compared: bool = False
     ) -> Embeddings:
-        given, config = self.given, self.config
+        inputs, config = self.inputs, self.config
         log.info("round %d: embedding %d rows", self.r, len(self))
-        encoder, changes = in_dtype(encoder, config.embed_dtype, given.tokens, given.candidates, compared=compared)
+        encoder, changes = in_dtype(encoder, config.embed_dtype, inputs.tokens, inputs.candidates, compared=compared)
         embedded = embed_tokens(
-            encoder, given.tokens, given.candidates,
+            encoder, inputs.tokens, inputs.candidates,
             store=store,
-            made_from={key: value for key, value in given.identity.items() if key not in NOT_OF_EMBEDDINGS} | {
-                "model_sha256": model_sha256, "tokens_sha256": given.tokens.sha256(),
+            provenance={key: value for key, value in inputs.provenance.items() if key not in NOT_OF_EMBEDDINGS} | {
+                "model_sha256": model_sha256, "tokens_sha256": inputs.tokens.sha256(),
             },
             first=first,
             replace=True,
             max_tokens_per_batch=config.max_tokens_per_batch,
         )  # fmt: skip
-        if embedded.figures:
-            self.state.record_metrics(self.r, embed=embedded.figures | changes)
+        if embedded.metrics:
+            self.state.record_metrics(self.r, embed=embedded.metrics | changes)
         log.info("round %d: selecting among %d rows, %d of them in the pool", self.r, len(self), len(self.pool))
         return embedded

@@ -20,7 +20,7 @@ class Picks:
     """Positions among the candidates, in pick order."""
 
     positions: list[int]
-    figures: dict[str, float | str]  # seconds, without those of the embedding, and what else the strategy knows
+    metrics: dict[str, float | str]  # seconds, without those of the embedding, and what else the strategy knows
     sqdist: list[float] | None = None  # K-Center: each one's squared distance to its nearest centre when picked
 
 
@@ -109,9 +109,9 @@ def _farthest(candidates: Candidates, x: torch.Tensor, k: int) -> Picks:
     except ValueError as error:
         raise InputError(f"config: {error}") from error
     picks = _of_kcenter(kcenter(x, k, candidates.pool, progress=True))
-    return replace(picks, figures=picks.figures | {"seconds": time.perf_counter() - began})
+    return replace(picks, metrics=picks.metrics | {"seconds": time.perf_counter() - began})
 
 
 def _of_kcenter(result: KCenterResult) -> Picks:
-    figures = {"seconds": result.seconds, "passes": result.passes, "backend": result.backend}
-    return Picks(result.indices.tolist(), figures, result.sqdist.tolist())
+    metrics = {"seconds": result.seconds, "passes": result.passes, "backend": result.backend}
+    return Picks(result.indices.tolist(), metrics, result.sqdist.tolist())

@@ -13,7 +13,7 @@ from ..._common.errors import InputError
 from ..._common.json_lines import listed
 from ...cli.result import Result
 from ...data.dataset import write_rows
-from ..resumable_lines import check_folder, check_made_from
+from ..resumable_lines import check_folder, check_provenance
 from .answer_pairs import Answer, pair_answers
 from .endpoint import Endpoint, check_url
 from .judgements import judgement_line, read_judgements
@@ -43,9 +43,9 @@ def judge_answers(args: argparse.Namespace) -> Result:
     check_url(args.base_url)
     pairs = pair_answers(args.answers, args.reference)
     output = _output(args)
-    made_from = _made_from(args.model, pairs)
-    written = _written(output, made_from)
-    left = _left(pairs, written | stored_replies(partial_of(output), made_from))
+    provenance = _provenance(args.model, pairs)
+    written = _written(output, provenance)
+    left = _left(pairs, written | stored_replies(partial_of(output), provenance))
     if args.dry_run:
         return _estimate(left, len(pairs), args.max_tokens)
     complete = not _left(pairs, written)
@@ -53,18 +53,18 @@ def judge_answers(args: argparse.Namespace) -> Result:
         partial_of(output).unlink(missing_ok=True)  # left by a kill just after the output got its name
     else:
         endpoint = _endpoint(args) if left else None
-        written = _complete(args, pairs, output, made_from, endpoint)
+        written = _complete(args, pairs, output, provenance, endpoint)
     told, scores = _told(output, pairs, written, complete), _scores(output)
     return Result(f"{told.text}\n\n{scores.text}", told.record | scores.record)
 
 
 def _complete(
-    args: argparse.Namespace, pairs: list[Pair], output: Path, made_from: dict[str, Any], endpoint: Endpoint | None
+    args: argparse.Namespace, pairs: list[Pair], output: Path, provenance: dict[str, Any], endpoint: Endpoint | None
 ) -> dict[Key, Reply]:
     """Ask what is left and write the output; returns all replies."""
-    with held_replies(partial_of(output), made_from) as file:
+    with held_replies(partial_of(output), provenance) as file:
         # Read once more: another process may have finished it before this one held the file.
-        written = _written(output, made_from)
+        written = _written(output, provenance)
         left = _left(pairs, written | file.replies)
         if left:
             log.info(
@@ -75,7 +75,7 @@ def _complete(
             ask_all(endpoint or _endpoint(args), left, args.concurrency, file)
         replies = written | file.replies
         names = _names(args.answers, args.reference)
-        write_rows(output, (judgement_line(*pair, names, replies, made_from) for pair in pairs))
+        write_rows(output, (judgement_line(*pair, names, replies, provenance) for pair in pairs))
         file.remove()
     return replies
 
@@ -102,8 +102,8 @@ def _output(args: argparse.Namespace) -> Path:
     return output
 
 
-def _made_from(model: str, pairs: list[Pair]) -> dict[str, Any]:
-    """What replies.MADE_FROM lists: of the files' content, however it is laid out."""
+def _provenance(model: str, pairs: list[Pair]) -> dict[str, Any]:
+    """What replies.PROVENANCE lists: of the files' content, however it is laid out."""
     return {
         "model": model,
         "prompt_sha256": PROMPT_SHA256,
@@ -126,11 +126,11 @@ def _names(answers: Path, reference: Path) -> tuple[str, str]:
     return str(Path(*one[-parts:])), str(Path(*other[-parts:]))
 
 
-def _written(output: Path, made_from: dict[str, Any]) -> dict[Key, Reply]:
+def _written(output: Path, provenance: dict[str, Any]) -> dict[Key, Reply]:
     """The replies in a finished file; lines that were taken out of it are asked again."""
     replies = {}
     for judgement in read_judgements(output) if output.exists() else []:
-        check_made_from(output, judgement.made_from, made_from)
+        check_provenance(output, judgement.provenance, provenance)
         for order in (0, 1):
             replies[judgement.key, order] = judgement.reply(output, order)
     return replies

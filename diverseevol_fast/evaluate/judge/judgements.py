@@ -7,9 +7,10 @@ from typing import Any
 from ..._common.errors import InputError
 from ..._common.json_lines import id_of, parse, read_text, text_of
 from ..._common.messages import shown
+from ..._common.provenance import recorded
 from .answer_pairs import Answer
 from .prompt import parse_scores
-from .replies import MADE_FROM, Key, Reply, partial_of, reply_of, unfinished
+from .replies import PROVENANCE, Key, Reply, partial_of, reply_of, unfinished
 
 NOT_PARSED = [-1.0, -1.0]  # what public judge scripts write for a reply without scores; ours is null
 SMALLEST, LARGEST = 1e-6, 1e6  # of scores, whatever their sign
@@ -27,7 +28,7 @@ class Judgement:
     scores: tuple[tuple[float, float] | None, tuple[float, float] | None]  # (model's, reference's) by order; None: none
     responses: tuple[str, str]  # replies as they came, by order
     calls: tuple[Any, Any]  # how they came, by order; of ours
-    made_from: dict[str, Any] | None  # what replies.MADE_FROM lists; of ours
+    provenance: dict[str, Any] | None  # what replies.PROVENANCE lists; of ours
     answer_length: dict[str, dict[str, float]] | None  # [model, reference][characters, words]; of ours
 
     def reply(self, path: Path, order: int) -> Reply:
@@ -50,7 +51,7 @@ class Judgement:
     @property
     def compared(self) -> str:
         """Who was judged, by whom where that is known."""
-        judge = f", judged by {shown(self.made_from['model'], 40)}" if self.made_from else ""
+        judge = f", judged by {shown(self.provenance['model'], 40)}" if self.provenance else ""
         return f"{shown(self.model, 40)} against {shown(self.reference, 40)}{judge}"
 
 
@@ -80,7 +81,7 @@ def read_judgements(path: Path) -> list[Judgement]:
             )
         seen.add(judgement.key)
         pair = judgement.model, judgement.reference
-        if pair != (first.model, first.reference) or judgement.made_from != first.made_from:
+        if pair != (first.model, first.reference) or judgement.provenance != first.provenance:
             raise InputError(
                 f"{path}, question {shown(judgement.question_id, 40)}: {judgement.compared}, but the first line "
                 f"{first.compared}; expected judgements of one model by one judge in a file"
@@ -89,7 +90,7 @@ def read_judgements(path: Path) -> list[Judgement]:
 
 
 def judgement_line(
-    answer: Answer, reference: Answer, names: tuple[str, str], replies: dict[Key, Reply], made_from: dict[str, Any]
+    answer: Answer, reference: Answer, names: tuple[str, str], replies: dict[Key, Reply], provenance: dict[str, Any]
 ) -> dict[str, Any]:
     """The line of a question whose two replies are there; beside the public keys how it was made, and lengths.
 
@@ -97,7 +98,7 @@ def judgement_line(
         answer, reference: of one question.
         names: of the model and of the reference.
         replies: by question and order.
-        made_from: what replies.MADE_FROM lists.
+        provenance: what replies.PROVENANCE lists.
     """
     line: dict[str, Any] = {"question_id": answer.question_id, "question_text": answer.question}
     for order in (0, 1):
@@ -108,7 +109,7 @@ def judgement_line(
         line[f"response_QUERY{order}"] = reply.text
         line[f"call_QUERY{order}"] = {name: value for name, value in asdict(reply).items() if name != "text"}
     line["answer_length"] = {"model": answer.length, "reference": reference.length}
-    line["made_from"] = made_from
+    line["provenance"] = provenance
     return line
 
 
@@ -132,25 +133,25 @@ def _judgement(place: str, row: dict[str, Any]) -> Judgement:
         (_scores(place, row, 0), _scores(place, row, 1)),
         (text_of(place, row, "response_QUERY0"), text_of(place, row, "response_QUERY1")),
         (row.get("call_QUERY0"), row.get("call_QUERY1")),
-        _made_from(place, row),
+        _provenance(place, row),
         _answer_length(place, row),
     )
 
 
-def _made_from(place: str, row: dict[str, Any]) -> dict[str, Any] | None:
-    made_from = row.get("made_from")
-    if made_from is not None and not _is_made_from(made_from):
+def _provenance(place: str, row: dict[str, Any]) -> dict[str, Any] | None:
+    provenance = recorded(row)
+    if provenance is not None and not _is_made_from(provenance):
         raise InputError(
-            f"{place}: made_from: expected an object with {', '.join(MADE_FROM)}, got {shown(made_from, 60)}"
+            f"{place}: provenance: expected an object with {', '.join(PROVENANCE)}, got {shown(provenance, 60)}"
         )
-    return made_from
+    return provenance
 
 
 def _is_made_from(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and set(value) == set(MADE_FROM)
-        and all(type(value[name]) is (int if name == "questions" else str) for name in MADE_FROM)
+        and set(value) == set(PROVENANCE)
+        and all(type(value[name]) is (int if name == "questions" else str) for name in PROVENANCE)
     )
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from ..._common.errors import InputError
 from ..._common.messages import shown
+from ..._common.provenance import recorded
 from ..._common.reading import parse_json
 from ..resumable_lines import Lines, ResumableLines, read_lines
 
-MADE_FROM = (  # what a reply depends on, beside the question and the order
+PROVENANCE = (  # what a reply depends on, beside the question and the order
     "model",  # the judge
     "prompt_sha256",
     "answers_sha256",
@@ -65,23 +66,23 @@ def partial_of(output: Path) -> Path:
     return output.with_name(output.name + ".partial")
 
 
-def stored_replies(path: Path, made_from: dict[str, Any]) -> dict[Key, Reply]:
+def stored_replies(path: Path, provenance: dict[str, Any]) -> dict[Key, Reply]:
     """The replies in a partial file; none where there is no file. A last line that is cut off does not count.
 
     Raises:
         InputError: they were made from something else; a line is damaged.
     """
-    return _replies(path, read_lines(path, made_from))
+    return _replies(path, read_lines(path, provenance))
 
 
 @contextmanager
-def held_replies(path: Path, made_from: dict[str, Any]) -> Iterator["ReplyFile"]:
+def held_replies(path: Path, provenance: dict[str, Any]) -> Iterator["ReplyFile"]:
     """A partial file, made where there is none, that no other process writes to meanwhile.
 
     Raises:
         InputError: as stored_replies; another process holds it.
     """
-    with ResumableLines(path, made_from) as lines:
+    with ResumableLines(path, provenance) as lines:
         yield ReplyFile(lines)
 
 
@@ -116,10 +117,10 @@ def _replies(path: Path, lines: Lines) -> dict[Key, Reply]:
 def unfinished(path: Path, text: str) -> str | None:
     """How far a partial file has come, as a sentence; None where `text` is not one."""
     first, *lines = text.split("\n")
-    if not first.startswith('{"made_from": '):
+    if not first.startswith(('{"provenance": ', '{"made_from": ')):
         return None
     try:
-        questions = parse_json(first, str(path), 1)["made_from"]["questions"]
+        questions = recorded(parse_json(first, str(path), 1))["questions"]
         if not is_count(questions):
             raise ValueError("no number of questions")
         whole = (parse_json(line, str(path)) for line in filter(None, lines[:-1]))

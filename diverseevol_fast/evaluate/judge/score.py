@@ -84,8 +84,8 @@ def scores_of(
             the reference's scores sum to zero; `answers` or `reference` have other questions.
     """
     judgements = read_judgements(path)
-    made_from = judgements[0].made_from or {}
-    _check_complete(path, judgements, made_from.get("questions"))
+    provenance = judgements[0].provenance or {}
+    _check_complete(path, judgements, provenance.get("questions"))
     scored = [judgement for judgement in judgements if None not in judgement.scores]
     if not scored:
         raise InputError(f"{path}: no question has scores in both orders, so there is nothing to sum")
@@ -103,7 +103,7 @@ def scores_of(
         file=str(path),
         model=judgements[0].model,
         reference=judgements[0].reference,
-        judge=made_from.get("model"),
+        judge=provenance.get("model"),
         questions=len(scored),
         relative_score=float(100 * sums[:, 0].sum() / sums[:, 1].sum()),
         low=low,

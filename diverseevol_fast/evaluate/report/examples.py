@@ -9,7 +9,7 @@ import torch
 from ..._common.files import read_json
 from ..._common.progress import Progress
 from ...data.dataset import Data
-from ...runs.finished import MadeRun
+from ...runs.finished import FinishedRun
 
 EXAMPLES = 4  # of a round: its first picks
 KINDS = ("family", "task", "category", "source", "dataset", "type")  # keys under which rows say of what kind they are
@@ -68,7 +68,7 @@ class Picked:
     joined: list[np.ndarray]  # by round, the places among the candidates of the rows that joined
 
 
-def look_at(run: MadeRun, x: torch.Tensor, plane: Plane) -> Picked:
+def look_at(run: FinishedRun, x: torch.Tensor, plane: Plane) -> Picked:
     """What the run picked. x: [len(run.candidates), D] float32, the candidates' embeddings by a fixed model."""
     data, candidates = run.data, run.candidates
     pool = run.pool(run.rounds - 1)
@@ -129,7 +129,7 @@ def plane_of(x: torch.Tensor) -> Plane:
     return Plane(mean, axes, shown, shares[0] if first else None)
 
 
-def _example(place: int, nth: int, run: MadeRun, r: int, texts: list[Text], embedded: torch.Tensor) -> Example:
+def _example(place: int, nth: int, run: FinishedRun, r: int, texts: list[Text], embedded: torch.Tensor) -> Example:
     """The pick at `place` of the final pool, the nth of round r. embedded: the pool's, [pool, D] float64."""
     sqdist = read_json(run.state.round_folder(r) / "selected.json")["sqdist"]
     own = sqdist[nth] ** 0.5 if sqdist and sqdist[nth] is not None else None

@@ -9,7 +9,7 @@ from .seeds import Line, Point, Record, line_of
 
 Read = Callable[[Record, int], Point | None]
 
-HELD_OUT_LOSS, UNSEEN_LOSS = "Held-out loss", "Loss on unseen kinds"
+VALIDATION_LOSS, HELD_OUT_GROUPS_LOSS = "Validation loss", "Loss on held-out groups"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Metric:
     label: str  # the name, or what stands for it in charts, whose font lacks some of its characters
 
 
-def stage_figure(stage: str, key: str) -> Read:
+def stage_metric(stage: str, key: str) -> Read:
     """A figure of a round's metrics."""
 
     def read(record: Record, r: int) -> Point | None:
@@ -42,7 +42,7 @@ def stage_figure(stage: str, key: str) -> Read:
 
 
 def loss_on(rows: str) -> Read:
-    """With its bootstrap interval, where the run recorded one. rows: "held_out" or "unseen"."""
+    """With its bootstrap interval, where the run recorded one. rows: "validation" or "held_out_groups"."""
 
     def read(record: Record, r: int) -> Point | None:
         train = record.metrics[r].get("train", {})
@@ -78,7 +78,7 @@ def metrics_of(block: Block) -> list[Metric]:
     unit = "nats per response token"
     known = [
         Metric(name, unit, loss_on(rows), False, name)
-        for name, rows in ((HELD_OUT_LOSS, "held_out"), (UNSEEN_LOSS, "unseen"))
+        for name, rows in ((VALIDATION_LOSS, "validation"), (HELD_OUT_GROUPS_LOSS, "held_out_groups"))
     ]
     for place, test in enumerate(tests, 1):
         name = f"Relative Score: {test}"
@@ -142,7 +142,7 @@ def caveats(block: Block, shown: Sequence[str]) -> list[str]:
     """What keeps losses on one data set from being compared. shown: the metrics' names."""
     configs = [record.run.config for line in block.lines for record in line.records]
     found = []
-    if {HELD_OUT_LOSS, UNSEEN_LOSS}.isdisjoint(shown):
+    if {VALIDATION_LOSS, HELD_OUT_GROUPS_LOSS}.isdisjoint(shown):
         return found
     if len({config.model_name_or_path for config in configs}) > 1:
         found.append("The runs have different base models: losses of other tokens do not compare.")
@@ -150,14 +150,14 @@ def caveats(block: Block, shown: Sequence[str]) -> list[str]:
         found.append(
             "The runs cut rows at different lengths (model_max_length): losses of other tokens do not compare."
         )
-    if len({json.dumps(config.unseen, sort_keys=True) for config in configs}) > 1:
-        found.append("The runs keep different kinds from their pools (unseen): losses of other rows do not compare.")
-    if HELD_OUT_LOSS not in shown:
+    if len({json.dumps(config.held_out_groups, sort_keys=True) for config in configs}) > 1:
+        found.append("The runs keep different groups out of their pools: losses of other rows do not compare.")
+    if VALIDATION_LOSS not in shown:
         return found
     if len({config.val_set_size for config in configs}) > 1:
         found.append("The runs hold different numbers of rows out: losses of other rows do not compare.")
     if len({config.seed for config in configs if config.val_set_size > 0}) > 1:
-        found.append("The seed draws the held-out rows: runs of different seeds are tested on different rows.")
+        found.append("The seed draws the validation rows: runs of different seeds are tested on different rows.")
     return found
 
 

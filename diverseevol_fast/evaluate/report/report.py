@@ -13,13 +13,13 @@ from ... import __version__
 from ..._common.errors import InputError
 from ..._common.files import atomic_path
 from ...cli.result import Result
-from ...runs.finished import MadeRun, read_run
+from ...runs.finished import FinishedRun, read_run
 from ..judge.score import Scores, scores_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..evaluation_encoder import Space
+    from ..evaluation_encoder import EmbeddingSpace
     from .metrics import Block
     from .sections import Draw
     from .seeds import Record
@@ -97,7 +97,7 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
         longest = [count + more for count, more in zip(longest, alike, strict=True)]
 
 
-def match_judgements(files: Sequence[Path], runs: Sequence[MadeRun]) -> Judged:
+def match_judgements(files: Sequence[Path], runs: Sequence[FinishedRun]) -> Judged:
     """The scores of judgement files <test>/<run>/rd_<r>*.jsonl, for the runs and rounds that their paths name.
 
     A test is called by its folder, the reference and, where the file says it, the judge.
@@ -123,7 +123,7 @@ def match_judgements(files: Sequence[Path], runs: Sequence[MadeRun]) -> Judged:
 
 
 def look_at_runs(
-    runs: Sequence[MadeRun], names: Sequence[str], judged: Judged, folders: Sequence[Path | None]
+    runs: Sequence[FinishedRun], names: Sequence[str], judged: Judged, folders: Sequence[Path | None]
 ) -> "list[Record]":
     """Measures the runs. Those on one data set are embedded in one space: plain texts by the first one's base model.
 
@@ -135,11 +135,11 @@ def look_at_runs(
     from .examples import Plane, look_at, plane_of
     from .seeds import Record
 
-    spaces: dict[str, Space] = {}  # by data set
+    spaces: dict[str, EmbeddingSpace] = {}  # by data set
     planes: dict[str, Plane] = {}  # the same
     records = []
     for place, (run, name) in enumerate(zip(runs, names, strict=True)):
-        data = _made_from(run, "data_sha256")
+        data = _provenance(run, "data_sha256")
         space = spaces[data] = spaces.get(data) or replace(fixed_space(run), plain_texts=True)
         log.info("report: %s", name)
         metrics = [run.state.metrics(r) for r in range(run.rounds)]
@@ -204,7 +204,7 @@ def blocks_of(records: "Sequence[Record]") -> "list[Block]":
 
     by_data: dict[str, list[Record]] = {}
     for record in records:
-        by_data.setdefault(_made_from(record.run, "data_sha256"), []).append(record)
+        by_data.setdefault(_provenance(record.run, "data_sha256"), []).append(record)
     titles = [Path(group[0].run.config.full_data_path).name for group in by_data.values()]
     return [
         Block(title if titles.count(title) == 1 else f"{title} ({digest[:8]})", lines_of(group))
@@ -217,7 +217,7 @@ def _files(output: Path) -> Path:
     return output.with_name(f"{output.stem}_files")
 
 
-def _run_and_round(path: Path, runs: Sequence[MadeRun]) -> tuple[int, int]:
+def _run_and_round(path: Path, runs: Sequence[FinishedRun]) -> tuple[int, int]:
     name = path.resolve().parent.name
     found = [place for place, run in enumerate(runs) if run.name == name]
     number = ROUND.match(path.name)
@@ -235,5 +235,5 @@ def _run_and_round(path: Path, runs: Sequence[MadeRun]) -> tuple[int, int]:
     return found[0], r
 
 
-def _made_from(run: MadeRun, key: str) -> str:
-    return run.state.manifest(0)["made_from"][key]
+def _provenance(run: FinishedRun, key: str) -> str:
+    return run.state.manifest(0)["provenance"][key]

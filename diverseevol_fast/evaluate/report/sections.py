@@ -19,7 +19,7 @@ from .metrics import (
     series,
     side,
     spread,
-    stage_figure,
+    stage_metric,
     values,
 )
 from .page import NOTHING, Html, details, element, join, number_or_nothing, table
@@ -29,11 +29,11 @@ Draw = Callable[[str, Figure, str, object], Html]  # name of the chart, the char
 
 POOL = "rows in the pool"
 STAGES = {  # what a round's time goes into
-    "training": stage_figure("train", "seconds"),
-    "held-out loss": stage_figure("train", "held_out_seconds"),
-    "unseen loss": stage_figure("train", "unseen_seconds"),
-    "embedding": stage_figure("embed", "seconds"),
-    "selection": stage_figure("select", "seconds"),
+    "training": stage_metric("train", "seconds"),
+    "validation loss": stage_metric("train", "validation_seconds"),
+    "held-out groups loss": stage_metric("train", "held_out_groups_seconds"),
+    "embedding": stage_metric("embed", "seconds"),
+    "selection": stage_metric("select", "seconds"),
 }
 CHARTED = {"covering_radius": "distance", "vendi": "effective number of rows"}  # and units; all are in the tables
 LONGEST_SLUG = 80  # characters; with what is put before and after it a file's name has at most 255 bytes
@@ -95,7 +95,7 @@ def diversity_section(block: Block, draw: Draw) -> Html:
         yardstick = _yardstick(block, name)
         shown = _lines(block.lines, measure(name), entry["title"], unit, yardstick, xlim=_sizes(block))
         charts.append(draw(_slug(entry["title"]), *shown, f"{meaning(entry)}{_bands_of_measures(block)}"))
-    own = stage_figure("select", "radius")
+    own = stage_metric("select", "radius")
     alone = [line_of(record) for line in block.lines for record in line.records]
     measured = [line for line in alone if any(line.points(own))]
     radii = [_own_radii(measured, own)] if measured else []
@@ -128,10 +128,10 @@ def cost_section(block: Block, draw: Draw) -> Html:
             draw(f"seconds-{place + 1}", chart, f"{title}. {words}.", f"By stage, one above the other.{mean}")
         )
         columns = {  # and how their numbers are written
-            "train loss": (values(line, stage_figure("train", "train_loss")), "#.4g"),
+            "train loss": (values(line, stage_metric("train", "train_loss")), "#.4g"),
             **{f"{name}, s": (stage, ",.2f") for name, stage in parts.items()},
             "all, s": (total, ",.2f"),
-            "tokens/s": (values(line, stage_figure("embed", "tokens_per_second")), ",.0f"),
+            "tokens/s": (values(line, stage_metric("embed", "tokens_per_second")), ",.0f"),
         }
         rows = [
             [r, f"{size:,}", *(number_or_nothing(column[r], form) for column, form in columns.values())]

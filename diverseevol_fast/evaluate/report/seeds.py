@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...models.load import SMALL_LLAMA
-from ...runs.finished import MadeRun
+from ...runs.finished import FinishedRun
 from ..judge.score import Scores
 from .examples import Picked
 
@@ -25,7 +25,7 @@ class Point(NamedTuple):
 class Record:
     """A run and what was found out about it."""
 
-    run: MadeRun
+    run: FinishedRun
     name: str  # no other run's in the report
     label: str  # the name, or what stands for it in charts, whose font lacks some of its characters
     metrics: list[dict[str, Any]]  # by round
@@ -83,7 +83,7 @@ def line_of(record: Record) -> Line:
     return Line(record.name, [record], record.label)
 
 
-def strategy(run: MadeRun) -> str:
+def strategy(run: FinishedRun) -> str:
     """How the run chose rows."""
     components = run.config.whiten_n_components or 0
     return run.config.evol_schedule_name + (f", whitened to {components}" if components > 0 else "")
@@ -127,10 +127,10 @@ def _mass(angle: float, degrees: int) -> float:
     return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
-def _settings(run: MadeRun) -> str:
+def _settings(run: FinishedRun) -> str:
     """What runs that differ in their seed alone have in common. builtin:small-llama is made from the seed."""
-    made_from = run.state.manifest(0)["made_from"]
-    same = {key: value for key, value in made_from.items() if key != "config.seed"}
+    provenance = run.state.manifest(0)["provenance"]
+    same = {key: value for key, value in provenance.items() if key != "config.seed"}
     if run.config.model_name_or_path == SMALL_LLAMA:
         same["base_model_sha256"] = SMALL_LLAMA
     return repr(sorted(same.items()))

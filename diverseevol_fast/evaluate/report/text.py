@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from .metrics import HELD_OUT_LOSS, UNSEEN_LOSS, Block
+from .metrics import HELD_OUT_GROUPS_LOSS, VALIDATION_LOSS, Block
 from .page import Html, element, join, table
 from .sections import meaning
 from .seeds import Record, strategy
@@ -14,10 +14,10 @@ INTRODUCTION = (
     "the base model on the larger pool."
 )
 GUIDE = {
-    HELD_OUT_LOSS: "Mean cross-entropy of a response token, in nats, over rows that were never in the pool; lower is "
+    VALIDATION_LOSS: "Mean cross-entropy of a response token, in nats, over rows that were never in the pool; lower is "
     "better. Those rows are drawn from the same data set: the loss says how well the pool stands for that data set, "
     "not how well the model answers other questions. Models with different tokenizers do not compare.",
-    UNSEEN_LOSS: "The same over rows of kinds that the run's settings keep out of every pool.",
+    HELD_OUT_GROUPS_LOSS: "The same over rows of kinds that the run's settings keep out of every pool.",
     "Relative Score": "100 x the sum of the model's scores / the sum of the reference's, over all questions and both "
     "orders of showing the answers, as a judge model rates them; above 100 is better than the reference answers. The "
     "sums are pooled, which is not the mean of the questions' ratios. A judge has preferences of its own, for length "
