@@ -23,7 +23,7 @@ wheel-test: $(STAMP)
 	bash tests/wheel.sh
 
 test-anomalib: .venv-anomalib/.installed
-	.venv-anomalib/bin/python -m pytest tests/test_compat_anomalib.py
+	.venv-anomalib/bin/python -m pytest tests/compat/test_anomalib.py
 
 # The extension's tests with AddressSanitizer and UBSan.
 sanitize: $(STAMP)

@@ -70,8 +70,8 @@ case $piece in
     # ahead of time for other GPUs needs none. Unquoted: two words, or none.
     workers=$(python -c 'import xdist' 2>/dev/null && echo "-n 12" || true)
     step "tests" 90 python -m pytest -v -p no:cacheprovider $workers --timeout 60 -k "not compiles_for_gpus" \
-      tests/test_gpu.py tests/test_triton.py tests/test_cuda.py tests/test_self_check.py tests/test_check_problems.py tests/test_audit.py \
-      tests/test_pooling.py tests/test_logits.py tests/test_stream.py tests/test_host_rows.py tests/test_traversal.py
+      tests/ops/test_{gpu,triton,cuda,self_check,check_problems,audit,masked_mean_pool,logit_stats}.py \
+      tests/selection/test_{stream,host_rows,traversal}.py
     ;;
   measure)
     if command -v compute-sanitizer >/dev/null; then

@@ -6,15 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.config import TINY
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a Triton kernel is defined
 os.environ["HF_HUB_OFFLINE"] = "1"
-
-TINY = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "max_position_embeddings": 256,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +72,7 @@ def settings(tmp_path, data_file, tiny_model) -> dict:
 @pytest.fixture
 def judge_environment(monkeypatch):
     """A judge's key is set, and no proxy stands before the loopback."""
-    from judged import KEY
+    from support.judge_fixtures import KEY
 
     monkeypatch.setenv("JUDGE_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -85,15 +81,13 @@ def judge_environment(monkeypatch):
 @pytest.fixture
 def files(tmp_path):
     """Three answers and their reference answers."""
-    from judged import Files
+    from support.judge_fixtures import Files
 
     return Files(tmp_path, 3)
 
 
-def write_config(folder: Path, settings: dict) -> Path:
-    """Save settings as YAML."""
-    import yaml
+@pytest.fixture
+def two_groups():
+    from support import model_families
 
-    path = folder / "config.yml"
-    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return path
+    return model_families.two_groups()

@@ -10,7 +10,8 @@ trap 'rm -rf "$outside"' EXIT
 
 "$python" -m pip install --quiet --no-deps --ignore-requires-python --target "$outside/packages" "$checkout"
 "$python" -m pip install --quiet --target "$outside/tools" pytest pytest-timeout hypothesis
-cp "$checkout"/tests/{conftest,restated,test_kcenter,test_compat,test_pooling,test_traversal,test_stream}.py "$outside"
+cp -r "$checkout"/tests/{conftest.py,support,compat/test_adapters.py,ops/test_masked_mean_pool.py} "$outside"
+cp "$checkout"/tests/selection/test_{kcenter,traversal,stream}.py "$outside"
 cd "$outside"
 export PYTHONPATH="$outside/packages:$outside/tools"
 "$python" - <<'PY'

@@ -15,6 +15,7 @@ sys.modules[spec.name] = diverseevol_fast._native = module
 spec.loader.exec_module(module)
 
 here = Path(__file__).parent
-files = [str(here / f"test_{name}.py") for name in ("pooling", "kcenter", "traversal", "stream", "host_rows")]
+files = [str(here / "ops" / "test_masked_mean_pool.py")]
+files += [str(here / "selection" / f"test_{name}.py") for name in ("kcenter", "traversal", "stream", "host_rows")]
 # Address space and peak memory mean nothing under AddressSanitizer; Triton's interpreter tests no C++.
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", "not memory and not triton", *files]))

@@ -13,7 +13,7 @@ if command -v nvcc >/dev/null; then export DEF_CUDA=on DEF_CUDA_ARCHS=90a; fi
 python3 -m venv "$outside/venv"
 "$outside/venv/bin/pip" install --quiet "$outside"/dist/*.whl pytest
 
-cp "$checkout"/tests/{conftest,test_pooling,test_kcenter}.py "$outside"
+cp -r "$checkout"/tests/{conftest.py,support,ops/test_masked_mean_pool.py,selection/test_kcenter.py} "$outside"
 cd "$outside"
 venv/bin/python - "$checkout" <<'PY'
 import os
@@ -31,4 +31,4 @@ sys.exit(
 )
 PY
 venv/bin/diverseevol env
-venv/bin/python -m pytest -q -p no:cacheprovider test_pooling.py test_kcenter.py
+venv/bin/python -m pytest -q -p no:cacheprovider test_masked_mean_pool.py test_kcenter.py

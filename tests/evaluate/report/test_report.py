@@ -1,0 +1,443 @@
+"""The report: what it says of a real run, that it is well-formed and self-contained, and how a browser takes it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from support.config import write_config
+
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.embedding.embed import embed
+from diverseevol_fast.evaluate.report.report import look_at_runs
+from diverseevol_fast.models.load import load_encoder, load_tokenizer
+from diverseevol_fast.runs.finished import read_run
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NASTY = '<script>console.log(7)</script><img src="http://127.0.0.1:9/x">'
+ODD = "_$1 <b>&--> 漢字"  # a run's name that charts, HTML and the charts' font each have trouble with
+VOID = {"meta", "link", "br", "img", "hr", "path", "use", "rect", "image"}
+
+
+class Page(HTMLParser):
+    """Elements that are open, what is fetched from elsewhere, and the visible text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.fetched, self.texts, self.ids, self.images = [], [], [], [], 0
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag in ("svg", "img"):
+            self.images += 1
+            assert given.get("aria-label" if tag == "svg" else "alt"), "a picture that nothing describes"
+        self.ids += [given["id"]] if "id" in given else []
+        for name in ("src", "srcset", "data", "href", "xlink:href"):
+            target = given.get(name) or ""
+            if name in given and not (tag == "a" and name == "href") and not target.startswith(("data:", "#")):
+                self.fetched.append((tag, target))
+        if tag == "script" or any(name.startswith("on") for name in given):
+            self.fetched.append((tag, "script"))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, rows, tiny_model):
+    """Finished runs over data with markup in it: K-Center of two seeds and random; and one round on other data."""
+    folder = tmp_path_factory.mktemp("report")
+    changed = [row | {"instruction": f"{NASTY} {row['instruction']} \U0001f98a 漢字"} for row in rows]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed), encoding="utf-8")
+    settings = {
+        "full_data_path": str(folder / "rows.jsonl"), "model_name_or_path": str(tiny_model), "model_max_length": 256,
+        "val_set_size": 10, "init_label_num": 6, "n_round": 2, "n_query": 5,
+        "train_args": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
+    }  # fmt: skip
+    (folder / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    other = {"full_data_path": str(folder / "other.jsonl"), "n_round": 0, "val_set_size": 0}
+    for name, more in (
+        ("kc", {}), ("kc-1", {"seed": 1}), ("rnd", {"evol_schedule_name": "RandomSampling"}), (ODD, other),
+    ):  # fmt: skip
+        config = write_config(folder, settings | more | {"output_dir": str(folder / name)})
+        assert main(["run", str(config), "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    output = made / "page.html"
+    assert main(["report", str(made / "kc"), str(made / "rnd"), "--output", str(output), "--quiet"]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def larger_page(made):
+    """Of all runs, one of them judged: two of one strategy, and one of another data set."""
+    judged = made / "vicuna" / "kc-1" / "rd_2_vs_chat.jsonl"
+    judged.parent.mkdir(parents=True)
+    line = {"question_id": 1, "question_text": "?", "eval_QUERY0": [9, 10], "eval_QUERY1": [6, 10]}
+    for order, (first, second) in enumerate([("ours", NASTY), (NASTY, "ours")]):
+        line |= {
+            f"assistant1_QUERY{order}": first,
+            f"assistant2_QUERY{order}": second,
+            f"response_QUERY{order}": "9 10",
+        }
+    judged.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    runs = [str(made / name) for name in ("kc", "kc-1", "rnd", ODD)]
+    output = made / "all.html"
+    assert main(["report", *runs, "--judgements", str(judged), "--output", str(output), "--quiet"]) == 0
+    return output
+
+
+def parts(page):
+    """The page's sections by their headings' ids, as elements."""
+    text = page.read_text(encoding="utf-8")
+    main = ElementTree.fromstring(text[text.index("<main>") : text.index("</main>") + len("</main>")])
+    return {section.find("h2").get("id"): section for section in main.iter("section")}
+
+
+def cells(section, caption):
+    """Of the one table of a section whose caption begins so: by its rows' heads, the cells' texts."""
+    (found,) = (each for each in section.iter("table") if "".join(each.find("caption").itertext()).startswith(caption))
+    rows = [[" ".join(cell.itertext()) for cell in row] for row in found.find("tbody")]
+    return {head: rest for head, *rest in rows}
+
+
+def test_the_page_says_what_the_runs_are(made, page):
+    facts = cells(parts(page)["runs"], "Settings of the runs.")
+    assert facts["strategy"] == ["KCenterSampling", "RandomSampling"]
+    assert facts["rows"] == ["90; 80 candidates, 10 held out"]  # the same of both
+    assert facts["finished"] == ["3 of 3 rounds, counted from 0"]
+    assert facts["seed"] == ["0"]
+
+
+def test_the_page_says_how_good_the_models_are(made, page):
+    found = {
+        name: [json.loads((made / name / f"state/rd_{r}/metrics.json").read_text())["train"] for r in range(3)]
+        for name in ("kc", "rnd")
+    }
+    told = {
+        name: [
+            "{:#.4g} ({:#.4g} to {:#.4g})".format(one["validation_loss"], *one["validation_interval"]) for one in rounds
+        ]
+        for name, rounds in found.items()
+    }
+    quality = parts(page)["quality"]
+    assert cells(quality, "Validation loss, round by round.") == {
+        str(r): [str(6 + 5 * r), told["kc"][r], told["rnd"][r]] for r in range(3)
+    }
+    lines = quality.find(".//table/tbody")
+    for line, (name, rounds) in zip(lines, found.items(), strict=True):
+        best = min(range(3), key=lambda r: rounds[r]["validation_loss"])
+        assert [" ".join(cell.itertext()) for cell in line] == [
+            "Validation loss", name, str(best), told[name][best], "2", told[name][2],
+        ]  # fmt: skip
+
+
+def test_the_page_says_how_diverse_the_pools_are(made, page):
+    diversity = parts(page)["diversity"]
+    for name in ("kc", "rnd"):
+        (kept,) = (made / name / "diversity").glob("measures-*.json")  # of kc, and of rnd in kc's space
+        measured = json.loads(kept.read_text())
+        table = cells(diversity, f"{name}: each pool")
+        assert len(table) == len(measured["measures"])
+        for key, entry in measured["measures"].items():
+            for r, cell in enumerate(table[entry["title"]]):
+                one = measured["rounds"][r]
+                random, value = one["random"][key], one["values"][key]
+                told = [float(number.replace(",", "")) for number in re.findall(r"-?[\d.,]+(?:e[+-]\d+)?", cell)]
+                wanted = [value, random["mean"], random["low"], random["high"]]
+                assert told == pytest.approx(wanted, rel=1e-3)
+                above, below = value > random["high"], value < random["low"]
+                more, less = (above, below) if entry["higher_is_more_diverse"] else (below, above)
+                assert ("▲" in cell, "▼" in cell) == (more, less)
+
+
+def test_seeds_are_one_line_and_data_sets_are_apart(made, larger_page):
+    text = "".join(Page(larger_page.read_text(encoding="utf-8")).texts)
+    losses = [
+        json.loads((made / name / "state/rd_2/metrics.json").read_text())["train"]["validation_loss"]
+        for name in ("kc", "kc-1")
+    ]
+    mean, half = sum(losses) / 2, 12.706204736 * abs(losses[0] - losses[1]) / 2  # t of one degree of freedom
+    assert f"{mean:#.4g}({mean - half:#.4g} to {mean + half:#.4g})" in text  # a cell: the figure, then its interval
+    assert "KCenterSampling, 2 seeds" in text
+    assert "Data set: rows.jsonl" in text
+    assert "Data set: other.jsonl" in text
+    assert "Figures of different data sets do not compare" in text
+    assert ODD in text
+    assert "run 4: " in larger_page.read_text(encoding="utf-8")  # what stands for it in charts, as they are described
+    assert f"Relative Score: vicuna against {NASTY}, round by round." in text  # of a run that is one of two seeds
+    assert "75.00" in text  # 100 x 15 / 20, without an interval: one question
+    assert not re.search(r"\b(nan|inf|None)\b", text)
+
+
+@pytest.mark.parametrize("which", ["page", "larger_page"])
+def test_the_page_is_well_formed_and_fetches_nothing(which, request):
+    page = request.getfixturevalue(which)
+    text = page.read_text(encoding="utf-8")
+    parsed = Page(text)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert parsed.open == []
+    assert parsed.fetched == []
+    assert parsed.images >= 5
+    assert "@import" not in text
+    assert "url(http" not in text
+    assert "<script" not in text
+    assert NASTY[:30] in "".join(parsed.texts)  # shown, not run
+    assert len(text) < 3_000_000
+    pngs = list((page.parent / f"{page.stem}_files").glob("*.png"))
+    assert len(pngs) >= 5
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pngs)
+
+
+def test_the_same_runs_make_the_same_numbers_again(made, page):
+    before = [word for word in "".join(Page(page.read_text(encoding="utf-8")).texts).split() if "." in word]
+    again = made / "again.html"
+    assert main(["report", str(made / "kc"), str(made / "rnd"), "--output", str(again), "--quiet"]) == 0
+    assert [word for word in "".join(Page(again.read_text(encoding="utf-8")).texts).split() if "." in word] == before
+
+
+def test_a_report_of_what_is_measured_loads_no_model(made, page, monkeypatch):
+    monkeypatch.setattr("diverseevol_fast.evaluate.evaluation_encoder.load_encoder", None)
+    assert main(["report", str(made / "kc"), "--output", str(made / "quick.html"), "--quiet"]) == 0
+
+
+def test_runs_on_one_data_set_are_embedded_with_the_first_ones_settings(made, tmp_path):
+    config = write_config(tmp_path, read_run(made / "kc").state.manifest(0)["config"])
+    more = {"output_dir": tmp_path / "cut", "model_max_length": 200, "n_round": 0, "dtype": "bfloat16"}
+    options = [word for key, value in more.items() for word in (f"--{key}", str(value))]
+    assert main(["run", str(config), *options, "--quiet"]) == 0
+    runs = [read_run(shutil.copytree(made / "kc", tmp_path / "kc")), read_run(tmp_path / "cut")]
+    look_at_runs(runs, ["kc", "cut"], {0: {}, 1: {}}, [None, None])
+    (ours,), (theirs,) = ((tmp_path / name / "diversity").glob("embeddings*.npy") for name in ("kc", "cut"))
+    assert ours.name == theirs.name
+    np.testing.assert_array_equal(np.load(ours), np.load(theirs))
+
+
+def test_the_measures_are_those_of_the_rows_own_words_less_their_mean(made, page, tiny_model):
+    """One space for all runs: texts without the training template, by the first run's base model, centred."""
+    run = read_run(made / "rnd")
+    tokenizer, model = load_tokenizer(tiny_model), load_encoder(tiny_model)
+    rows = [run.data.rows[row] for row in run.candidates]
+    texts = [" " + "\n".join(filter(None, (row[key] for key in ("instruction", "input", "output")))) for row in rows]
+    x = embed(model, tokenizer, texts, max_length=256).values
+    (kept,) = (made / "rnd" / "diversity").glob("embeddings-*.npy")
+    np.testing.assert_allclose(np.load(kept), x.numpy(), atol=1e-5)
+    centred = x.double().numpy() - x.double().numpy().mean(axis=0)
+    pool = centred[np.searchsorted(run.candidates, run.pool(2))]
+    units = pool / np.linalg.norm(pool, axis=1, keepdims=True)
+    spectrum = np.linalg.eigvalsh(units @ units.T / len(units)).clip(1e-300)
+    (measures,) = (made / "rnd" / "diversity").glob("measures-*.json")
+    values = json.loads(measures.read_text())["rounds"][2]["values"]
+    assert values["vendi"] == pytest.approx(np.exp(-(spectrum * np.log(spectrum)).sum()), rel=1e-4)
+    farthest = max(np.linalg.norm(row - pool, axis=1).min() for row in centred)
+    assert values["covering_radius"] == pytest.approx(farthest, rel=1e-4)
+
+
+def test_the_verdict_is_on_top_and_on_the_terminal(made, tmp_path, capsys):
+    output = tmp_path / "r.html"
+    assert main(["report", str(made / "kc"), str(made / "rnd"), "--output", str(output), "--quiet"]) == 0
+    where, *told = capsys.readouterr().out.splitlines()
+    assert (
+        where
+        == f"{output}: kc (3 rounds), rnd (3 rounds); {len(list(tmp_path.glob('r_files/*.png')))} charts in "
+        + str(tmp_path / "r_files")
+    )
+    assert told[0] == "Compared at 16 rows in the pool, the last round of each: K-Center (kc), random (rnd)."
+    assert told[1].startswith("Covering radius, ")
+    assert sum(one.startswith("Validation loss: ") for one in told) == 1
+    text = output.read_text(encoding="utf-8")
+    main_part = ElementTree.fromstring(text[text.index("<main>") : text.index("</main>") + len("</main>")])
+    heading, verdict, *_ = main_part
+    assert (heading.tag, verdict.get("class")) == ("h1", "verdict")
+    assert [item.text for item in verdict.iter("li")] == told
+
+
+def test_tables_scroll_in_their_own_box(larger_page):
+    text = larger_page.read_text(encoding="utf-8")
+    main_part = ElementTree.fromstring(text[text.index("<main>") : text.index("</main>") + len("</main>")])
+    around = {child: parent for parent in main_part.iter() for child in parent}
+    tables = list(main_part.iter("table"))
+    assert len(tables) > 10
+    assert {(around[one].tag, around[one].get("class"), around[one].get("tabindex")) for one in tables} == {
+        ("div", "wide", "0")
+    }
+    assert re.search(r"\.wide \{ overflow-x: auto; max-width: 100%;", text)
+
+
+def files_of(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_run_that_may_only_be_read(made, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(made / "kc", tmp_path / "kc")
+    shutil.rmtree(folder / "diversity", ignore_errors=True)
+    (folder / "report.html").unlink(missing_ok=True)
+    before = files_of(folder)
+    allowed = os.access
+    monkeypatch.setattr(  # root may write everywhere but on a file system that is mounted read-only
+        os, "access", lambda path, mode: folder not in (Path(path), *Path(path).parents) and allowed(path, mode)
+    )
+    assert main(["report", str(folder), "--quiet"]) == 2
+    told = capsys.readouterr().err
+    assert f"{folder} is not writable; give --output FILE.html" in told
+    assert main(["report", str(folder), "--output", str(folder / "new" / "r.html"), "--quiet"]) == 2
+    assert f"{folder / 'new'} is not writable; give another place" in capsys.readouterr().err
+    output = tmp_path / "elsewhere" / "r.html"
+    assert main(["report", str(folder), "--output", str(output), "--quiet"]) == 0
+    assert files_of(folder) == before
+    assert len(cells(parts(output)["diversity"], "kc: each pool")["Covering radius"]) == 3
+    kept = {path.name.partition("-")[0] for path in (tmp_path / "elsewhere/r_files/diversity/kc").iterdir()}
+    assert kept == {"embeddings", "measures"}
+
+
+def test_judgements_join_their_rounds(made, tmp_path, shared_data):
+    judged = made / "judged" / "kc"
+    judged.mkdir(parents=True, exist_ok=True)
+    source = shared_data / "judgements" / "vicuna_kc_dolly_initRAND100_rd_6_vs_chat.jsonl"
+    shutil.copy(source, judged / "rd_1_vs_chat.jsonl")
+    output = tmp_path / "r.html"
+    arguments = [
+        "report",
+        str(made / "kc"),
+        "--judgements",
+        str(judged / "rd_1_vs_chat.jsonl"),
+        "--output",
+        str(output),
+    ]
+    assert main([*arguments, "--quiet"]) == 0
+    scores = cells(parts(output)["quality"], "Relative Score: judged against")
+    assert [found for _, found in scores.values()] == ["-", "79.69 (74.81 to 84.37)", "-"]
+
+
+def test_a_run_whose_figures_are_gone_still_has_its_picks_and_diversity(made, tmp_path):
+    folder = shutil.copytree(made / "rnd", tmp_path / "rnd")
+    for path in folder.glob("state/rd_*/metrics.json"):
+        path.unlink()
+    assert main(["report", str(folder), "--quiet"]) == 0
+    text = "".join(Page((folder / "report.html").read_text(encoding="utf-8")).texts)
+    assert "Nothing says how good the models are" in text
+    assert "no records of their time" in text
+    assert len(cells(parts(folder / "report.html")["diversity"], "rnd: each pool")["Partition entropy"]) == 3
+    assert len(parts(folder / "report.html")["picked"].findall(".//details//table")) == 3
+
+
+def test_mistakes(made, tmp_path, capsys, monkeypatch):
+    kc, twin = str(made / "kc"), shutil.copytree(made / "kc", tmp_path / "twin" / "kc")
+    scores = made / "vicuna" / "kc" / "rd_1.jsonl"
+    scores.parent.mkdir(parents=True, exist_ok=True)
+    scores.write_text("{}")
+    late = scores.with_name("rd_10_vs_chat.jsonl")
+    shutil.copy(scores, late)
+    folder = tmp_path / "twin" / "a.html"
+    folder.mkdir()
+    for arguments, words in (
+        ([str(tmp_path)], "expected the folder of a run"),
+        ([kc, "--output", str(tmp_path / "x.pdf")], "expected a name that ends in .html"),
+        ([kc, "--output", str(folder)], "a.html is a folder"),
+        ([kc, kc], f"{kc}: is given twice"),
+        ([kc, "--judgements", str(tmp_path / "other" / "rd_1.jsonl")], "rd_1.jsonl: expected <test>/<run>/rd_<round>"),
+        ([kc, "--judgements", str(late)], "kc has no round 10; its rounds are 0 to 2"),
+        ([kc, "--judgements", str(scores)], "rd_1.jsonl, line 1: expected the key"),
+        ([kc, str(twin), "--judgements", str(scores)], "both have that name"),
+    ):
+        assert main(["report", *arguments, "--quiet"]) == 2
+        assert words in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as where it is not installed
+    assert main(["report", kc, "--output", str(tmp_path / "x.html")]) == 2
+    assert "pip install 'matplotlib>=3.9'" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_a_second_judgement_of_the_same_is_refused(made, tmp_path, shared_data, capsys):
+    files = [tmp_path / "v" / "kc" / name for name in ("rd_1_vs_chat.jsonl", "rd_1_again.jsonl")]
+    files[0].parent.mkdir(parents=True)
+    for path in files:
+        shutil.copy(shared_data / "judgements" / "vicuna_baseline_dolly_rd_0_vs_chat.jsonl", path)
+    assert main(["report", str(made / "kc"), "--judgements", *map(str, files), "--quiet"]) == 2
+    assert f"{files[1]}: round 1 of kc has scores of v against gpt/gpt35_0624 from" in capsys.readouterr().err
+
+
+def looked_at(url: str, folder: Path) -> tuple[list[str], str]:
+    """What a headless browser asks the network for, and what it says on its console."""
+    log = folder / "net.json"
+    nowhere = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"  # what the browser asks for itself is not sent
+    found = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+         nowhere, f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--v=0", f"--log-net-log={log}",
+         "--virtual-time-budget=3000", "--dump-dom", url],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "</html>" in found.stdout
+    text = log.read_text(encoding="utf-8")
+    try:
+        record = json.loads(text)
+    except ValueError:
+        record = json.loads(text.rstrip().rstrip(",") + "]}")  # the browser may end before it closes the list
+    kind = record["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    asked = [
+        event["params"] for event in record["events"] if event["type"] == kind and "url" in event.get("params", {})
+    ]
+    console = "\n".join(line for line in found.stderr.splitlines() if "CONSOLE" in line)
+    return [each["url"] for each in asked if each["initiator"] != "not an origin"], console  # none: the browser itself
+
+
+@pytest.fixture
+def server():
+    """A web server on the loopback interface; its address, and the paths that were asked for."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *args):
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
+def test_a_browser_shows_it_without_a_request_or_an_error(larger_page, tmp_path, server):
+    assert looked_at(larger_page.as_uri(), tmp_path) == ([], "")
+
+    address, asked = server  # the check itself: a page that does both is seen
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        f"<!doctype html><html><body><img src='{address}/x.png'><img src='http://elsewhere.invalid/y.png'>"
+        "<script>console.error('so')</script></body></html>"
+    )
+    requests, console = looked_at(bad.as_uri(), tmp_path / "second")
+    assert sorted(requests) == [f"{address}/x.png", "http://elsewhere.invalid/y.png"]
+    assert asked == ["/x.png"]
+    assert "so" in console

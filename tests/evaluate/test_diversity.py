@@ -1,0 +1,564 @@
+"""`diverseevol diversity`: a real run's pools and subsets, by a fixed model or given embeddings; what is refused."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from support.config import TINY, write_config
+from support.public_text import public_text
+
+from diverseevol_fast.cli.main import main
+from diverseevol_fast.data.dataset import data_of, load_data
+from diverseevol_fast.evaluate import evaluation_encoder
+from diverseevol_fast.evaluate.diversity import YARDSTICK, _draw, measure_run
+from diverseevol_fast.evaluate.evaluation_encoder import fixed_embeddings, fixed_space, fixed_texts, is_own, kept_record
+from diverseevol_fast.evaluate.measures import MEASURES, describe, measure_nested, partition
+from diverseevol_fast.models.load import load_encoder, load_tokenizer
+from diverseevol_fast.runs.finished import read_run
+from diverseevol_fast.runs.inputs import split
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_model, rows):
+    """A finished run of three rounds, its data beside it: 80 candidates, pools of 6, 11 and 16 rows."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = {
+        "full_data_path": str(folder / "rows.jsonl"), "model_name_or_path": str(tiny_model),
+        "output_dir": str(folder / "run"), "model_max_length": 128, "max_tokens_per_batch": 1024, "val_set_size": 10,
+        "init_label_num": 6, "n_round": 2, "n_query": 5,
+        "train_args": {"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
+    }  # fmt: skip
+    assert main(["run", str(write_config(folder, settings)), "--quiet"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A copy of the run that a test may change."""
+    return shutil.copytree(made, tmp_path / "run")
+
+
+@pytest.fixture
+def run(folder):
+    return read_run(folder)
+
+
+@pytest.fixture(scope="module")
+def other_model(tmp_path_factory, tiny_model):
+    """Of the same shape and tokenizer, other weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("other-llama")
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(9)
+    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=2, **TINY)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def x(tmp_path):
+    """90 rows, as many as the data has, in a file."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(5).normal(size=(90, 12)).astype(np.float32))
+    return tmp_path / "x.npy"
+
+
+def diversity(capsys, *argv):
+    assert main(["diversity", *map(str, argv), "--quiet"]) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys, words, *argv):
+    assert main(["diversity", *map(str, argv), "--quiet"]) == 2
+    out, error = capsys.readouterr()
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert not out
+
+
+def picks(tmp_path, numbers, name="picks.json"):
+    (tmp_path / name).write_text(json.dumps(numbers))
+    return tmp_path / name
+
+
+def test_embeddings_are_the_base_models_of_the_candidates_texts(run, rows, tiny_model):
+    values = fixed_embeddings(run)
+    assert values.shape == (80, 32)
+    assert values.dtype == torch.float32
+    model, tokenizer = load_encoder(tiny_model), load_tokenizer(tiny_model)
+    validation = set(range(90)) - set(run.candidates.tolist())
+    assert len(validation) == 10
+    for place, row in enumerate(run.candidates):
+        text = public_text(rows[row]["instruction"], rows[row].get("input", ""), rows[row]["output"])
+        ids = tokenizer(text, return_tensors="pt").input_ids[:, :128]
+        with torch.inference_mode():
+            expected = model(ids).last_hidden_state[0].mean(dim=0)
+        torch.testing.assert_close(values[place], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_texts_have_no_end_token_and_one_space_before(tiny_model):
+    tokenizer = load_tokenizer(tiny_model)
+    data = data_of([
+        {"instruction": "A", "output": " C \n"}, {"instruction": "A", "output": "C</s>"},
+        {"instruction": "A", "output": "\n"},
+    ])  # fmt: skip
+    prompt, said, end_in_the_data, nothing_said = (
+        (
+            " Below is an instruction that describes a task. Write a response that appropriately completes the request."
+            "\n\n### Instruction:\nA\n\n### Response:"
+        ),
+        *fixed_texts(data, np.arange(3), tokenizer),
+    )
+    assert (said, end_in_the_data, nothing_said) == (prompt + "\n C", prompt + "\nC</s>", prompt)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
+    )
+    turns = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1."}]
+    two_turns = data_of([{"messages": turns + turns}])
+    assert fixed_texts(two_turns, np.arange(1), tokenizer) == [" <user>One?<assistant>1.</s><user>One?<assistant>1."]
+
+
+def test_texts_are_those_of_the_public_implementation(shared_data, tiny_model, rows):
+    data = data_of([*load_data(str(shared_data / "alpaca_debug_6.json"))[0].rows, *rows])
+    expected = [public_text(row["instruction"], row.get("input"), row["output"]) for row in data.rows]
+    assert {"### Input:" in text for text in expected} == {True, False}
+    assert fixed_texts(data, np.arange(len(data.rows)), load_tokenizer(tiny_model)) == expected
+
+
+def test_embeddings_of_other_texts_do_not_compare(run, monkeypatch):
+    before = fixed_space(run)
+    assert is_own(run, before)
+    monkeypatch.setattr(evaluation_encoder, "TEXTS", before.provenance["texts"] + 1)
+    assert not is_own(run, before)
+    assert is_own(run, fixed_space(run))
+
+
+def test_a_runs_record(run, tiny_model):
+    record = measure_run(run, random=3, seed=4)
+    rounds = record.pop("rounds")
+    assert record == {
+        "model": str(tiny_model), "random": 3, "seed": 4, "dimension": 32, "rows": 80, "measures": describe(80),
+    }  # fmt: skip
+    values = fixed_embeddings(run)
+    cells = partition(values, 4)
+    sizes = [6, 11, 16]
+    pool = torch.from_numpy(np.searchsorted(run.candidates, run.pool(2)))
+    drawn = [np.random.default_rng([4, YARDSTICK, draw]).permutation(80)[:16] for draw in range(3)]
+    expected, *yardstick = (
+        measure_nested(values, torch.as_tensor(rows), sizes, cells) for rows in (pool.numpy(), *drawn)
+    )
+    for r, (entry, size) in enumerate(zip(rounds, sizes, strict=True)):
+        assert list(entry) == ["round", "size", "values", "random"]
+        assert (entry["round"], entry["size"], len(run.pool(r))) == (r, size, size)
+        assert entry["values"] == expected[r]
+        assert list(entry["random"]) == list(MEASURES)
+        for name, spread in entry["random"].items():
+            numbers = [draw[r][name] for draw in yardstick]
+            assert spread["mean"] == pytest.approx(np.mean(numbers))
+            assert (spread["low"], spread["high"]) == (min(numbers), max(numbers))
+            assert spread["low"] < spread["high"]
+
+
+def test_what_was_measured_is_not_measured_again(run, folder, other_model):
+    saved, embeddings = folder / "diversity/measures.json", folder / "diversity/embeddings.npy"
+    first = measure_run(run, random=2)
+    kept = json.loads(saved.read_text())
+    assert len(kept.pop("provenance")["model_sha256"]) == 64
+    assert kept == first
+    before = saved.stat().st_mtime_ns, embeddings.stat().st_mtime_ns
+    assert measure_run(read_run(folder), random=2) == first
+    by_another = measure_run(run, space=fixed_space(run, str(other_model)), random=2)
+    assert by_another["rounds"] != first["rounds"]
+    assert by_another["model"] == str(other_model)
+    assert measure_run(run, random=2) == first
+    assert len(list(folder.glob("diversity/embeddings-????????.npy"))) == 1
+    assert saved.stat().st_mtime_ns == before[0]
+    for changed in ({"random": 1}, {"random": 2, "seed": 1}):
+        again = measure_run(run, **changed)
+        assert again != first
+        assert saved.stat().st_mtime_ns > before[0]
+    assert embeddings.stat().st_mtime_ns == before[1]
+    earlier = read_run(folder)
+    shortened = measure_run(replace(earlier, rounds=2), random=2)
+    assert [entry["size"] for entry in shortened["rounds"]] == [6, 11]
+    assert shortened["rounds"][0]["values"] == pytest.approx(first["rounds"][0]["values"])
+    assert measure_run(run, random=2) == first
+
+
+def test_a_model_is_known_by_its_files_and_not_by_its_name(run, folder, tiny_model, tmp_path):
+    first = measure_run(run, random=1)
+    saved = folder / "diversity/measures.json"
+    before = saved.stat().st_mtime_ns
+    twin = shutil.copytree(tiny_model, tmp_path / "twin")
+    assert measure_run(run, space=fixed_space(run, str(twin)), random=1) == first | {"model": str(twin)}
+    assert saved.stat().st_mtime_ns == before
+    assert not list(folder.glob("diversity/*-????????.*"))
+
+
+def test_finished_embeddings_are_opened_without_the_model(run, folder, tiny_model, tmp_path, monkeypatch):
+    spaces = [
+        None,
+        fixed_space(run, str(shutil.copytree(tiny_model, tmp_path / "m"))),
+        replace(fixed_space(run), max_length=32),
+    ]
+    values = [fixed_embeddings(run, space).clone() for space in spaces]
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[0], values[2])
+    assert len(list(folder.glob("diversity/embeddings*.npy"))) == 2
+    monkeypatch.setattr("diverseevol_fast.evaluate.evaluation_encoder.load_encoder", None)
+    for space, before in zip(spaces, values, strict=True):
+        assert torch.equal(fixed_embeddings(read_run(folder), space), before)
+    (folder / "diversity/embeddings.npy").unlink()
+    with pytest.raises(TypeError):  # the file is gone, whatever its record says: the model is loaded
+        fixed_embeddings(run)
+
+
+def test_a_changed_model_is_noticed(run, tiny_model, tmp_path):
+    own = shutil.copytree(tiny_model, tmp_path / "model")
+    first = measure_run(run, space=fixed_space(run, str(own)), random=0)
+    model = load_encoder(own)
+    with torch.no_grad():
+        model.layers[0].mlp.down_proj.weight *= 2
+    model.save_pretrained(own)
+    changed = measure_run(run, space=fixed_space(run, str(own)), random=0)
+    assert changed["rounds"][0]["values"] != first["rounds"][0]["values"]
+    assert measure_run(run, random=0) == first | {"model": str(tiny_model)}
+
+
+@pytest.fixture(scope="module")
+def longer(made, tmp_path_factory):
+    """The same run, but that its rows are cut to 200 tokens instead of 128."""
+    out = tmp_path_factory.mktemp("longer") / "longer"
+    config = made.parent / "config.yml"
+    more = ["--output_dir", str(out), "--model_max_length", "200", "--n_round", "0"]
+    assert main(["run", str(config), *more, "--quiet"]) == 0
+    return out
+
+
+def test_one_model_embeds_all_runs_with_the_first_ones_settings(folder, longer, other_model, tmp_path, capsys):
+    second = shutil.copytree(longer, tmp_path / "longer")
+    whole = json.loads(diversity(capsys, folder, second, "--model", other_model, "--random", 0, "--json"))
+    assert whole[0]["rounds"][0]["values"] == pytest.approx(whole[1]["rounds"][0]["values"])
+    (ours,) = folder.glob("diversity/embeddings-*.npy")
+    (theirs,) = second.glob("diversity/embeddings-*.npy")
+    assert ours.name == theirs.name
+    np.testing.assert_array_equal(np.load(ours), np.load(theirs))
+
+
+def test_runs_in_spaces_of_their_own_are_told_not_to_compare(folder, longer, tmp_path, capsys):
+    def told(*runs):
+        assert main(["diversity", *map(str, runs), "--random", "0", "--quiet"]) == 0
+        return capsys.readouterr().err
+
+    second = shutil.copytree(longer, tmp_path / "longer")
+    assert "their metrics do not compare; give --model" in told(folder, second)
+    assert told(folder, shutil.copytree(folder, tmp_path / "same")) == ""
+
+
+def test_half_a_record_is_made_again(run, folder, capsys):
+    first = measure_run(run, random=1)
+    saved = folder / "diversity/measures.json"
+    whole = saved.read_bytes()
+    for broken in (whole[:100], b"[]"):
+        saved.write_bytes(broken)
+        assert main(["diversity", str(folder), "--random", "1", "--json", "--quiet"]) == 0
+        printed = capsys.readouterr()
+        assert f"{saved}: not a JSON object, so made again\n" in printed.err
+        assert json.loads(printed.out) == [{"run": str(folder)} | first]
+        assert saved.read_bytes() == whole
+
+
+def test_a_record_that_is_not_text_is_none(tmp_path):
+    (tmp_path / "x.json").write_bytes(b"\xff{")
+    assert kept_record(tmp_path / "x.json") == {}
+
+
+KILLED = """
+import os, signal, sys
+import diverseevol_fast.embedding.store as store
+from diverseevol_fast.cli.main import main
+
+flush, calls = store.FileStore.flush, []
+
+def killed(self):
+    flush(self)
+    calls.append(0)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store.SECONDS_BETWEEN_FLUSHES = 0.0
+store.FileStore.flush = killed
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_killed_while_embedding_it_goes_on(run, folder, made, tmp_path, capsys):
+    process = subprocess.run([sys.executable, "-c", KILLED, "diversity", str(folder)], capture_output=True, check=False)
+    assert process.returncode == -signal.SIGKILL
+    left = folder / "diversity/embeddings.npy.progress"
+    finished = left.read_text().split()[-3:]
+    assert all(number.isdigit() for number in finished)
+    assert not (folder / "diversity/embeddings.npy").exists()
+    part = np.load(folder / "diversity/embeddings.npy.part", mmap_mode="r+")
+    done = np.flatnonzero((part != 0).any(axis=1))
+    assert 0 < len(done) < 80
+    part[done[0]] += 1  # would be gone if the row were embedded again
+    part.flush()
+    diversity(capsys, folder, "--random", 1)
+    resumed = np.load(folder / "diversity/embeddings.npy")
+    whole = fixed_embeddings(read_run(shutil.copytree(made, tmp_path / "whole"))).numpy()
+    assert np.flatnonzero(np.abs(resumed - whole).max(axis=1) > 0.5).tolist() == [done[0]]
+    assert not left.exists()
+
+
+def test_given_embeddings_of_every_row(run, folder, x):
+    record = measure_run(run, embeddings=x, random=1)
+    candidates = torch.from_numpy(np.load(x)[run.candidates])
+    pool = torch.from_numpy(np.searchsorted(run.candidates, run.pool(2)))
+    expected = measure_nested(candidates, pool, [6, 11, 16], partition(candidates, 0))
+    assert [entry["values"] for entry in record["rounds"]] == expected
+    assert (record["model"], record["dimension"], record["rows"]) == (str(x), 12, 80)
+    (saved,) = (folder / "diversity").iterdir()
+    assert saved.match("measures-????????.json")
+    np.save(x, 2 * np.load(x))
+    doubled = measure_run(run, embeddings=x, random=1)["rounds"][0]["values"]
+    assert doubled["covering_radius"] == pytest.approx(2 * expected[0]["covering_radius"])
+    assert doubled["vendi"] == pytest.approx(expected[0]["vendi"])
+
+
+def test_embeddings_in_columns_give_the_same_numbers(folder, tmp_path, data_file, x, capsys):
+    for source in ([folder], [data_file, "--picks", picks(tmp_path, [5, 7, 70])]):
+        by_rows, by_columns = x, tmp_path / "columns.npy"
+        np.save(by_columns, np.asfortranarray(np.load(by_rows)))
+        assert np.load(by_columns, mmap_mode="r").flags.f_contiguous
+        told = [diversity(capsys, *source, "--embeddings", file, "--json") for file in (by_rows, by_columns)]
+        assert told[0] == told[1].replace(str(by_columns), str(by_rows))
+
+
+@pytest.mark.parametrize("way", ["a file for the folder", "read-only"])
+def test_a_run_that_cannot_be_written_to(way, run, folder, made, tmp_path, monkeypatch, caplog):
+    whole = measure_run(read_run(shutil.copytree(made, tmp_path / "whole")), random=1)
+    if way == "read-only":
+
+        def replace(*_args):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(os, "replace", replace)
+    else:
+        (folder / "diversity").write_text("")
+    embedded = []
+    embed = evaluation_encoder.embed
+    monkeypatch.setattr(
+        evaluation_encoder, "embed", lambda *args, **more: embedded.append(more["store"]) or embed(*args, **more)
+    )
+    assert measure_run(run, random=1) == whole
+    assert fixed_embeddings(run).shape == (80, 32)  # as report does next
+    assert embedded == [folder / "diversity/embeddings.npy", "host"]
+    for name in ("embeddings.npy", "measures.json"):
+        assert any(text.startswith(f"{folder / 'diversity' / name}: not kept") for text in caplog.messages)
+    assert not (folder / "diversity/measures.json").exists()
+
+
+def test_a_full_disk_is_not_taken_for_a_folder_of_others(run, monkeypatch):
+    def replace(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="No space left"):
+        measure_run(run, random=0)
+
+
+def test_the_command_prints_a_line_for_each_round(folder, capsys):
+    printed = diversity(capsys, folder, "--random", 2)
+    record = json.loads((folder / "diversity/measures.json").read_text())
+    title, head, *lines, legend = printed.splitlines()
+    assert title == f"{folder}: 80 rows in 32 dimensions by {record['model']}; 2 random subsets of each size"
+    assert head.split()[:2] == ["round", "size"]
+    assert head.split()[-1] == "novelsum"
+    assert "lower in radius, mean cos, chamfer" in legend
+    assert len(lines) == 3 * 4
+    for r, entry in enumerate(record["rounds"]):
+        values, mean, low, high = (line.split() for line in lines[4 * r : 4 * r + 4])
+        assert values == [str(r), str(entry["size"]), *(f"{value:.4g}" for value in entry["values"].values())]
+        for name, key, line in (("random", "mean", mean), ("lowest", "low", low), ("highest", "high", high)):
+            assert line == [name, *(f"{spread[key]:.4g}" for spread in entry["random"].values())]
+
+
+def test_the_command_prints_json_of_every_run(folder, tmp_path, x, capsys):
+    second = shutil.copytree(folder, tmp_path / "second")
+    records = json.loads(diversity(capsys, folder, second, "--json", "--random", 0, "--embeddings", x))
+    assert [record.pop("run") for record in records] == [str(folder), str(second)]
+    assert records[0] == records[1] == measure_run(read_run(folder), embeddings=x, random=0)
+    assert records[0]["rounds"][0]["random"] == {}
+
+
+def test_subsets_of_a_data_set(tmp_path, data_file, x, capsys):
+    first, second = list(range(20)), [80, 3, 41, 0, 7]
+    files = picks(tmp_path, first), picks(tmp_path, {"indices": second}, "b.json")
+    arguments = (data_file, "--picks", *files, "--embeddings", x, "--random", 3)
+    (record,) = json.loads(diversity(capsys, *arguments, "--json"))
+    values = torch.from_numpy(np.load(x))
+    cells = partition(values, 0)
+    assert (record["data"], record["model"], record["rows"]) == (str(data_file), str(x), 90)
+    drawn = [
+        measure_nested(
+            values, torch.from_numpy(np.random.default_rng([0, YARDSTICK, draw]).permutation(90)[:20]), [5, 20], cells
+        )
+        for draw in range(3)
+    ]
+    for entry, path, rows, place in zip(record["subsets"], files, (first, second), (1, 0), strict=True):
+        assert (entry["picks"], entry["size"]) == (str(path), len(rows))
+        assert [entry["values"]] == measure_nested(values, torch.tensor(rows), [len(rows)], cells)
+        assert entry["random"]["vendi"]["high"] == max(draw[place]["vendi"] for draw in drawn)
+    _, _, *lines, _ = diversity(capsys, *arguments).splitlines()
+    assert [line.split()[0] for line in lines] == [
+        str(files[0]), "random", "lowest", "highest", str(files[1]), "random", "lowest", "highest",
+    ]  # fmt: skip
+
+
+def test_what_needs_two_rows_is_left_open_for_one(tmp_path, data_file, x, capsys):
+    arguments = data_file, "--picks", picks(tmp_path, [17]), "--embeddings", x, "--random", 2
+    (record,) = json.loads(diversity(capsys, *arguments, "--json"))
+    (entry,) = record["subsets"]
+    open_ones = {name for name, value in entry["values"].items() if value is None}
+    assert open_ones == {"mean_cosine", "nearest_distance", "novelsum"}
+    for name in open_ones:
+        assert entry["random"][name] == {"mean": None, "low": None, "high": None}
+    _, _, values, *spread, _ = diversity(capsys, *arguments).splitlines()
+    assert [line.split().count("-") for line in (values, *spread)] == [3, 3, 3, 3]
+
+
+def test_a_data_set_is_embedded_by_the_model_once(tmp_path, data_file, tiny_model, rows, capsys):
+    arguments = data_file, "--picks", picks(tmp_path, [1, 2, 3]), "--model", tiny_model, "--random", 1, "--json"
+    first = diversity(capsys, *arguments)
+    (store,) = (tmp_path / "diversity").glob("embeddings-????????.npy")
+    values = torch.from_numpy(np.load(store))
+    assert values.shape == (90, 32)
+    model, tokenizer = load_encoder(tiny_model), load_tokenizer(tiny_model)
+    (text,) = fixed_texts(data_of(rows), np.array([41]), tokenizer)
+    with torch.inference_mode():
+        expected = model(tokenizer(text, return_tensors="pt").input_ids).last_hidden_state[0].mean(dim=0)
+    torch.testing.assert_close(values[41], expected, atol=1e-5, rtol=1e-5)
+    made_at = store.stat().st_mtime_ns
+    assert diversity(capsys, *arguments) == first
+    assert store.stat().st_mtime_ns == made_at
+
+
+def test_a_sentence_transformer_is_a_fixed_model(tmp_path, data_file, rows, other_model, capsys):
+    """With its own pooling and normalisation, and its own limit of tokens."""
+    package = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    modules = [Transformer(str(other_model), max_seq_length=40), Pooling(32, "lasttoken"), Normalize()]
+    model = package.SentenceTransformer(modules=modules, device="cpu")
+    model.save(str(tmp_path / "sentence"))
+    subset = picks(tmp_path, [5, 50, 9])
+    diversity(capsys, data_file, "--picks", subset, "--model", tmp_path / "sentence", "--random", 0)
+    (store,) = (tmp_path / "diversity").glob("*.npy")
+    expected = model.encode(fixed_texts(data_of(rows), np.arange(90), model.tokenizer))
+    np.testing.assert_allclose(np.load(store), expected, atol=1e-5)
+
+
+def test_other_column_names(tmp_path, rows, x, capsys):
+    renamed = [{"question": row["instruction"], "answer": row["output"]} for row in rows]
+    (tmp_path / "renamed.json").write_text(json.dumps(renamed))
+    arguments = tmp_path / "renamed.json", "--picks", picks(tmp_path, [4, 5]), "--embeddings", x
+    refused(capsys, "expected 'instruction'", *arguments)
+    assert "novelsum" in diversity(capsys, *arguments, "--columns", "{instruction: question, output: answer}")
+    refused(capsys, "--columns: expected a mapping", *arguments, "--columns", "question")
+    refused(capsys, "--columns: not YAML", *arguments, "--columns", "{")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "holds no row"),
+        ("[1, 90]", "expected rows from 0 to 89, got 90"),
+        ("[-1]", "expected rows from 0 to 89, got -1"),
+        ("[4, 5, 4]", "row 4 is given more than once"),
+        ("[1, 2", "expected a JSON list of rows"),
+        ('["1"]', "expected a flat list of row numbers"),
+        ("[true]", "expected a flat list of row numbers"),
+        (None, "no such file"),
+    ],
+)
+def test_picks_that_are_none_are_refused(content, words, tmp_path, data_file, x, capsys):
+    if content is not None:
+        (tmp_path / "picks.json").write_text(content)
+    refused(capsys, words, data_file, "--picks", tmp_path / "picks.json", "--embeddings", x)
+
+
+def test_embeddings_that_do_not_fit_are_refused(tmp_path, folder, data_file, capsys):
+    values = np.ones((90, 4), np.float32)
+    values[33, 2] = np.nan
+    bad = {
+        "row 33 holds a value that is not finite": values,
+        "89 rows, but the data of": values[:89],
+        "expected one float32 or float16 array": values.astype(np.float64),
+        "N and D at least 1": values[:, :0],
+    }
+    for words, array in bad.items():
+        np.save(tmp_path / "bad.npy", array)
+        refused(capsys, words, data_file, "--picks", picks(tmp_path, [1, 2]), "--embeddings", tmp_path / "bad.npy")
+        refused(capsys, words, folder, "--embeddings", tmp_path / "bad.npy")
+    (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY")
+    refused(capsys, "not a whole .npy array", folder, "--embeddings", tmp_path / "bad.npy")
+    refused(capsys, "no.npy: no such file", folder, "--embeddings", tmp_path / "no.npy")
+    assert not list(folder.glob("diversity/*"))
+
+
+def test_a_run_without_models_is_refused(folder, capsys):
+    shutil.rmtree(folder / "output")
+    refused(capsys, "no round has a model yet", folder)
+
+
+def test_a_run_whose_data_has_changed_is_refused(folder, tmp_path, capsys, made, rows):
+    data = made.parent / "rows.jsonl"
+    whole = data.read_bytes()
+    try:
+        data.write_text(json.dumps(rows[0]) + "\n")
+        refused(capsys, "has changed since the run", folder)
+        data.unlink()
+        refused(capsys, "no such file", folder)
+    finally:
+        data.write_bytes(whole)
+
+
+def test_arguments_that_do_not_go_together_are_refused(tmp_path, folder, data_file, x, tiny_model, capsys):
+    subset = picks(tmp_path, [1, 2])
+    refused(capsys, "--picks: says which rows of a data set", folder, "--picks", subset)
+    refused(capsys, "expected --model or --embeddings, got both", folder, "--model", tiny_model, "--embeddings", x)
+    refused(capsys, "expected folders of runs", folder, data_file, "--picks", subset, "--embeddings", x)
+    refused(capsys, "expected folders of runs", data_file, data_file, "--picks", subset, "--embeddings", x)
+    refused(capsys, "say with --picks which rows", tmp_path, "--embeddings", x)
+    refused(capsys, "--columns: names the columns of a data set", folder, "--columns", "{instruction: q}")
+    for sources in ([tmp_path / "typo"], [folder, tmp_path / "typo"]):
+        refused(capsys, "typo: no such file or folder; expected the folder of a run, or a data set", *sources)
+    refused(capsys, "--model is missing", data_file, "--picks", subset)
+    refused(capsys, "no such file", tmp_path / "no.json", "--picks", subset, "--embeddings", x)
+    refused(capsys, "no such local folder", folder, "--model", tmp_path / "nowhere/at/all")
+    refused(capsys, "--random: expected", folder, "--random", -1)
+    refused(capsys, "--seed: expected", folder, "--seed", -1)
+    refused(capsys, "--seed: expected", folder, "--seed", 1 << 32)
+    assert not list(folder.glob("diversity/*"))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_the_yardstick_is_not_a_runs_own_initial_pool(seed):
+    """numpy takes [seed, 0] for [seed]."""
+    config = SimpleNamespace(seed=seed, init_label_num=20, n_round=1, n_query=5, val_set_size=0, full_data_path="x")
+    pool = split(90, [], config)[2]
+    for draw in range(3):
+        assert len(set(_draw(90, 20, seed, draw).tolist()) & set(pool)) < 15
