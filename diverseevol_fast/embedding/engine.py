@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .._common import distributed
+from .._common.device_copies import copy_to_host
 from .._common.errors import RunError
 from .._common.progress import Progress
 from ..data.batches import token_budget_batches
@@ -201,8 +202,8 @@ class _AsyncWriter:
         finite = torch.isfinite(batch).all(dim=1)
         target = self.store.values.device
         if self.device.type == "cuda":
-            finite = _queue_to_host(finite)
-            batch = batch if target.type == "cuda" else _queue_to_host(batch)
+            finite = copy_to_host(finite)
+            batch = batch if target.type == "cuda" else copy_to_host(batch)
             copied = torch.cuda.Event()
             copied.record(torch.cuda.current_stream(self.device))
         else:
@@ -222,11 +223,6 @@ class _AsyncWriter:
         """Wait until no more than this many batches are under way."""
         while len(self._coming) > left:
             self._coming.popleft()()
-
-
-def _queue_to_host(values: torch.Tensor) -> torch.Tensor:
-    """A copy in pinned host memory, which is there when the stream has come so far."""
-    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
 
 
 def not_finite(row: int, dtype: torch.dtype) -> RunError:

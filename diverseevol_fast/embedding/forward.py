@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from .._common.device_copies import copy_to_device
 from ..data.batches import pad
 from ..data.templates import Tokens
-from ..selection.device_rows import queue_to
 from .packing import Packing
 from .prefix import Group, Prefix, is_causal, run_alone, run_prefix
 
@@ -43,12 +43,12 @@ class Forward:
         skipped = prefix.length if prefix else 0
         if self.packing:
             parts = [self.tokens.row(row)[0][skipped:] for row in rows]
-            ids = queue_to(torch.from_numpy(np.concatenate(parts).astype(np.int64)), self.device)
+            ids = copy_to_device(torch.from_numpy(np.concatenate(parts).astype(np.int64)), self.device)
             lengths = torch.tensor([len(part) for part in parts])
             limits = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
             return self.packing.run(ids, lengths, prefix), {"cu_seqlens": limits}, len(ids)
         ids, mask, _ = pad(self.tokens, rows)
-        ids, mask = (queue_to(part[:, skipped:].contiguous(), self.device) for part in (ids, mask))
+        ids, mask = (copy_to_device(part[:, skipped:].contiguous(), self.device) for part in (ids, mask))
         if prefix:
             hidden = prefix.run(self.body, ids)
         else:

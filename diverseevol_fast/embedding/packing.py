@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..selection.device_rows import queue_to
+from .._common.device_copies import copy_to_device
 from .prefix import Prefix, run_alone, run_prefix
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class Layout:
                 place = torch.arange(len(row), device=row.device) - limits[row]
                 places = torch.where(place < kept, place, place + self.starts[row])
             if places is not None:
-                places = queue_to(places, self.device)
-            self._keys[kept] = places, queue_to(limits.to(torch.int32), self.device)
+                places = copy_to_device(places, self.device)
+            self._keys[kept] = places, copy_to_device(limits.to(torch.int32), self.device)
         return self._keys[kept]
 
 
@@ -87,7 +87,7 @@ class Packing:
         global _present
         _present = layout = Layout(lengths, int(lengths.max()), self.kernel, ids.device)
         within = torch.arange(len(ids)) - torch.repeat_interleave(layout.starts, lengths)
-        places = queue_to(first + within, ids.device)
+        places = copy_to_device(first + within, ids.device)
         try:
             return self.body(
                 input_ids=ids[None], attention_mask=None, position_ids=places[None], **options

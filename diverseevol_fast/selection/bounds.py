@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 
+from .._common.device_copies import copy_to_device
 from ..ops import audit
 from ..ops.checks import check_row
 from . import device_rows as device_rows
-from .device_rows import DeviceRows, queue_to
+from .device_rows import DeviceRows
 from .host_rows import HostRows
 
 FIRST_CENTERS = 32  # a screen of so few is bound by reading the rows, on a GPU too; a panel of the AVX-512 products
@@ -70,7 +71,7 @@ class Bounds:
         size = self._audited(len(seen), refined)
         if size == 0:
             return
-        drawn = queue_to(torch.from_numpy(np.random.default_rng().integers(count, size=size)), self.rows.device)
+        drawn = copy_to_device(torch.from_numpy(np.random.default_rng().integers(count, size=size)), self.rows.device)
         rows = drawn if refined is None else refined[drawn]
         below = audit.sqdist_from_below(self.rows.gather(rows), seen, self.offset)
         place = audit.first_violation(self.bound[rows], below)

@@ -68,11 +68,6 @@ def waits_are_free(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def queue_to(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """values, in host memory, on the device; without waiting for a GPU, which copies from pinned memory when it can."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
-
-
 def row_mean(x: torch.Tensor) -> torch.Tensor:
     """The mean [D] of some rows: what embeddings share is subtracted, since in products it would cost digits."""
     mean = x[:: max(1, len(x) // OFFSET_SAMPLE)].to(torch.float32).mean(dim=0)

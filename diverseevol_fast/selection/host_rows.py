@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from .._common.device_copies import copy_to_device
 from ..ops.checks import check_row, first_not_finite
 from ..ops.min_sqdist import lowest, screen_copy
 from ..ops.update_argmax import farthest, queue_update_argmax
-from .device_rows import DeviceRows, queue_to, row_mean
+from .device_rows import DeviceRows, row_mean
 
 TILE_BYTES = 64 << 20  # so many take far longer to copy than a copy takes to begin
 ROW_BYTES = 40  # for each row: bound, how far it is up to date, distance in float64; copies while rows are looked for
@@ -77,7 +78,7 @@ class HostRows:
 
     def mean(self) -> torch.Tensor:
         """As row_mean."""
-        return queue_to(row_mean(self.x), self.device)
+        return copy_to_device(row_mean(self.x), self.device)
 
     def check_finite(self) -> None:
         """As DeviceRows.check_finite."""

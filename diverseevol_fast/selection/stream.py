@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from .._common import distributed
+from .._common.device_copies import copy_to_device
 from ..ops.audit import BoundViolationError
 from ..ops.masked_mean_pool import rows_in
 from ..ops.min_sqdist import LARGEST_DIM, screen
@@ -14,7 +15,7 @@ from ..ops.pool_min_sqdist import queue_pool_min_sqdist
 from . import bounds
 from . import device_rows as device_rows
 from .arguments import as_count, as_integers, as_radius, as_row_numbers, as_rows, as_store, physical_memory, shown
-from .device_rows import choose_backends, queue_to, row_mean
+from .device_rows import choose_backends, row_mean
 from .host_rows import rows_on
 from .integrity import Arrived, CandidateError, values_changed
 from .traversal import LARGEST_BLOCK, KCenterResult, Traversal, check_on_violation, read, warn_of_violation
@@ -95,7 +96,7 @@ class KCenterStream:
         self._bounds.all_seen = self._bounds.most_seen = len(self._first_centers)
         self._excluded = [] if exclude is None else as_row_numbers(exclude, n, "exclude")
         if self._excluded:
-            numbers = queue_to(torch.tensor(self._excluded, dtype=torch.int64), device)
+            numbers = copy_to_device(torch.tensor(self._excluded, dtype=torch.int64), device)
             self.pushed[self._excluded] = True
             self._bounds.exclude(numbers)
             self._bounds.seen.index_fill_(0, numbers, len(self._first_centers))
@@ -260,7 +261,7 @@ class KCenterStream:
         self._traversal.picks, self._traversal.sqdist = old.picks[:count], old.sqdist[:count]
         self._bounds = self._traversal.bounds
         left_out = torch.tensor(self._excluded + old.picks[:count], dtype=torch.int64)
-        self._bounds.exclude(queue_to(left_out, rows.device))
+        self._bounds.exclude(copy_to_device(left_out, rows.device))
         self._bounds.screen(centers)
         return self._traversal
 
@@ -301,14 +302,14 @@ class KCenterStream:
             raise_wrong([batch])
 
     def _keep(self, places: torch.Tensor, values: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
-        numbers = queue_to(places, self._bounds.rows.device)
+        numbers = copy_to_device(places, self._bounds.rows.device)
         self._bounds.keep(numbers, bound, len(self._first_centers))
         self._arrived.keep(numbers, values)
         self.pushed[places] = True
         return values
 
     def _store(self, places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        places = places if self.store.device.type == "cpu" else queue_to(places, self.store.device)
+        places = places if self.store.device.type == "cpu" else copy_to_device(places, self.store.device)
         self.store[places] = values.to(self.store.device)
         return values
 

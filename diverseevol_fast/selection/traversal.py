@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._common.device_copies import copy_to_device
 from .._common.progress import Progress
 from ..ops import audit
 from ..ops.checks import check_row
@@ -21,7 +22,7 @@ from ..ops.min_sqdist import LARGEST_DIM
 from ..ops.pick_block import queue_pick_block, unpack
 from .arguments import as_bytes, as_count, as_device, as_radius, as_row_numbers, as_rows, as_seed, shown
 from .bounds import Bounds, spread_first
-from .device_rows import DeviceRows, choose_backends, queue_to
+from .device_rows import DeviceRows, choose_backends
 from .host_rows import SMALLEST_BLOCK, HostRows, rows_on
 from .integrity import Arrived, values_changed
 
@@ -136,7 +137,7 @@ def kcenter(
 
     def select(name: str) -> Traversal:
         rows = rows_on(x, place, choose_backends(place, name, x.dtype), limit, held, LARGEST_BLOCK)
-        numbers = queue_to(torch.tensor(pool + first, dtype=torch.int64), place)
+        numbers = copy_to_device(torch.tensor(pool + first, dtype=torch.int64), place)
         traversal = Traversal(rows, rows.gather(numbers), stop, progress)
         traversal.bounds.exclude(numbers)
         traversal.run(wanted - len(first), method, block_size)
@@ -322,7 +323,7 @@ class Traversal:
             self._check_unchanged(int(violation))
             raise audit.BoundViolationError(self._violation(int(violation)))
         picks, sqdist, following = unpack(found, most)
-        chosen = queue_to(picks, self.rows.device)
+        chosen = copy_to_device(picks, self.rows.device)
         self._add(numbers[picks].to(torch.int64).tolist(), members[chosen], values[chosen], sqdist.tolist())
         self.bounds.keep(members, bound, self._count)
         return len(picks), following, float(threshold)

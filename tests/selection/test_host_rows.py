@@ -94,7 +94,7 @@ def waits(queued, monkeypatch):
     """A context in which waits are counted; what is made of numbers on the host may be read there."""
     mode = CountedWaits()
 
-    def queue_to(values, device):
+    def copy_to_device(values, device):
         mode.settle(values)
         sent = values.clone()
         mode.here.discard(sent.untyped_storage().data_ptr())
@@ -102,7 +102,7 @@ def waits(queued, monkeypatch):
         return sent
 
     for module in (bounds, traversal, stream):
-        monkeypatch.setattr(module, "queue_to", queue_to)
+        monkeypatch.setattr(module, "copy_to_device", copy_to_device)
     for module in (traversal, stream):
         monkeypatch.setattr(module, "read", mode.read)
     as_tensor = torch.as_tensor
