@@ -3,6 +3,7 @@
 import argparse
 import os
 from dataclasses import MISSING
+from pathlib import Path
 
 from .._common.errors import InputError
 from .._common.files import atomic_path
@@ -10,7 +11,18 @@ from ..runs.settings import DEFAULTS, config_text
 from .result import Result
 
 
-def write_config(args: argparse.Namespace) -> Result:
+def add_parser(commands, common: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    init = commands.add_parser(
+        "init", parents=[common], help="write a commented config for a run",
+        description="Write a config with every key, its default and what it does. An existing file is never replaced.",
+    )  # fmt: skip
+    init.add_argument("file", type=Path, nargs="?", default=Path("config.yml"), metavar="FILE", help="(config.yml)")
+    init.add_argument("--data", help="fills full_data_path in")
+    init.add_argument("--model", help="fills model_name_or_path in")
+
+
+def execute(args: argparse.Namespace) -> Result:
     """`diverseevol init`: writes args.file, which must not be there.
 
     Raises:

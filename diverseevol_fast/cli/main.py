@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import importlib
 import json
 import logging
 import os
@@ -10,17 +9,15 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from tqdm import tqdm
 
 from .._common.errors import InputError, RunError
 from .._common.messages import printable, shown
-from .._common.yaml_values import parse_yaml
-from .parser import build_parser
+from .parser import COMMANDS, build_parser
 from .result import Result
 
 log = logging.getLogger("diverseevol_fast")
@@ -28,19 +25,10 @@ log = logging.getLogger("diverseevol_fast")
 SECONDS_OF_FINALIZER = 0.02  # after which a signal that came in a __del__ is given again
 FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started; it tells the user what is going on
 
+OF_A_JOB = ("run", "embed", "select")  # the commands that torchrun may start
+
 REFUSED_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
                  errno.EEXIST)  # fmt: skip
-
-COMMANDS = {  # each takes the parsed arguments and returns a Result; imported when it is called
-    "init": (".init", "write_config"),
-    "embed": ("..subset", "embed_data"),
-    "select": ("..subset", "select_subset"),
-    "diversity": ("..evaluate.diversity", "measure_diversity"),
-    "generate": ("..evaluate.generate", "answer_questions"),
-    "judge": ("..evaluate.judge.judge", "judge_answers"),
-    "score": ("..evaluate.judge.score", "score_judgements"),
-    "report": ("..evaluate.report.report", "write_report"),
-}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,39 +64,14 @@ def _check_given(args: argparse.Namespace) -> None:
 
 
 def _command(args: argparse.Namespace, rest: list[str]) -> Result:
-    if args.command == "env":
-        from .env import check_kernels, describe
-
-        return check_kernels() if args.check else describe()
-    if args.command not in ("run", "embed", "select"):  # those that torchrun may start
-        return _function(args.command)(args)
+    args.keys = rest  # of run; no other command hands any back
+    execute = COMMANDS[args.command].execute
+    if args.command not in OF_A_JOB:
+        return execute(args)
     from .._common import distributed
 
     with distributed.job():
-        if args.command == "run":
-            return _run(*_config_and_overrides(rest), args.restart)
-        return _function(args.command)(args)
-
-
-def _function(command: str) -> Callable[[argparse.Namespace], Result]:
-    module, name = COMMANDS[command]
-    return getattr(importlib.import_module(module, __package__), name)
-
-
-def _run(path: Path, overrides: dict, restart: bool) -> Result:
-    from ..runs.config import load_config
-
-    config = load_config(path, overrides)
-    from ..loop import run
-    from ..runs.rounds_table import rounds_table
-
-    state = run(config, restart)
-    rounds = [{"round": r, **state.metrics(r)} for r in range(config.n_round + 1)]
-    return Result(
-        f"{rounds_table(state, config.n_round)}\n"
-        f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, metrics)",
-        {"folder": str(state.folder), "rounds": rounds},
-    )
+        return execute(args)
 
 
 class TerminatedError(BaseException):
@@ -150,25 +113,6 @@ def _in_finalizer(frame: FrameType | None) -> bool:
 def _complain(sentence: str) -> None:
     rank = os.environ.get("RANK")
     print(f"diverseevol{f' (process {rank})' if rank else ''}: {printable(sentence)}", file=sys.stderr)
-
-
-def _config_and_overrides(rest: list[str]) -> tuple[Path, dict]:
-    """The config file, and --key value or --key=value pairs; values are read as YAML."""
-    overrides, words, files = {}, list(rest), []
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            files.append(word)
-            continue
-        key, equals, value = word[2:].partition("=")
-        if not equals:
-            if not words:
-                raise InputError(f"--{key}: expected a value after it")
-            value = words.pop(0)
-        overrides[key] = parse_yaml(value, f"--{shown(key)}")
-    if len(files) != 1:
-        raise InputError(f"run: expected one config file and --key value pairs, got {' '.join(files) or 'no file'}")
-    return Path(files[0]), overrides
 
 
 class LinesAboveBars(logging.StreamHandler):

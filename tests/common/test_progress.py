@@ -114,7 +114,7 @@ with Progress("short", 1, "row") as bar:
 
 QUIET = """
 import logging, sys, warnings
-from diverseevol_fast import cli
+from diverseevol_fast.cli import main as cli
 
 def noisy(args, rest):
     warnings.warn("a warning of Python's")
@@ -191,7 +191,8 @@ def test_a_log_of_four_rounds_has_at_most_sixty_lines(tmp_path, settings):
     """As many rounds as the demo has, each stage as slow as it takes for all its lines."""
     config = write_config(tmp_path, settings | {"n_round": 3})
     script = (
-        "import sys; from diverseevol_fast import cli, progress; progress.SHORTEST_WAIT = 0.0; sys.exit(cli.main())"
+        "import sys; from diverseevol_fast._common import progress; from diverseevol_fast.cli.main import main; "
+        "progress.SHORTEST_WAIT = 0.0; sys.exit(main())"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, "run", str(config)], capture_output=True, text=True, check=True

@@ -12,7 +12,7 @@ import compile_cuda
 import pytest
 import torch
 
-from diverseevol_fast.cli import env
+from diverseevol_fast.cli import environment
 from diverseevol_fast.ops import backends
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,8 +124,8 @@ def test_what_an_install_without_a_driver_left_out_is_said(install, tmp_path, mo
     backends.cuda_unavailable.cache_clear()
     try:
         assert backends.cuda_unavailable() == f"not built at install time: {LEFT_OUT}"
-        assert f"  cuda, cuda_general: not built at install time: {LEFT_OUT}" in env._unusable_lines(
-            env._unusable(["cpu"])
+        assert f"  cuda, cuda_general: not built at install time: {LEFT_OUT}" in environment._unusable_lines(
+            environment._unusable(["cpu"])
         )
     finally:
         backends.cuda_unavailable.cache_clear()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diverseevol_fast.cli import env
+from diverseevol_fast.cli import environment
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.ops import backends, check_child, check_problems, isolated, kernels, self_check
 from diverseevol_fast.ops.kernels import Kernel
@@ -295,14 +295,14 @@ def test_a_backend_that_is_not_built_is_not_checked(gpu, monkeypatch):
 
 def test_env_says_what_is_chosen_and_why(gpu):
     gpu.plan = {"cuda min_sqdist float16": "a bound is wrong"}
-    assert env._op_lines(env._op("min_sqdist", "cuda")) == [
+    assert environment._op_lines(environment._op("min_sqdist", "cuda")) == [
         "min_sqdist on cuda, float32 and bfloat16: cuda (passed its self-check on this GPU)",
         "min_sqdist on cuda, float16: triton (passed its self-check on this GPU; cuda: min_sqdist float16: a bound is "
         "wrong; cuda_general: min_sqdist float16: a bound is wrong)",
         "  usable too: cuda_general, reference",
     ]
-    unusable = env._unusable(["cpu", "cuda"])
-    assert env._unusable_lines(unusable) == ["not usable here:", "  native: runs on the CPU"]
+    unusable = environment._unusable(["cpu", "cuda"])
+    assert environment._unusable_lines(unusable) == ["not usable here:", "  native: runs on the CPU"]
 
 
 def test_env_check_checks_all_anew_and_shows_a_table(gpu, capsys):

@@ -1,0 +1,46 @@
+"""Options that several commands have."""
+
+import argparse
+
+
+def model_options() -> argparse.ArgumentParser:
+    """What embed and select say of data and model."""
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument(
+        "--data", help="data set: JSON list, JSON lines, .gz, parquet, a datasets folder, builtin:quickstart"
+    )
+    model.add_argument("--model", help="a local Hugging Face causal or encoder model, or a hub name")
+    model.add_argument("--model-max-length", type=int, default=512, metavar="T", help="cut rows to T tokens (512)")
+    model.add_argument(
+        "--max-tokens-per-batch", type=_tokens, default="auto", metavar="T",
+        help="padding included; 'auto' (default): by a probe on a GPU, 2048 on a CPU",
+    )  # fmt: skip
+    model.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16", "auto"),
+        help="of the weights; bfloat16 on a CPU says what it changes (float32)",
+    )  # fmt: skip
+    model.add_argument("--store-dtype", default="float32", choices=("float32", "float16"), help="of the embeddings")
+    model.add_argument("--pooling", choices=("mean", "cls", "last"), help="of the last hidden states (mean)")
+    model.add_argument("--attn-implementation", metavar="NAME")
+    model.add_argument(
+        "--template", metavar="alpaca|plain|chat|FILE",
+        help="from a row to a text (encoders: plain; causal models: alpaca, chat for conversations)",
+    )  # fmt: skip
+    model.add_argument("--columns", metavar="MAP", help="other names: '{instruction: question}'")
+    model.add_argument("--text-column", metavar="NAME", help="rows of any kind, of which this is the text")
+    model.add_argument(
+        "--skip-broken", action="store_true", help="leave broken lines and malformed rows aside, and count them"
+    )
+    model.add_argument("--trust-remote-code", action="store_true")
+    return model
+
+
+def add_number(command: argparse.ArgumentParser, option: str, default: float, metavar: str, meaning: str) -> None:
+    """An option of the default's type, int or float."""
+    command.add_argument(
+        option, type=type(default), default=default, metavar=metavar, help=f"{meaning} ({default:g})"
+    )  # fmt: skip
+
+
+def _tokens(text: str) -> int | str:
+    return text if text == "auto" else int(text)

@@ -1,0 +1,27 @@
+"""`diverseevol score`."""
+
+import argparse
+from pathlib import Path
+
+from .options import add_number
+from .result import Result
+
+
+def add_parser(commands, common: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    score = commands.add_parser(
+        "score", parents=[common], help="the Relative Score of judgements, offline",
+        description="Relative Score = 100 x the model's summed scores / the reference's, both orders pooled.",
+    )  # fmt: skip
+    score.add_argument("judgements", type=Path, nargs="+", metavar="FILE", help="of judge, or public ones")
+    score.add_argument("--answers", type=Path, nargs="+", metavar="FILE", help="for their length, one per file")
+    score.add_argument("--reference", type=Path, nargs="+", metavar="FILE", help="the same; one may serve all files")
+    add_number(score, "--resamples", 10_000, "N", "of the bootstrap")
+    add_number(score, "--seed", 0, "S", "of the bootstrap")
+
+
+def execute(args: argparse.Namespace) -> Result:
+    """Call the package's function and say what came of it."""
+    from ..evaluate.judge.score import score_judgements
+
+    return score_judgements(args)

@@ -1,0 +1,52 @@
+"""`diverseevol select`."""
+
+import argparse
+from pathlib import Path
+
+from .options import model_options
+from .result import Result
+
+
+def add_parser(commands, common: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    select = commands.add_parser(
+        "select", parents=[common, model_options()], help="a diverse subset of a data set",
+        description="Pick the N rows that K-Center greedy picks, and write them in the input's own schema.",
+    )  # fmt: skip
+    select.add_argument(
+        "--embeddings", type=Path, metavar="X.npy", help="instead of --model: [N, D] float32 or float16"
+    )
+    select.add_argument("-n", type=int, required=True, metavar="N", help="how many rows to pick")
+    select.add_argument(
+        "--selected",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="rows already selected, all of them: JSON lists, picks.json, .npy",
+    )
+    select.add_argument("--output", type=Path, metavar="FILE", help="the picked rows (subset.jsonl); needs --data")
+    select.add_argument(
+        "--for",
+        dest="trainer",
+        choices=("trl", "llama-factory", "axolotl"),
+        help="write the rows as this trainer reads them, and say what to tell it",
+    )
+    select.add_argument("--picks", type=Path, metavar="FILE", help="the record (<output>.picks.json beside the output)")
+    select.add_argument("--overwrite", action="store_true", help="replace what was made from another input")
+    select.add_argument(
+        "--no-keep-embeddings", dest="keep_embeddings", action="store_false",
+        help="do not keep <output>.embeddings.npy, with which another N is instant",
+    )  # fmt: skip
+    select.add_argument(
+        "--allow-other-data", action="store_true",
+        help="take --embeddings or --selected of another data set: their row numbers are right all the same",
+    )  # fmt: skip
+    select.add_argument("--skip-empty", action="store_true", help="leave rows with an empty instruction or output out")
+    select.add_argument("--seed", type=int, default=0, help="draws the first row when nothing is selected yet (0)")
+
+
+def execute(args: argparse.Namespace) -> Result:
+    """Call the package's function and say what came of it."""
+    from ..subset import select_subset
+
+    return select_subset(args)
