@@ -52,7 +52,7 @@ def build(data: Data, folder: Path, shape: tuple[int, int, int, int]) -> None:
     torch.manual_seed(0)
     with device():
         LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    texts = [f"{data.field(row, 'instruction')}\n{data.field(row, 'output')}" for row in range(len(data.rows))]
+    texts = [f"{data.fields(row)['instruction']}\n{data.fields(row)['output']}" for row in range(len(data.rows))]
     train_tokenizer(texts, config.vocab_size).save_pretrained(folder)
 
 

@@ -233,8 +233,8 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     data = load_data(args.data)[0]
-    if data.schema != "alpaca":
-        parser.error(f"{args.data}: expected rows with instruction and output, got {data.schema}")
+    if data.schema.name != "alpaca":
+        parser.error(f"{args.data}: expected rows with instruction and output, got {data.schema.name}")
     build_model(data, MODEL)
     task, told = task_of(data, args.rows, MODEL), machine() | {"data": Path(args.data).name}
     names = [name for name in ("transformers", "sentence_transformers") if importlib.util.find_spec(name)]

@@ -6,11 +6,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from .._common.errors import InputError
+from .schemas import Turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Turns = list[dict[str, str]]  # {"role": ..., "content": ...}
 Spans = dict[int, tuple[int, int]]  # a turn's number -> where it begins and ends in the text
 
 MARK = re.compile("\ue000([0-9]+)\ue001")  # stands for a turn's content

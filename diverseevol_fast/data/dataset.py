@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,22 @@ from .._common.errors import InputError
 from .._common.files import atomic_path
 from .._common.messages import reason, shown
 from .._common.reading import check_file, check_plain, flaw_of, is_folder, parse_json, read_text
+from .schemas import COLUMNS, TEXT, Parts, RowError, Schema, Turns, schema_of
 from .summary import log_rows
 
 log = logging.getLogger("diverseevol_fast")
 
 QUICKSTART = "builtin:quickstart"
 MOST_NAMED = 20  # broken lines in one message
-COLUMNS = ("instruction", "input", "output", "messages", "conversations")
-SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-                  "system": "system", "tool": "tool"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Data:
     """All rows of a data set, and how to read them."""
 
-    rows: list[dict]
-    schema: str  # "alpaca", "messages", "sharegpt" or, of plain texts, "text"
-    columns: dict[str, str]  # our name -> the row's key
+    rows: Sequence[Mapping[str, Any]]
+    schema: Schema
+    columns: Mapping[str, str]  # our name -> the row's key
     source: str
 
     def sha256(self) -> str:
@@ -46,25 +44,27 @@ class Data:
             digest.update(b"\n")
         return digest.hexdigest()
 
-    def conversation(self, index: int) -> list[dict[str, str]]:
-        """Row `index` of a messages or ShareGPT data set as [{"role": ..., "content": ...}, ...]."""
-        turns = self.rows[index][self.columns["messages" if self.schema == "messages" else "conversations"]]
-        if self.schema == "messages":
-            return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-        return [{"role": SHAREGPT_ROLES[turn["from"]], "content": turn["value"]} for turn in turns]
+    def parts(self, index: int) -> Parts:
+        """Row `index`'s own texts in their order, and whether each is a response."""
+        return self.schema.parts(self.rows[index], self.columns)
 
-    def field(self, index: int, name: str) -> str:
-        """`instruction`, `input` or `output` of row `index` of an alpaca data set; a missing input is empty."""
-        return self.rows[index].get(self.columns[name]) or ""
+    def fields(self, index: int) -> dict[str, str] | None:
+        """`instruction`, `input` and `output` of row `index`; None where the schema has no such parts."""
+        return self.schema.fields(self.rows[index], self.columns)
+
+    def turns(self, index: int) -> Turns | None:
+        """Row `index` as [{"role": ..., "content": ...}, ...]; None where it is no conversation."""
+        return self.schema.turns(self.rows[index], self.columns)
 
 
 def load_data(
-    path: str, columns: dict[str, str] | None = None, *, text_column: str | None = None, skip_broken: bool = False
+    data: Any, columns: Mapping[str, str] | None = None, *, text_column: str | None = None, skip_broken: bool = False
 ) -> tuple[Data, list[int]]:
     """Read a data set and check every row. Returns it and the rows with an empty instruction or output, or text.
 
     Args:
-        path: a file, a saved `datasets` folder, or "builtin:quickstart".
+        data: the name of a file or of a saved `datasets` folder, "builtin:quickstart"; a list of rows (dicts) or of
+            texts; a Hugging Face `datasets.Dataset`; or what an earlier call returned.
         columns: other names for our columns, {"instruction": "question", ...}.
         text_column: rows are of any kind, and this key's value is their text.
         skip_broken: leave broken lines and malformed rows aside; row numbers count the rows that are left.
@@ -73,6 +73,24 @@ def load_data(
         InputError: no such file, broken lines or malformed rows (file, line, what; the first 20 of them), an unknown
             schema, no rows.
     """
+    if isinstance(data, Data):
+        return data, [index for index, row in enumerate(data.rows) if data.schema.check(row, data.columns)]
+    names = _names(columns, text_column)
+    if isinstance(data, str | os.PathLike):
+        source = os.fspath(data)
+        found, kind = _generated() if source == QUICKSTART else _read(source)
+    else:
+        source = "rows"
+        found, kind = _in_memory(data)
+        if found.rows and isinstance(found.rows[0], str):
+            return _texts(found.rows, columns, text_column)
+    loaded, empty = _checked(found, names, source, skip_broken)
+    log_rows(loaded, kind, empty)
+    return loaded, empty
+
+
+def _names(columns: Mapping[str, str] | None, text_column: str | None) -> dict[str, str]:
+    """Our name of each part of a row -> the row's key."""
     unknown = set(columns or {}) - set(COLUMNS)
     if unknown:
         names = shown(", ".join(sorted(map(str, unknown))))
@@ -80,20 +98,43 @@ def load_data(
     for name, key in (columns or {}).items():
         if not isinstance(key, str):
             raise InputError(f"columns: expected the name of a key for '{name}', got {shown(repr(key))}")
-    names = {name: name for name in COLUMNS} | (columns or {})
-    if path == QUICKSTART:
-        from ..demo.quickstart import generate_rows
+    if text_column is None:
+        return {name: name for name in COLUMNS} | dict(columns or {})
+    if columns:
+        raise InputError("columns: name parts of a row, of which a text column takes none; give one of the two")
+    return {"text": text_column}
 
-        found, kind = Found(generate_rows(), "row"), "generated rows"
-    else:
-        found, kind = _read(path)
-    if text_column is not None:
-        if columns:
-            raise InputError("columns: name parts of a row, of which a text column takes none; give one of the two")
-        names = {"text": text_column}
-    data, empty = _checked(found, names, path, skip_broken)
-    log_rows(data, kind, empty)
-    return data, empty
+
+def _generated() -> tuple["Found", str]:
+    from ..demo.quickstart import generate_rows
+
+    return Found(generate_rows(), "row"), "generated rows"
+
+
+def _in_memory(rows: Any) -> tuple["Found", str]:
+    """Rows or texts out of a list, or rows out of a datasets.Dataset."""
+    if hasattr(rows, "column_names") and hasattr(rows, "to_list"):
+        return Found(rows.to_list(), "row"), "datasets.Dataset"
+    if not isinstance(rows, list) or not rows:
+        raise InputError(
+            f"rows: expected a file's name, a list of texts or of rows, at least one, or a datasets.Dataset, got "
+            f"{type(rows).__name__ if rows != [] else 'an empty list'}"
+        )
+    kind = str if isinstance(rows[0], str) else dict
+    for index, row in enumerate(rows):
+        if not isinstance(row, kind):
+            wanted = f"{kind.__name__}, as row 0" if index else "a text or a dict"
+            raise InputError(f"rows, row {index}: expected {wanted}, got {type(row).__name__}")
+    return Found(rows, "row"), "a list"
+
+
+def _texts(texts: list[str], columns: Mapping[str, str] | None, text_column: str | None) -> tuple[Data, list[int]]:
+    if columns or text_column:
+        raise InputError("columns: the rows are texts, which have no keys; leave columns and text_column out")
+    for index, text in enumerate(texts):
+        check_plain(text, f"rows, row {index}")
+    empty = [index for index, text in enumerate(texts) if not text.strip()]
+    return Data([{"text": text} for text in texts], TEXT, {"text": "text"}, "rows"), empty
 
 
 @dataclass
@@ -117,8 +158,9 @@ def _checked(found: Found, names: dict[str, str], path: str, skip_broken: bool) 
     rows, empty, broken, schema = [], [], list(found.broken), None
     for index, row in enumerate(found.rows):
         try:
-            schema = schema or _schema(row, names)
-            is_empty = _check_row(Data([row], schema, names, path), 0)
+            schema = schema or (TEXT if "text" in names else schema_of(row, names))
+            _check_values(row)
+            is_empty = schema.check(row, names)
         except RowError as error:
             broken.append((found.place(index), str(error)))
             continue
@@ -153,30 +195,6 @@ def _broken(path: str, unit: str, broken: list[tuple[int, str]]) -> str:
             *lines,
         ]
     )
-
-
-class RowError(InputError):
-    """What is wrong with a row; who raises it does not know where the row stands."""
-
-
-def data_of(rows: list[str] | list[dict]) -> Data:
-    """Texts, or rows in a schema that load_data knows, as a data set.
-
-    Raises:
-        InputError: no rows, rows of neither kind, a malformed row.
-    """
-    if not isinstance(rows, list) or not rows:
-        raise InputError(f"rows: expected a list of texts or of rows, at least one, got {type(rows).__name__}")
-    kind = str if isinstance(rows[0], str) else dict
-    for index, row in enumerate(rows):
-        if not isinstance(row, kind):
-            wanted = f"{kind.__name__}, as row 0" if index else "a text or a dict"
-            raise InputError(f"rows, row {index}: expected {wanted}, got {type(row).__name__}")
-    if kind is str:
-        for index, text in enumerate(rows):
-            check_plain(text, f"rows, row {index}")
-        return Data([{"text": text} for text in rows], "text", {"text": "text"}, "rows")
-    return _checked(Found(rows, "row"), {name: name for name in COLUMNS}, "rows", skip_broken=False)[0]
 
 
 def _read(name: str) -> tuple[Found, str]:
@@ -250,59 +268,11 @@ def _read_arrow(path: Path) -> tuple[list[dict], str]:
         raise InputError(f"{shown(path, 200)}: its columns are damaged: {reason(error)}") from error
 
 
-def _schema(row: dict, names: dict[str, str]) -> str:
-    if "text" in names:
-        return "text"
-    for schema, key in (("messages", "messages"), ("sharegpt", "conversations"), ("alpaca", "instruction")):
-        if names[key] in row:
-            return schema
-    raise RowError(
-        f"expected '{shown(names['instruction'])}', '{shown(names['messages'])}' or '{shown(names['conversations'])}', "
-        f"got keys {_keys(row)}; other names: columns: {{instruction: NAME, output: NAME}}"
-    )
-
-
-def _keys(row: dict) -> str:
-    return shown(", ".join(map(repr, row)), 50)
-
-
-def _check_row(data: Data, index: int) -> bool:
-    """Raises on a malformed row; True when its instruction or its output, or its text, is empty."""
-    row = data.rows[index]
+def _check_values(row: Mapping[str, Any]) -> None:
+    """Raises RowError for a row that cannot be written as JSON."""
     flaw = flaw_of(row)
     if flaw:
         raise RowError(flaw)
-    if data.schema in ("alpaca", "text"):
-        names = ("instruction", "input", "output") if data.schema == "alpaca" else ("text",)
-        for name in names:
-            key = data.columns[name]
-            if name != "input" and key not in row:
-                raise RowError(f"key '{shown(key)}' is missing; got {_keys(row)}")
-            if not isinstance(row.get(key) or "", str):
-                raise RowError(f"'{shown(key)}' expected text, got {type(row[key]).__name__}")
-        return not all(data.field(index, name).strip() for name in names if name != "input")
-    turns = _turns(data, index)
-    said = {role: "".join(t["content"] for t in turns if t["role"] == role).strip() for role in ("user", "assistant")}
-    return not (said["user"] and said["assistant"])
-
-
-def _turns(data: Data, index: int) -> list[dict[str, str]]:
-    """The conversation of a row. Raises RowError where it is none."""
-    key = data.columns["messages" if data.schema == "messages" else "conversations"]
-    role, content = ("role", "content") if data.schema == "messages" else ("from", "value")
-    turns = data.rows[index].get(key)
-    if not isinstance(turns, list):
-        raise RowError(f"'{shown(key)}' expected a list of turns, got {type(turns).__name__}")
-    for number, turn in enumerate(turns):
-        if not isinstance(turn, dict):
-            raise RowError(f"turn {number}: expected an object, got {type(turn).__name__}")
-        for name in (role, content):
-            if not isinstance(turn.get(name), str):
-                got = type(turn[name]).__name__ if name in turn else "no such key"
-                raise RowError(f"turn {number}: expected text under '{name}', got {got}")
-        if data.schema == "sharegpt" and turn[role] not in SHAREGPT_ROLES:
-            raise RowError(f"turn {number}: expected from: {' or '.join(SHAREGPT_ROLES)}, got '{shown(turn[role])}'")
-    return data.conversation(index)
 
 
 def check_row_file(path: Path) -> str:

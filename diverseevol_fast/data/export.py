@@ -1,6 +1,6 @@
 """Selected rows as other trainers read them: TRL, LLaMA-Factory and axolotl."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +24,46 @@ def check_trainer(trainer: str | None, output: Path) -> None:
         return
     if output.suffix == ".gz" or output.name == DATASET_INFO:
         raise InputError(
-            f"--output {output}: LLaMA-Factory needs a .json, .jsonl or .parquet file that is not {DATASET_INFO}"
+            f"output {output}: LLaMA-Factory needs a .json, .jsonl or .parquet file that is not {DATASET_INFO}"
         )
     _dataset_info(output)
 
 
-def rows_for(trainer: str | None, data: Data, rows: Iterable[int]) -> Iterator[dict]:
+def rows_for(trainer: str | None, data: Data, indices: Iterable[int]) -> Iterator[Mapping[str, Any]]:
     """The rows as the trainer reads them; None: as they came.
 
     TRL: `prompt` and `completion` with our training text (no end token, which TRL adds), or `messages`. LLaMA-Factory:
     as they came, dataset_info.json says what their keys are. axolotl: alpaca's own keys, or as they came.
     """
-    for row in rows:
-        if trainer == "trl":
-            yield _trl_row(data, int(row))
-        elif trainer == "axolotl" and data.schema == "alpaca":
-            yield {name: data.field(int(row), name) for name in ("instruction", "input", "output")}
+    for index in indices:
+        row, fields = data.rows[index], data.fields(index)
+        if trainer == "trl" and fields is not None:
+            prompt = prompt_of(fields["instruction"], fields["input"])
+            yield {"prompt": prompt, "completion": fields["output"]}
+        elif trainer == "trl":
+            yield data.schema.trl_row(row, data.columns)
+        elif trainer == "axolotl":
+            yield data.schema.axolotl_row(row, data.columns)
         else:
-            yield data.rows[row]
+            yield row
 
 
-def describe(trainer: str | None, data: Data, rows: Iterable[int], output: Path) -> list[str]:
+def describe(trainer: str | None, data: Data, indices: Iterable[int], output: Path) -> list[str]:
     """What the trainer is to be told, as lines for the user; for LLaMA-Factory also written beside the rows."""
+    schema = data.schema
     if trainer == "trl":
         kind = "parquet" if output.suffix == ".parquet" else "json"
         return [f'TRL: train_dataset=load_dataset("{kind}", data_files="{output}", split="train")']
     if trainer == "llama-factory":
         info = output.with_name(DATASET_INFO)
-        write_json(info, _dataset_info(output) | {output.stem: _llama_factory_entry(data, rows, output)})
+        entry = schema.llama_factory_entry((data.rows[index] for index in indices), data.columns)
+        write_json(info, _dataset_info(output) | {output.stem: {"file_name": output.name} | entry})
         return [f"{info}: LLaMA-Factory finds the rows by dataset: {output.stem}, dataset_dir: {output.parent}"]
     if trainer == "axolotl":
-        stanza = yaml.safe_dump({"datasets": [_axolotl_entry(data, output)]}, sort_keys=False).rstrip()
-        return ["axolotl, in its config:", stanza]
+        kind = "parquet" if output.suffix == ".parquet" else "json"
+        entry = {"path": str(output), "ds_type": kind} | schema.axolotl_entry(data.columns)
+        return ["axolotl, in its config:", yaml.safe_dump({"datasets": [entry]}, sort_keys=False).rstrip()]
     return []
-
-
-def _trl_row(data: Data, row: int) -> dict[str, Any]:
-    if data.schema != "alpaca":
-        return {"messages": data.conversation(row)}
-    prompt = prompt_of(data.field(row, "instruction"), data.field(row, "input"))
-    return {"prompt": prompt, "completion": data.field(row, "output")}
 
 
 def _dataset_info(output: Path) -> dict[str, Any]:
@@ -76,34 +76,3 @@ def _dataset_info(output: Path) -> dict[str, Any]:
     if not isinstance(entries, dict):
         raise InputError(f"{path}: expected an object of data sets, got {type(entries).__name__}")
     return entries
-
-
-def _llama_factory_entry(data: Data, rows: Iterable[int], output: Path) -> dict[str, Any]:
-    names = data.columns
-    if data.schema == "alpaca":
-        columns = {"prompt": names["instruction"], "response": names["output"]}
-        if any(names["input"] in data.rows[row] for row in rows):  # it must not ask for a column that is not there
-            columns["query"] = names["input"]
-        return {"file_name": output.name, "formatting": "alpaca", "columns": columns}
-    key = "messages" if data.schema == "messages" else "conversations"
-    entry = {"file_name": output.name, "formatting": "sharegpt", "columns": {"messages": names[key]}}
-    if data.schema == "messages":  # its defaults are ShareGPT's words
-        entry["tags"] = {
-            "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
-            "system_tag": "system",
-        }  # fmt: skip
-    return entry
-
-
-def _axolotl_entry(data: Data, output: Path) -> dict[str, Any]:
-    entry = {"path": str(output), "ds_type": "parquet" if output.suffix == ".parquet" else "json"}
-    if data.schema == "alpaca":
-        return entry | {"type": "alpaca"}
-    key, role, content = (
-        ("messages", "role", "content") if data.schema == "messages" else ("conversations", "from", "value")
-    )
-    return entry | {
-        "type": "chat_template",
-        "field_messages": data.columns[key],
-        "message_property_mappings": {"role": role, "content": content},
-    }

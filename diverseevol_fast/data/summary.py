@@ -22,9 +22,9 @@ SAMPLE_SHOWN = 600  # characters
 
 def log_rows(data: "Data", kind: str, empty: Collection[int]) -> None:
     """Rows, exact duplicates, and rows with an empty instruction or output, or text. kind: of the file, for people."""
-    needed = "text" if data.schema == "text" else "instruction or output"
     log.info("data: %s, %s, %s schema, %d rows: %d repeat an earlier one, %d have an empty %s",
-             data.source, kind, data.schema, len(data.rows), duplicates(data), len(empty), needed)  # fmt: skip
+             data.source, kind, data.schema.name, len(data.rows), duplicates(data), len(empty),
+             data.schema.required)  # fmt: skip
 
 
 def log_sample(template: "Template", data: "Data", row: int, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -43,9 +43,6 @@ def log_lengths(tokens: "Tokens", limit: int) -> None:
 
 def duplicates(data: "Data") -> int:
     """How many rows have the same texts as an earlier row; other keys, such as an id, do not count."""
-    if data.schema in ("alpaca", "text"):
-        names = ("instruction", "input", "output") if data.schema == "alpaca" else ("text",)
-        texts = (tuple(data.field(row, name) for name in names) for row in range(len(data.rows)))
-    else:
-        texts = (json.dumps(data.conversation(row)) for row in range(len(data.rows)))
-    return len(data.rows) - len(set(texts))
+    schema, columns = data.schema, data.columns
+    texts = {json.dumps([schema.parts(row, columns), schema.turns(row, columns)]) for row in data.rows}
+    return len(data.rows) - len(texts)

@@ -15,8 +15,9 @@ import numpy as np
 from .._common.errors import InputError
 from .._common.files import atomic_path
 from .._common.progress import Progress
-from .conversations import Turns, conversation_segments
+from .conversations import conversation_segments
 from .dataset import Data
+from .schemas import FIELDS, TEXT, Alpaca, Parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,10 +39,8 @@ PROMPT_WITH_INPUT = (
 TOKENIZE_ROWS = 4096  # rows handed to the tokenizer at once
 
 TEMPLATES = ("alpaca", "plain", "chat")
-DEFAULTS = {"alpaca": "alpaca", "messages": "chat", "sharegpt": "chat", "text": "plain"}  # of a causal model, by schema
-PLACEHOLDERS = ("instruction", "input", "output")
 
-Segments = list[tuple[str, bool]]  # (text, whether it is response), joined they are the row's text
+Segments = Parts  # joined they are the row's text
 
 
 @dataclass(frozen=True)
@@ -68,31 +67,31 @@ class Template:
         if self.pieces:
             segments = self._filled(data, index, end)
         elif self.name == "chat":
-            segments = conversation_segments(_turns(data, index), tokenizer, f"{data.source}, row {index}")
+            segments = conversation_segments(data.turns(index), tokenizer, f"{data.source}, row {index}")
         elif self.name == "alpaca":
-            prompt = prompt_of(data.field(index, "instruction"), data.field(index, "input"))
-            segments = [(prompt, False), (data.field(index, "output") + end, True)]
+            fields = data.fields(index)
+            segments = [(prompt_of(fields["instruction"], fields["input"]), False), (fields["output"] + end, True)]
         else:
-            segments = _plain(data, index, end)
+            segments = _plain(data.parts(index), end)
         return [(self.before, False), *segments] if self.before else segments
 
     def _filled(self, data: Data, index: int, end: str) -> Segments:
-        segments = []
+        segments, fields = [], data.fields(index)
         for text, name in self.pieces:
             segments += [(text, False)] if text else []
-            segments += [(data.field(index, name), name == "output")] if name else []
+            segments += [(fields[name], name == "output")] if name else []
         last, is_response = segments.pop()
         return [*segments, (last + end, is_response)]
 
     def prompt(self, instruction: str, further: str, tokenizer: "PreTrainedTokenizerBase") -> str:
         """What comes before the response; further: the row's `input`, which may be empty. Not of "chat"."""
         row = {"instruction": instruction, "input": further, "output": "."}
-        segments = self.segments(Data([row], "alpaca", {name: name for name in PLACEHOLDERS}, "prompt"), 0, tokenizer)
+        segments = self.segments(Data([row], Alpaca(), {name: name for name in FIELDS}, "prompt"), 0, tokenizer)
         return "".join(text for text, _ in itertools.takewhile(lambda segment: not segment[1], segments))
 
     def provenance(self, data: Data) -> dict[str, str]:
         """What a record says of it; nothing of the schema's own, of which earlier versions said nothing either."""
-        if self.name == DEFAULTS[data.schema]:
+        if self.name == data.schema.template:
             return {}
         text = json.dumps(self.pieces)
         return {"template": hashlib.sha256(text.encode()).hexdigest() if self.pieces else self.name}
@@ -121,23 +120,24 @@ def choose_template(
     Raises:
         InputError: a template that there is not, or that does not fit rows or tokenizer.
     """
-    default = "plain" if encoder else DEFAULTS[data.schema]
+    default = "plain" if encoder else data.schema.template
     chosen = default if name is None else name
     pieces = () if chosen in TEMPLATES else read_template(Path(chosen))
-    if data.schema == "text" and chosen != "plain":
+    schema = data.schema
+    if schema is TEXT and chosen != "plain":
         raise InputError(
             f"template '{chosen}': the rows are texts, which are taken as they are; expected none, or plain"
         )
-    if data.schema in ("messages", "sharegpt") and (pieces or chosen == "alpaca"):
+    if schema.is_conversation and (pieces or chosen == "alpaca"):
         raise InputError(f"template '{chosen}': the rows are conversations; expected chat or plain")
     if chosen == "chat" and not tokenizer.chat_template:
-        if data.schema == "alpaca":
+        if not schema.is_conversation:
             raise InputError("template 'chat': the model's tokenizer has no chat template; expected alpaca or plain")
         raise InputError(
             f"{data.source}: conversations need a chat template, and the model's tokenizer has none; "
             "use a model with one, or the template 'plain'"
         )
-    why = "as given" if name else "the default for encoders" if encoder else f"the default for {data.schema} rows"
+    why = "as given" if name else "the default for encoders" if encoder else f"the default for {schema.name} rows"
     log.info("template: %s, %s", chosen, why)
     return Template(chosen, not encoder, before, pieces)
 
@@ -154,7 +154,7 @@ def read_template(path: Path) -> tuple[tuple[str, str | None], ...]:
     except ValueError as error:
         raise InputError(f"template {path}: {error}; a brace of the text is written twice: {{{{ or }}}}") from error
     for _, name, form, conversion in parsed:
-        if name is not None and (name not in PLACEHOLDERS or form or conversion):
+        if name is not None and (name not in FIELDS or form or conversion):
             written = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
             raise InputError(
                 f"template {path}: unknown placeholder {{{written}}}; expected {{instruction}}, {{input}}, {{output}}; "
@@ -166,21 +166,8 @@ def read_template(path: Path) -> tuple[tuple[str, str | None], ...]:
     return pieces
 
 
-def _turns(data: Data, index: int) -> Turns:
-    if data.schema != "alpaca":
-        return data.conversation(index)
-    asked = [text for text in (data.field(index, "instruction"), data.field(index, "input")) if text]
-    answer = {"role": "assistant", "content": data.field(index, "output")}
-    return [{"role": "user", "content": "\n\n".join(asked)}, answer]
-
-
-def _plain(data: Data, index: int, end: str) -> Segments:
-    if data.schema == "text":
-        return [(data.field(index, "text"), False)]
-    if data.schema == "alpaca":
-        parts = [(data.field(index, name), name == "output") for name in PLACEHOLDERS]
-    else:
-        parts = [(turn["content"], turn["role"] == "assistant") for turn in data.conversation(index)]
+def _plain(parts: Parts, end: str) -> Segments:
+    """The row's own texts, joined by line breaks, without the empty ones."""
     segments: Segments = []
     for text, is_response in parts:
         if text.strip():
@@ -244,7 +231,7 @@ def render(data: Data, index: int, tokenizer: "PreTrainedTokenizerBase", templat
     Raises:
         InputError: a conversation that the chat template refuses or reorders.
     """
-    return (template or Template(DEFAULTS[data.schema])).segments(data, index, tokenizer)
+    return (template or Template(data.schema.template)).segments(data, index, tokenizer)
 
 
 def tokenize(
@@ -261,7 +248,7 @@ def tokenize(
     """
     if not tokenizer.is_fast:
         raise InputError(f"{type(tokenizer).__name__}: expected a fast tokenizer (with character offsets)")
-    template = template or Template(DEFAULTS[data.schema])
+    template = template or Template(data.schema.template)
     none = np.empty(0, dtype=np.int32)
     ids, marks, truncated = [none] * len(data.rows), [none.astype(bool)] * len(data.rows), 0
     wanted = np.setdiff1d(np.arange(len(data.rows)), np.array(sorted(left_out), dtype=np.int64)).tolist()

@@ -14,7 +14,7 @@ import torch
 from .._common import distributed
 from .._common.errors import InputError
 from .._common.files import locked
-from ..data.dataset import Data, data_of
+from ..data.dataset import Data, load_data
 from ..data.templates import Tokens, tokenize
 from ..models.load import check_vocabulary, model_sha256, usable_length
 from ..models.token_budget import find_budget
@@ -122,7 +122,7 @@ def embed(
         InputError: rows, model and tokenizer that do not fit, a row of which no token is made, another's file.
         RunError: an embedding that is not finite; the row is named, finished batches are kept.
     """
-    data = rows if isinstance(rows, Data) else data_of(rows)
+    data = rows if isinstance(rows, Data) else load_data(rows)[0]
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
     given = {"store": store, "dtype": dtype, "max_tokens_per_batch": max_tokens_per_batch, "progress": progress}
     try:

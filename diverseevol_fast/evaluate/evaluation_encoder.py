@@ -146,8 +146,8 @@ def fixed_texts(
 
 def _fixed_text(data: Data, row: int, tokenizer: "PreTrainedTokenizerBase", template: Template) -> str:
     if template.name == "alpaca":
-        prompt = prompt_of(data.field(row, "instruction"), data.field(row, "input"))
-        return f"{prompt}\n{data.field(row, 'output')}"
+        fields = data.fields(row)
+        return f"{prompt_of(fields['instruction'], fields['input'])}\n{fields['output']}"
     text = "".join(text for text, _ in template.segments(data, row, tokenizer))
     return text.rstrip().removesuffix(tokenizer.eos_token or "")
 
@@ -210,7 +210,7 @@ def _embedded(space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path) 
         tokenizer, max_length = model.tokenizer, min(max_length, model.max_seq_length or max_length)
     else:
         tokenizer = load_tokenizer(folder, space.trust_remote_code)
-    no_chat = data.schema != "alpaca" and not tokenizer.chat_template
+    no_chat = data.schema.is_conversation and not tokenizer.chat_template
     plain = space.plain_texts or no_chat
     template = choose_template("plain" if plain else None, data, tokenizer, encoder=plain)  # no end tokens in it
     log.info("%s: embedding %d rows by %s", store, len(rows), folder)

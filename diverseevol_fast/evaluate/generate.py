@@ -19,7 +19,7 @@ from .._common.progress import Progress
 from ..cli.result import Result
 from ..data.batches import token_budget_batches
 from ..data.dataset import load_data
-from ..data.templates import DEFAULTS, TEMPLATES, Template, read_template
+from ..data.templates import TEMPLATES, Template, read_template
 from ..models.load import folder_sha256
 from ..models.token_budget import TokenBudget
 from ..runs.finished import FinishedRun, read_run
@@ -120,7 +120,7 @@ def _benchmarks(paths: list[Path]) -> dict[str, list[Question]]:
 def _template(run: FinishedRun) -> tuple[Template, dict[str, str]]:
     """What the run trained on, and what a record says of it."""
     pool, _ = load_data(str(run.state.data_file(0, "labeled")), run.config.columns)
-    name = run.config.template or DEFAULTS[pool.schema]
+    name = run.config.template or pool.schema.template
     template = Template(name, pieces=() if name in TEMPLATES else read_template(Path(name)))
     recorded = template.provenance(pool)
     if recorded.get("template") != run.state.manifest(0)["provenance"].get("template"):

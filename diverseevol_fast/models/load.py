@@ -55,9 +55,13 @@ def resolve_model(name: str, cache_dir: str | None = None, trust_remote_code: bo
 def build_base_model(data: Data, folder: Path, seed: int) -> None:
     """Save "builtin:small-llama" for this data set: its tokenizer is trained on the rows' texts."""
     log.info("model: building a small Llama, its tokenizer trained on %d rows", len(data.rows))
-    build_small_llama([json.dumps(row, ensure_ascii=False) if data.schema != "alpaca" else "\n".join(
-        data.field(index, name) for name in ("instruction", "input", "output")
-    ) for index, row in enumerate(data.rows)], folder, seed)  # fmt: skip
+    texts = [
+        json.dumps(row, ensure_ascii=False)
+        if data.schema.is_conversation
+        else "\n".join(text for text, _ in data.parts(index))
+        for index, row in enumerate(data.rows)
+    ]
+    build_small_llama(texts, folder, seed)
 
 
 def folder_sha256(folder: Path) -> str:

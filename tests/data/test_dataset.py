@@ -25,7 +25,7 @@ def test_rows_come_back_in_every_format(tmp_path, name, rows, schema):
     write_rows(tmp_path / name, rows)
     data, empty = load_data(str(tmp_path / name))
     assert data.rows == rows
-    assert data.schema == schema
+    assert data.schema.name == schema
     assert empty == []
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -52,10 +52,10 @@ def test_a_saved_datasets_folder(tmp_path):
 def test_conversations_and_fields(tmp_path):
     for name, rows in (("m.json", MESSAGES), ("s.json", SHAREGPT)):
         write_rows(tmp_path / name, rows)
-        assert load_data(str(tmp_path / name))[0].conversation(0) == MESSAGES[0]["messages"]
+        assert load_data(str(tmp_path / name))[0].turns(0) == MESSAGES[0]["messages"]
     write_rows(tmp_path / "q.jsonl", [{"question": "Why?", "answer": "So."}])
     data, _ = load_data(str(tmp_path / "q.jsonl"), {"instruction": "question", "output": "answer"})
-    assert [data.field(0, name) for name in ("instruction", "input", "output")] == ["Why?", "", "So."]
+    assert [data.fields(0)[name] for name in ("instruction", "input", "output")] == ["Why?", "", "So."]
 
 
 def test_empty_rows_are_listed(tmp_path):
@@ -194,5 +194,5 @@ def test_quickstart_rows_are_seeded_mixed_and_some_rare():
 
 def test_real_data(shared_data):
     data, empty = load_data(str(shared_data / "instruct_15k.jsonl.gz"))
-    assert (len(data.rows), data.schema, empty) == (15011, "alpaca", [])
+    assert (len(data.rows), data.schema.name, empty) == (15011, "alpaca", [])
     assert len(load_data(str(shared_data / "alpaca_debug_6.json"))[0].rows) == 6

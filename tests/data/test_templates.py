@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 import sentencepiece
+from support.data import data_of
 from support.runs import CHAT
 
 from diverseevol_fast._common.errors import InputError
-from diverseevol_fast.data.dataset import data_of, load_data, write_rows
+from diverseevol_fast.data.dataset import load_data, write_rows
 from diverseevol_fast.data.templates import choose_template, render, tokenize
 from diverseevol_fast.models.load import load_tokenizer
 
@@ -51,7 +52,7 @@ def test_only_the_response_and_the_end_token_are_marked(tmp_path, tokenizer, row
     data = loaded(tmp_path, odd + rows)
     tokens = tokenize(data, tokenizer, 4096)
     for row in range(len(tokens)):
-        assert response_of(tokens, tokenizer, row) == data.field(row, "output") + "</s>"
+        assert response_of(tokens, tokenizer, row) == data.fields(row)["output"] + "</s>"
         assert tokens.row(row)[0][-1] == tokenizer.eos_token_id
     assert tokens.truncated == 0
     assert tokens.lengths().sum() == len(tokens.ids)
@@ -105,7 +106,7 @@ def test_sharegpt_is_the_same_as_messages(tmp_path, tokenizer):
 def test_json_rows_survive(tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text(json.dumps({"instruction": "a\u2028b", "output": "c"}, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert load_data(str(path))[0].field(0, "instruction") == "a\u2028b"
+    assert load_data(str(path))[0].fields(0)["instruction"] == "a\u2028b"
 
 
 TALK = [("system", "Be kind."), ("user", "One?"), ("assistant", " 1.\n"), ("user", ""), ("assistant", "2.")]

@@ -6,13 +6,13 @@ import logging
 import numpy as np
 import pytest
 import torch
+from support.data import data_of
 from support.embedding import stopped_after
 from support.model_families import build
 from support.one_by_one import StopHereError
 
 from diverseevol_fast import embed, kcenter
 from diverseevol_fast._common.errors import InputError, RunError
-from diverseevol_fast.data.dataset import data_of
 from diverseevol_fast.data.templates import PROMPT, tokenize
 from diverseevol_fast.demo.quickstart import generate_rows
 from diverseevol_fast.embedding.encoder import encoder_of

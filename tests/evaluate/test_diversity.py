@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from support.config import TINY, write_config
+from support.data import data_of
 from support.public_text import public_text
 
 from diverseevol_fast.cli.main import main
-from diverseevol_fast.data.dataset import data_of, load_data
+from diverseevol_fast.data.dataset import load_data
 from diverseevol_fast.evaluate import evaluation_encoder
 from diverseevol_fast.evaluate.diversity import YARDSTICK, _draw, measure_run
 from diverseevol_fast.evaluate.evaluation_encoder import fixed_embeddings, fixed_space, fixed_texts, is_own, kept_record

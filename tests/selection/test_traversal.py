@@ -303,7 +303,7 @@ def test_real_embeddings(shared_data):
     data, _ = load_data(str(shared_data / "instruct_15k.jsonl.gz"))
     x = np.zeros((len(data.rows), 256), dtype=np.float32)
     for i in range(len(data.rows)):
-        for word in data.field(i, "instruction").lower().split():
+        for word in data.fields(i)["instruction"].lower().split():
             x[i, sum(word.encode()) % 256] += 1
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     result = kcenter(x, 100, list(range(100)))

@@ -92,10 +92,11 @@ def look_at(run: FinishedRun, x: torch.Tensor, plane: Plane) -> Picked:
 def text_of(data: Data, row: int, kind_key: str | None = None) -> Text:
     """What a row asks and answers; of a conversation, the first turns of user and assistant."""
     kind = str(data.rows[row][kind_key]) if kind_key else None
-    if data.schema == "alpaca":
-        asked = "\n".join(part for part in (data.field(row, "instruction"), data.field(row, "input")) if part)
-        return Text(row, asked, data.field(row, "output"), kind)
-    turns = data.conversation(row)
+    fields = data.fields(row)
+    if fields is not None:
+        asked = "\n".join(part for part in (fields["instruction"], fields["input"]) if part)
+        return Text(row, asked, fields["output"], kind)
+    turns = data.turns(row)
     said = {
         role: next((turn["content"] for turn in turns if turn["role"] == role), "") for role in ("user", "assistant")
     }

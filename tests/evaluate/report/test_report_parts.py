@@ -256,7 +256,8 @@ class FewRows:
     pools = ((4, 2), (6, 1))
 
     def __init__(self, folder: Path, rows: list[dict]):
-        from diverseevol_fast.data.dataset import data_of
+        from support.data import data_of
+
         from diverseevol_fast.runs.state import RunState
 
         self.data, self.state = data_of(rows), RunState(folder)
@@ -312,7 +313,7 @@ def test_the_field_that_says_of_what_kind_rows_are(fields, key, tmp_path):
 
 
 def test_what_a_conversation_asks_and_answers():
-    from diverseevol_fast.data.dataset import data_of
+    from support.data import data_of
 
     turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "h"}, {"from": "gpt", "value": "g"},
              {"from": "human", "value": "more"}]  # fmt: skip

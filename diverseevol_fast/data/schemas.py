@@ -1,0 +1,237 @@
+"""Schemas: all that the package knows of a kind of rows, an object for each.
+
+A schema finds its rows, checks them, takes them apart, and says how other trainers read them. A new one is a class
+here and its place in SCHEMAS.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from .._common.errors import InputError
+from .._common.messages import shown
+
+Row = Mapping[str, Any]
+Columns = Mapping[str, str]  # our name of a part of a row -> the row's key
+Parts = list[tuple[str, bool]]  # texts, and whether each is a response
+Turns = list[dict[str, str]]  # {"role": ..., "content": ...}
+
+FIELDS = ("instruction", "input", "output")
+
+
+class RowError(InputError):
+    """What is wrong with a row; who raises it does not know where the row stands."""
+
+
+class Schema:
+    """What the schemas have in common. Rows are not checked again once `check` has taken them."""
+
+    name = ""
+    columns: tuple[str, ...] = ()  # our names of a row's parts; a row of the schema has the first one's key
+    required = "instruction or output"  # what an empty row lacks, in messages
+    template = ""  # the default one of a causal model
+    is_conversation = False
+
+    def check(self, row: Row, columns: Columns) -> bool:
+        """Whether a part that training needs is empty. Raises RowError for a malformed row."""
+        raise NotImplementedError
+
+    def parts(self, row: Row, columns: Columns) -> Parts:
+        """The row's own texts in their order, empty ones included."""
+        raise NotImplementedError
+
+    def fields(self, row: Row, columns: Columns) -> dict[str, str] | None:
+        """`instruction`, `input` (which may be empty) and `output`; None where a row has no such parts."""
+        return None
+
+    def turns(self, row: Row, columns: Columns) -> Turns | None:
+        """The row as a conversation; None where it is none."""
+        return None
+
+    def trl_row(self, row: Row, columns: Columns) -> dict[str, Any]:
+        """The row as TRL's SFTTrainer reads it, but for a prompt that a template makes."""
+        return {"messages": self.turns(row, columns)}
+
+    def axolotl_row(self, row: Row, columns: Columns) -> Row:
+        """The row as axolotl's entry below reads it."""
+        return row
+
+    def llama_factory_entry(self, rows: Iterable[Row], columns: Columns) -> dict[str, Any]:
+        """What dataset_info.json says of such rows, but for the file's name."""
+        raise NotImplementedError
+
+    def axolotl_entry(self, columns: Columns) -> dict[str, Any]:
+        """What an axolotl config says of such rows, but for the file's name and kind."""
+        raise NotImplementedError
+
+
+class Alpaca(Schema):
+    """`instruction`, `input`, `output`."""
+
+    name = template = "alpaca"
+    columns = FIELDS
+
+    def check(self, row: Row, columns: Columns) -> bool:
+        for name in FIELDS:
+            _check_text(row, columns[name], required=name != "input")
+        fields = self.fields(row, columns)
+        return not (fields["instruction"].strip() and fields["output"].strip())
+
+    def parts(self, row: Row, columns: Columns) -> Parts:
+        return [(text, name == "output") for name, text in self.fields(row, columns).items()]
+
+    def fields(self, row: Row, columns: Columns) -> dict[str, str]:
+        return {name: row.get(columns[name]) or "" for name in FIELDS}
+
+    def turns(self, row: Row, columns: Columns) -> Turns:
+        fields = self.fields(row, columns)
+        question = "\n\n".join(text for text in (fields["instruction"], fields["input"]) if text)
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": fields["output"]}]
+
+    def axolotl_row(self, row: Row, columns: Columns) -> Row:
+        return self.fields(row, columns)
+
+    def llama_factory_entry(self, rows: Iterable[Row], columns: Columns) -> dict[str, Any]:
+        names = {"prompt": columns["instruction"], "response": columns["output"]}
+        if any(columns["input"] in row for row in rows):  # it must not ask for a column that is not there
+            names["query"] = columns["input"]
+        return {"formatting": "alpaca", "columns": names}
+
+    def axolotl_entry(self, columns: Columns) -> dict[str, Any]:
+        return {"type": "alpaca"}
+
+
+class Conversation(Schema):
+    """A list of turns under one key; a turn has its role and its content under two."""
+
+    template = "chat"
+    is_conversation = True
+    role, content = "role", "content"  # a turn's keys
+    roles: Mapping[str, str] | None = None  # a turn's word for a role -> ours; None: ours, whatever they are
+    llama_factory_tags: Mapping[str, str] | None = None  # None: its defaults are ShareGPT's words
+
+    def check(self, row: Row, columns: Columns) -> bool:
+        turns = row.get(self._key(columns))
+        if not isinstance(turns, list):
+            raise RowError(f"'{shown(self._key(columns))}' expected a list of turns, got {type(turns).__name__}")
+        for number, turn in enumerate(turns):
+            self._check_turn(number, turn)
+        said = {"user": "", "assistant": ""}
+        for turn in self.turns(row, columns):
+            if turn["role"] in said:
+                said[turn["role"]] += turn["content"].strip()
+        return not all(said.values())
+
+    def _check_turn(self, number: int, turn: Any) -> None:
+        if not isinstance(turn, dict):
+            raise RowError(f"turn {number}: expected an object, got {type(turn).__name__}")
+        for name in (self.role, self.content):
+            if not isinstance(turn.get(name), str):
+                got = type(turn[name]).__name__ if name in turn else "no such key"
+                raise RowError(f"turn {number}: expected text under '{name}', got {got}")
+        if self.roles is not None and turn[self.role] not in self.roles:
+            expected = " or ".join(self.roles)
+            raise RowError(f"turn {number}: expected {self.role}: {expected}, got '{shown(turn[self.role])}'")
+
+    def parts(self, row: Row, columns: Columns) -> Parts:
+        return [(turn["content"], turn["role"] == "assistant") for turn in self.turns(row, columns)]
+
+    def turns(self, row: Row, columns: Columns) -> Turns:
+        words = self.roles or {}
+        return [
+            {"role": words.get(turn[self.role], turn[self.role]), "content": turn[self.content]}
+            for turn in row[self._key(columns)]
+        ]
+
+    def llama_factory_entry(self, rows: Iterable[Row], columns: Columns) -> dict[str, Any]:
+        entry: dict[str, Any] = {"formatting": "sharegpt", "columns": {"messages": self._key(columns)}}
+        return entry | ({"tags": dict(self.llama_factory_tags)} if self.llama_factory_tags else {})
+
+    def axolotl_entry(self, columns: Columns) -> dict[str, Any]:
+        return {
+            "type": "chat_template",
+            "field_messages": self._key(columns),
+            "message_property_mappings": {"role": self.role, "content": self.content},
+        }
+
+    def _key(self, columns: Columns) -> str:
+        return columns[self.columns[0]]
+
+
+class Messages(Conversation):
+    """`messages`, as OpenAI and the Hugging Face libraries write them."""
+
+    name = "messages"
+    columns = ("messages",)
+    llama_factory_tags = MappingProxyType(
+        {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        }
+    )
+
+
+class ShareGPT(Conversation):
+    """`conversations`, as ShareGPT has them."""
+
+    name = "sharegpt"
+    columns = ("conversations",)
+    role, content = "from", "value"
+    roles = MappingProxyType(
+        {
+            "human": "user",
+            "user": "user",
+            "gpt": "assistant",
+            "assistant": "assistant",
+            "system": "system",
+            "tool": "tool",
+        }
+    )
+
+
+class Text(Schema):
+    """Rows of any kind, of which one key's value is the text."""
+
+    name = "text"
+    columns = ("text",)
+    required = "text"
+    template = "plain"
+
+    def check(self, row: Row, columns: Columns) -> bool:
+        _check_text(row, columns["text"], required=True)
+        return not (row[columns["text"]] or "").strip()
+
+    def parts(self, row: Row, columns: Columns) -> Parts:
+        return [(row[columns["text"]] or "", False)]
+
+
+TEXT = Text()
+SCHEMAS: tuple[Schema, ...] = (Messages(), ShareGPT(), Alpaca())  # in the order in which a row is held against them
+COLUMNS = tuple(dict.fromkeys(name for schema in (Alpaca, Messages, ShareGPT) for name in schema.columns))
+
+
+def schema_of(row: Row, columns: Columns) -> Schema:
+    """The schema that a row has. Raises RowError where it has none."""
+    for schema in SCHEMAS:
+        if columns[schema.columns[0]] in row:
+            return schema
+    first = [f"'{shown(columns[schema.columns[0]])}'" for schema in (SCHEMAS[-1], *SCHEMAS[:-1])]
+    raise RowError(
+        f"expected {', '.join(first[:-1])} or {first[-1]}, got keys {keys_of(row)}; other names: "
+        "columns: {instruction: NAME, output: NAME}"
+    )
+
+
+def keys_of(row: Row) -> str:
+    """A row's keys, as messages show them."""
+    return shown(", ".join(map(repr, row)), 50)
+
+
+def _check_text(row: Row, key: str, *, required: bool) -> None:
+    if required and key not in row:
+        raise RowError(f"key '{shown(key)}' is missing; got {keys_of(row)}")
+    if not isinstance(row.get(key) or "", str):
+        raise RowError(f"'{shown(key)}' expected text, got {type(row[key]).__name__}")
