@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
-    "Embeddings": ".embedding.embed",
+    "Embeddings": ".embedding.embed_tokens",
     "KCenterStream": ".selection.stream",
     "embed": ".embedding.embed",
     "kcenter": ".selection.traversal",
@@ -15,8 +15,8 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from .embedding.embed import Embeddings as Embeddings
     from .embedding.embed import embed as embed
+    from .embedding.embed_tokens import Embeddings as Embeddings
     from .ops.masked_mean_pool import masked_mean_pool as masked_mean_pool
     from .selection.stream import KCenterStream as KCenterStream
     from .selection.traversal import kcenter as kcenter

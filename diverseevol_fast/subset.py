@@ -1,11 +1,10 @@
-"""One-shot commands: embed a data set, select a diverse subset of it."""
+"""select: a diverse subset of a data set, out of it or of its embeddings."""
 
-import argparse
 import contextlib
 import hashlib
-import json
 import logging
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,158 +14,200 @@ import torch
 
 from ._common import distributed
 from ._common.errors import InputError
-from ._common.files import file_sha256, locked, write_json
-from ._common.provenance import check_same_data, differences, of_embeddings, of_file, of_picks, output_of_picks
-from .cli.result import Result
+from ._common.files import locked, write_json
+from ._common.provenance import (
+    check_same_data,
+    differences,
+    of_embeddings,
+    of_file,
+    of_picks,
+    output_of_picks,
+    sidecar_of,
+    versions,
+)
 from .data.dataset import Data, check_row_file, load_data, write_rows
 from .data.export import check_trainer, describe, rows_for
-from .data.input_files import columns_of, load_embeddings, load_row_numbers
-from .data.summary import log_lengths, log_sample
-from .data.templates import tokenize
-from .embedding.embed import Embeddings, embed_tokens
-from .embedding.encoder import encoder_of, template_for
-from .embedding.precision import in_dtype
-from .embedding.store import read_whole_npy, remove_embeddings
-from .models.load import (
-    folder_sha256,
-    is_sentence_folder,
-    load_encoder,
-    load_sentence_transformer,
-    load_tokenizer,
-    resolve_model,
-    usable_length,
-)
-from .runs.config import check_tokens_per_batch
-from .runs.inputs import versions
+from .data.input_files import load_embeddings, load_row_numbers
+from .embedding.from_folder import EmbedSettings, embed_by_folder, finished_embeddings, provenance_in
+from .embedding.store import remove_embeddings
+from .models.load import resolve_model
+from .selection.arguments import as_row_numbers, as_rows
 from .selection.distributed import kcenter_distributed
 from .selection.traversal import KCenterResult
 
 log = logging.getLogger("diverseevol_fast")
 
+ROWS_AT_ONCE = 65_536
 
-def embed_data(args: argparse.Namespace) -> Result:
-    """`diverseevol embed`: writes args.output.
-
-    Raises:
-        InputError, RunError: as embedding does.
-    """
-    _require(args, "data", "model")
-    if args.output.suffix != ".npy":
-        raise InputError(f"--output {args.output}: expected a name ending in .npy")
-    data, empty = _load_data(args)
-    if empty:
-        log.warning("%d rows have an empty %s, the first is row %d", len(empty), _needed(args), empty[0])
-    embedded = _embed(args, data, np.arange(len(data.rows)), _provenance_of_data(args, data), args.output, [])
-    rows, dimension = embedded.values.shape
-    return Result(
-        f"{args.output}: {rows} x {dimension} {args.store_dtype}",
-        {"output": str(args.output), "rows": rows, "dimension": dimension, "dtype": args.store_dtype}
-        | {"metrics": embedded.metrics},
-    )
+Selected = list[tuple[str, int]]  # (what the user calls where the index is from, the index)
 
 
-def select_subset(args: argparse.Namespace) -> Result:
-    """`diverseevol select`: writes the subset and the record of picks.
+@dataclass(frozen=True)
+class Selection:
+    """What select returns."""
 
-    Everything that can be checked before the embedding is.
+    indices: list[int]  # of the rows, in pick order
+    sqdist: list[float | None]  # each one's squared distance to its nearest center when picked; None: it had none
+    rows: list[Mapping[str, Any]] | None  # the picked rows, as they came; None without data
+    record: dict[str, Any]  # how it was made: passes, seconds, backend, settings, provenance, versions
+    output: Path | None  # the file of the picked rows
+    picks: Path | None  # the file that holds the record
+    embeddings: Path | None  # the file of the embeddings that are kept
+    trainer_notes: list[str]  # what the trainer is to be told
 
-    Raises:
-        InputError, RunError: as loading, embedding and kcenter do.
-    """
-    if args.embeddings is not None and args.model is not None:
-        raise InputError("select: expected --model or --embeddings, got both")
-    if args.embeddings is None and args.model is None:
-        raise InputError("select: --model is missing, which embeds the data; or give their --embeddings")
-    if args.embeddings is None or args.output is not None or args.trainer is not None:
-        _require(args, "data")
-    files = _files(args)
-    _check_nothing_read_is_replaced(args, files)
-    if files.output:
-        check_row_file(files.output)
-        check_trainer(args.trainer, files.output)
-    if args.trainer and args.text_column:
-        raise InputError(f"--for {args.trainer}: trains on responses, which rows of --text-column do not have")
-    with contextlib.ExitStack() as stack:
-        for path in (files.picks, files.output):
-            if path is not None and distributed.is_first():
-                stack.enter_context(locked(path))
-        return _select(args, files)
+    def __repr__(self) -> str:
+        return f"Selection({len(self.indices)} rows, {self.record['seconds']:.2f} s, output={str(self.output)!r})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record with indices and squared distances, as picks.json holds it, and the files' names."""
+        files = {"output": self.output, "picks": self.picks}
+        return self.record | {name: None if path is None else str(path) for name, path in files.items()}
 
 
 @dataclass(frozen=True)
 class Files:
-    """What `diverseevol select` writes."""
+    """What select writes; None: nothing of that kind."""
 
-    picks: Path  # the record
-    output: Path | None  # the picked rows; None: the record alone
-    embeddings: Path | None  # None: they are given
-
-
-def _files(args: argparse.Namespace) -> Files:
-    output = args.output or (Path("subset.jsonl") if args.data else None)
-    folder = output.parent if output else Path()
-    stem = Path((output or args.embeddings).name.removesuffix(".gz")).stem
-    embeddings = None if args.embeddings else folder / f"{stem}.embeddings.npy"
-    return Files(args.picks or folder / f"{stem}.picks.json", output, embeddings)
+    output: Path | None
+    picks: Path | None
+    embeddings: Path | None
 
 
-def _select(args: argparse.Namespace, files: Files) -> Result:
-    data, empty = _load_data(args) if args.data else (None, [])
-    if empty and not args.skip_empty:
-        raise InputError(
-            f"{args.data}: {len(empty)} rows have an empty {_needed(args)}, the first is row {empty[0]}; "
-            "remove them, or leave them out with --skip-empty"
-        )
-    x = load_embeddings(args.embeddings) if args.embeddings else None
-    n = len(data.rows) if data else len(x)
-    if x is not None and n != len(x):
-        raise InputError(f"{args.embeddings}: {len(x)} rows, but {args.data} has {n}")
-    candidates = np.setdiff1d(np.arange(n), np.array(empty, dtype=np.int64))
-    provenance = _provenance(args, data, x)
-    centers = _centers(args, candidates, n)
-    if not args.overwrite:
-        _check_outputs(files, provenance)
-    keep = args.keep_embeddings or (files.embeddings is not None and files.embeddings.exists())
-    if x is not None:
-        result = _kcenter(x[candidates] if empty else x, args, centers)
-    elif (kept := _kept(args, candidates, provenance, files.embeddings)) is not None:
-        log.info("embeddings: those in %s", files.embeddings)
-        result = _kcenter(kept, args, centers)
-    else:
-        embedded = _embed(args, data, candidates, provenance, files.embeddings, centers or [])
-        result = embedded.select(args.n, seed=args.seed)
-    rows = candidates[result.indices]
-    distributed.barrier()  # the others read the embeddings until here
-    told = []
-    record = _record(rows, result, args) | {"provenance": provenance, "output": _name(files.output)}
-    if distributed.is_first():
-        write_json(files.picks, record)  # first, since it says what the output is made from
-        if files.output:
-            write_rows(files.output, rows_for(args.trainer, data, rows))
-            told = [f"{files.output}: {len(rows)} rows", *describe(args.trainer, data, rows, files.output)]
-        if x is None:
-            told += _keep(files.embeddings, keep)
-    written = {"output": str(files.output) if files.output else None, "picks": str(files.picks)}
-    told.append(f"{files.picks}: {len(rows)} picks in {result.seconds:.2f} s")
-    return Result("\n".join(told), record | written)
+@dataclass(frozen=True)
+class Source:
+    """What rows are selected from."""
+
+    data: Data | None
+    x: Any  # the embeddings [N, D], where they were given
+    x_name: str  # what messages call them
+    candidates: np.ndarray  # the indices that may be picked, ascending int64
+    folder: Path | None  # the model's
+    provenance: dict[str, Any]
 
 
-def _load_data(args: argparse.Namespace) -> tuple[Data, list[int]]:
-    columns = columns_of(args.columns)
-    return load_data(args.data, columns, text_column=args.text_column, skip_broken=args.skip_broken)
+def select(
+    data: Any = None,
+    n: int = 0,
+    *,
+    model: str | Path | None = None,
+    embeddings: Any = None,
+    selected: Any = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    picks: str | Path | None = None,
+    trainer: str | None = None,
+    keep_embeddings: bool = True,
+    overwrite: bool = False,
+    allow_other_data: bool = False,
+    skip_empty: bool = False,
+    skip_broken: bool = False,
+    columns: Mapping[str, str] | None = None,
+    text_column: str | None = None,
+    template: str | Path | None = None,
+    pooling: str | None = None,
+    max_length: int | None = None,
+    max_tokens_per_batch: int | str = "auto",
+    dtype: str = "float32",
+    store_dtype: str = "float32",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> Selection:
+    """Pick the n rows that K-Center greedy picks: each the farthest from all that are picked or selected before it.
+
+    Everything that can be checked before the embedding is. Without `output` and `picks` nothing is written.
+
+    Args:
+        data: as embed takes it; None where `embeddings` are enough.
+        n: how many rows to pick.
+        model: a local folder or a hub name, which embeds the data.
+        embeddings: instead of a model: an array [N, D] of real numbers (rounded to float32 unless they are float16 or
+            bfloat16), or the name of a .npy file.
+        selected: rows selected before, all of them: indices or a mask; or the name of a file (a JSON list, a record of
+            picks, .npy), or a list of such names. The picks are farthest from these.
+        seed: draws the first row when nothing is selected yet.
+        output: where the picked rows go; the name decides: .json, .jsonl, .gz, .parquet. The record goes beside it, and
+            the embeddings too, so that another n loads no model.
+        picks: where the record goes instead (None: <output>.picks.json).
+        trainer: write the rows as "trl", "llama-factory" or "axolotl" reads them.
+        keep_embeddings: whether the embeddings stay beside the output.
+        overwrite: replace files that were made from another input.
+        allow_other_data: take embeddings and selected of another data set; their indices are right all the same.
+        skip_empty: leave rows with an empty instruction or output out instead of refusing them.
+        skip_broken, columns, text_column, template, pooling, max_length, max_tokens_per_batch, dtype, store_dtype,
+        attn_implementation, trust_remote_code: as embed takes them.
+
+    Returns:
+        Selection. The same picks as float64 greedy; ties go to the lowest index.
+
+    Raises:
+        InputError: arguments, files or rows that do not fit; a file that would be replaced.
+        RunError: an embedding that is not finite.
+    """
+    _check_arguments(data, model, embeddings, output, trainer, text_column)
+    files = _files(output, picks, model, keep_embeddings)
+    _check_nothing_read_is_replaced(files, {"data": data, "embeddings": embeddings, "selected": selected})
+    if files.output:
+        check_row_file(files.output)
+        check_trainer(trainer, files.output)
+    settings = EmbedSettings(
+        None if template is None else str(template), pooling, max_length, max_tokens_per_batch, dtype, store_dtype,
+        attn_implementation, trust_remote_code,
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        for path in (files.picks, files.output):
+            if path is not None and distributed.is_first():
+                stack.enter_context(locked(path))
+        source, earlier = _source(
+            data, model, embeddings, selected, allow_other_data, skip_empty, trust_remote_code,
+            columns=columns, text_column=text_column, skip_broken=skip_broken,
+        )  # fmt: skip
+        centers = _centers(source, earlier, n)
+        if not overwrite:
+            _check_outputs(files, source.provenance)
+        keep = keep_embeddings or (files.embeddings is not None and files.embeddings.exists())
+        result = _pick(source, n, centers, seed, settings, files.embeddings, overwrite)
+        distributed.barrier()  # the other processes read the embeddings until here
+        indices = source.candidates[result.indices]
+        record = _record(indices, result) | {
+            "data": source.data.source if source.data else None,
+            "model": None if model is None else str(model),
+            "embeddings": str(embeddings) if isinstance(embeddings, str | Path) else None,
+            "template": settings.template, "text_column": text_column,
+            "selected": [str(path) for path in _paths(selected)], "seed": seed, "versions": versions(),
+            "provenance": source.provenance, "output": files.output and files.output.name,
+        }  # fmt: skip
+        notes = _write(files, record, trainer, source.data, indices, keep) if distributed.is_first() else []
+    rows = [source.data.rows[index] for index in indices] if source.data else None
+    kept = files.embeddings if keep else None
+    return Selection(indices.tolist(), record["sqdist"], rows, record, files.output, files.picks, kept, notes)
 
 
-def _needed(args: argparse.Namespace) -> str:
-    """What no row may lack."""
-    return f"'{args.text_column}'" if args.text_column else "instruction or output"
+def _check_arguments(data: Any, model: Any, embeddings: Any, output: Any, trainer: Any, text_column: Any) -> None:
+    if embeddings is not None and model is not None:
+        raise InputError("select: expected a model or embeddings, got both")
+    if embeddings is None and model is None:
+        raise InputError("model: is missing, which embeds the data; or give their embeddings")
+    if data is None and (embeddings is None or output is not None or trainer is not None):
+        raise InputError("data: is missing")
+    if trainer and output is None:
+        raise InputError(f"trainer {trainer}: expected an output, which is what the trainer reads")
+    if trainer and text_column:
+        raise InputError(f"trainer {trainer}: trains on responses, which rows with a text_column do not have")
 
 
-def _check_nothing_read_is_replaced(args: argparse.Namespace, files: Files) -> None:
+def _files(output: Any, picks: Any, model: Any, keep_embeddings: bool) -> Files:
+    if output is None:
+        return Files(None, None if picks is None else Path(picks), None)
+    output = Path(output)
+    beside = output.with_name(Path(output.name.removesuffix(".gz")).stem)
+    embeddings = beside.with_name(f"{beside.name}.embeddings.npy") if model is not None else None
+    return Files(output, Path(picks) if picks else beside.with_name(f"{beside.name}.picks.json"), embeddings)
+
+
+def _check_nothing_read_is_replaced(files: Files, read: dict[str, Any]) -> None:
     """No file that is read, or that is written too, is written over."""
-    given = [("--data", args.data), ("--embeddings", args.embeddings)]
-    given += [("--selected", path) for path in args.selected or []]
-    used = {os.path.realpath(path): f"{name} {path}" for name, path in given if path is not None}
-    for name, path in (("--output", files.output), ("--picks", files.picks), ("--output", files.embeddings)):
+    used = {os.path.realpath(path): f"{name} {path}" for name, value in read.items() for path in _paths(value)}
+    for name, path in (("output", files.output), ("picks", files.picks), ("output", files.embeddings)):
         if path is None:
             continue
         if os.path.realpath(path) in used:
@@ -174,24 +215,112 @@ def _check_nothing_read_is_replaced(args: argparse.Namespace, files: Files) -> N
         used[os.path.realpath(path)] = f"{name} {path}"
 
 
-def _provenance(args: argparse.Namespace, data: Data | None, x: np.ndarray | None) -> dict[str, Any]:
-    """Of the picks. Raises InputError where what is given is of several data sets, as far as it is known."""
+def _paths(value: Any) -> list[str | Path]:
+    """The names of files among what was given."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [one for one in values if isinstance(one, str | Path)]
+
+
+def _source(
+    data: Any, model: Any, embeddings: Any, selected: Any, allow_other_data: bool, skip_empty: bool, remote: bool,
+    **options: Any,
+) -> tuple[Source, Selected]:  # fmt: skip
+    """The rows that may be picked, and those that were before. options: of load_data."""
+    loaded, empty = load_data(data, **options) if data is not None else (None, [])
+    if empty and not skip_empty:
+        raise InputError(
+            f"{loaded.source}: {len(empty)} rows have an empty {_lacking(loaded)}, the first is row {empty[0]}; "
+            "remove them, or leave them out: skip_empty=True"
+        )
+    x, name = _embeddings(embeddings)
+    n = len(loaded.rows) if loaded else len(x)
+    if x is not None and n != len(x):
+        raise InputError(f"{name}: {len(x)} rows, but {loaded.source} has {n}")
+    folder = None if model is None else resolve_model(str(model), trust_remote_code=remote)
+    candidates = np.setdiff1d(np.arange(n), np.array(empty, dtype=np.int64))
+    provenance = _provenance(loaded, folder, embeddings, x, selected, allow_other_data)
+    return Source(loaded, x, name, candidates, folder, provenance), _selected(selected, n)
+
+
+def _lacking(data: Data) -> str:
+    return f"'{data.columns['text']}'" if "text" in data.columns else data.schema.required
+
+
+def _embeddings(given: Any) -> tuple[Any, str]:
+    """The embeddings that were given, and their name in messages."""
+    if given is None:
+        return None, ""
+    if isinstance(given, str | Path):
+        return load_embeddings(Path(given)), str(given)
+    try:
+        return as_rows(given, "embeddings"), "embeddings"
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def _provenance(
+    data: Data | None, folder: Path | None, embeddings: Any, x: Any, selected: Any, allow_other_data: bool
+) -> dict[str, Any]:
+    """Of the picks. Raises InputError where what was given is of several data sets, as far as it is known."""
     of = {}
-    if data and args.model:
-        of[f"--data {args.data}"] = _provenance_of_data(args, data)
+    if data and folder:
+        of[f"data {data.source}"] = provenance_in(data, folder)
     elif data:
-        of[f"--data {args.data}"] = {"data_sha256": data.sha256(), "data_rows": len(data.rows)}
-    if x is not None:
-        of[f"--embeddings {args.embeddings}"] = of_embeddings(args.embeddings, len(x))
+        of[f"data {data.source}"] = {"data_sha256": data.sha256(), "data_rows": len(data.rows)}
+    for path in _paths(embeddings):
+        of[f"embeddings {path}"] = of_embeddings(Path(path), len(x))
     known = {key: value for one in reversed(of.values()) for key, value in one.items()}
-    for path in args.selected or []:
-        of[f"--selected {path}"] = of_picks(path)
-    if not args.allow_other_data:
-        check_same_data(of, "--allow-other-data")
+    for path in _paths(selected):
+        of[f"selected {path}"] = of_picks(Path(path))
+    if not allow_other_data:
+        check_same_data(of, "allow_other_data=True")
     provenance = {key: known.get(key) for key in ("data_sha256", "data_rows", "model_sha256")}
-    if provenance["model_sha256"] is None:  # the file's name stands for what is not known
-        provenance["embeddings"] = str(args.embeddings.resolve())
+    if x is not None and provenance["model_sha256"] is None:  # the file's name stands for what is not known
+        paths = [str(Path(path).resolve()) for path in _paths(embeddings)]
+        provenance["embeddings"] = paths[0] if paths else f"an array, SHA-256 {_sha256(x)}"
     return provenance
+
+
+def _sha256(x: torch.Tensor) -> str:
+    """Digest of an array's dtype, shape and values."""
+    digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)}".encode())
+    for part in x.split(ROWS_AT_ONCE):
+        digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _selected(selected: Any, n: int) -> Selected:
+    if selected is None:
+        return []
+    paths = _paths(selected)
+    if not paths:
+        try:
+            return [("selected", index) for index in as_row_numbers(selected, n, "selected")]
+        except (TypeError, ValueError) as error:
+            raise InputError(str(error)) from error
+    found = [(str(path), index) for path in paths for index in load_row_numbers(Path(path), n)]
+    if not found:
+        raise InputError(f"{paths[0]}: holds no row; leave selected out when nothing is selected yet")
+    return found
+
+
+def _centers(source: Source, selected: Selected, n: int) -> list[int] | None:
+    """The rows already selected, as positions among the candidates."""
+    candidates, total = source.candidates, len(source.data.rows) if source.data else len(source.x)
+    positions = np.searchsorted(candidates, [index for _, index in selected])
+    seen = {}
+    for (origin, index), position in zip(selected, positions, strict=True):
+        if not 0 <= index < total:
+            raise InputError(f"{origin}: expected rows from 0 to {total - 1}, got {index}")
+        if not (position < len(candidates) and candidates[position] == index):
+            raise InputError(f"{origin}: row {index} is left out, because its instruction or output is empty")
+        if index in seen:
+            raise InputError(f"{origin}: row {index} is given more than once, before in {seen[index]}")
+        seen[index] = origin
+    available = len(candidates) - len(selected)
+    if type(n) is not int or not 0 <= n <= available:
+        raise InputError(f"n: expected 0 to {available}, the rows that can be picked, got {n}")
+    return positions.tolist() if selected else None
 
 
 def _check_outputs(files: Files, provenance: dict[str, Any]) -> None:
@@ -201,156 +330,67 @@ def _check_outputs(files: Files, provenance: dict[str, Any]) -> None:
         return
     before = of_picks(files.picks)
     if not before and files.embeddings is not None:  # another record was asked for, and the embeddings beside it know
-        kept = of_file(files.embeddings.with_name(files.embeddings.name + ".json"))
-        before = {key: value for key, value in kept.items() if key in provenance}
+        recorded = of_file(sidecar_of(files.embeddings))
+        before = {key: value for key, value in recorded.items() if key in provenance}
     differing = differences(before, provenance, "it") if before else ["nothing says what of"]
     other = output_of_picks(files.picks)
-    if other not in (None, _name(files.output)):
+    if other not in (None, files.output and files.output.name):
         differing = [f"it is the record of {other}"]
     if differing:
-        raise InputError(f"{standing}: exists ({'; '.join(differing)}); give another name, or replace it: --overwrite")
+        reasons = "; ".join(differing)
+        raise InputError(f"{standing}: exists ({reasons}); give another name, or replace it: overwrite=True")
 
 
-def _name(path: Path | None) -> str | None:
-    return path and path.name
-
-
-def _kept(args: argparse.Namespace, rows: np.ndarray, provenance: dict[str, Any], path: Path) -> np.ndarray | None:
-    """The embeddings of `rows` that an earlier command kept, where it asked for the same; no model is loaded."""
-    if args.overwrite or not path.exists():
-        return None
-    made = of_file(path.with_name(path.name + ".json"))
-    if made.get("asked_sha256") != _asked_sha256(args, rows, provenance):
-        return None
-    x = read_whole_npy(path)
-    return x if x is not None and x.shape == (made.get("rows"), made.get("dim")) else None
-
-
-def _asked_sha256(args: argparse.Namespace, rows: np.ndarray, provenance: dict[str, Any]) -> str:
-    """Digest of all that decides the embeddings of `rows` and is known before the model is loaded."""
-    names = ("template", "text_column", "columns", "model_max_length", "dtype", "store_dtype", "pooling",
-             "attn_implementation")  # fmt: skip
-    asked = provenance | versions() | {name: getattr(args, name) for name in names}
-    if args.template and Path(args.template).is_file():
-        asked["template"] = file_sha256(Path(args.template))
-    asked["rows_sha256"] = hashlib.sha256(rows.tobytes()).hexdigest()
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-
-
-def _keep(path: Path, keep: bool) -> list[str]:
-    """Says that the embeddings are kept, or removes them."""
-    if not keep:
-        remove_embeddings(path)
-        return []
-    size = path.stat().st_size / 1e6
-    shape = " x ".join(map(str, read_whole_npy(path).shape))
-    return [f"{path}: {shape} embeddings, {size:,.1f} MB, kept for another -n (--no-keep-embeddings)"]
-
-
-def _centers(args: argparse.Namespace, candidates: np.ndarray, n: int) -> list[int] | None:
-    """The rows already selected, as positions among the candidates."""
-    if args.selected is None:
-        selected = []
-    else:
-        selected = [(path, row) for path in args.selected for row in load_row_numbers(path, n)]
-        if not selected:
-            raise InputError(f"{args.selected[0]}: holds no row; leave --selected out when nothing is selected yet")
-    positions = np.searchsorted(candidates, [row for _, row in selected])
-    seen = {}
-    for (path, row), position in zip(selected, positions, strict=True):
-        if not 0 <= row < n:
-            raise InputError(f"{path}: expected rows from 0 to {n - 1}, got {row}")
-        if not (position < len(candidates) and candidates[position] == row):
-            raise InputError(f"{path}: row {row} is left out, because its instruction or output is empty")
-        if row in seen:
-            raise InputError(f"{path}: row {row} is given more than once, before in {seen[row]}")
-        seen[row] = path
-    if not 0 <= args.n <= len(candidates) - len(selected):
-        raise InputError(
-            f"-n: expected 0 to {len(candidates) - len(selected)}, the rows that can be picked, got {args.n}"
-        )
-    return None if args.selected is None else positions.tolist()
-
-
-def _model_folder(args: argparse.Namespace) -> Path:
-    return resolve_model(args.model, trust_remote_code=args.trust_remote_code)
-
-
-def _provenance_of_data(args: argparse.Namespace, data: Data) -> dict[str, Any]:
-    """The provenance of what is made from a data set with --model."""
-    model = folder_sha256(_model_folder(args))
-    return {"data_sha256": data.sha256(), "data_rows": len(data.rows), "model_sha256": model}
-
-
-def _embed(
-    args: argparse.Namespace, data: Data, rows: np.ndarray, provenance: dict[str, Any], path: Path, first: list[int]
-) -> Embeddings:
-    """Embed `rows` of the data into a file, those at the positions `first` before the others."""
-    folder = _model_folder(args)
-    encoder, tokenizer, longest = _encoder(args, folder)
-    template = template_for(encoder, args.template, data, tokenizer)
-    provenance = provenance | template.provenance(data) | {"asked_sha256": _asked_sha256(args, rows, provenance)}
-    length = usable_length(longest, encoder.body.config, tokenizer, encoder.reserved_positions)
-    check_tokens_per_batch("--max-tokens-per-batch", args.max_tokens_per_batch, length)
-    log_sample(template, data, int(rows[0]), tokenizer)
-    left_out = np.setdiff1d(np.arange(len(data.rows)), rows)
-    tokens = tokenize(data, tokenizer, length, left_out.tolist(), template)
-    log_lengths(tokens, length)
-    provenance = provenance | {
-        "tokens_sha256": tokens.sha256(), "dtype": args.dtype, "attention": args.attn_implementation,
-        "pooling": args.pooling,
-    }  # fmt: skip
-    if encoder.device.type == "cpu" and args.dtype == "bfloat16":
-        encoder, _ = in_dtype(encoder, args.dtype, tokens, rows, compared=True)
-    return embed_tokens(
-        encoder, tokens, rows, store=path, provenance=provenance, dtype=args.store_dtype, first=first,
-        max_tokens_per_batch=args.max_tokens_per_batch, replace=args.overwrite,
+def _pick(
+    source: Source, n: int, centers: list[int] | None, seed: int, settings: EmbedSettings, store: Path | None,
+    overwrite: bool,
+) -> KCenterResult:  # fmt: skip
+    """The picks among the candidates: of the embeddings that were given or kept, else of those made now."""
+    data, candidates = source.data, source.candidates
+    if source.x is not None:
+        whole = len(candidates) == len(source.x)
+        return _kcenter(source.x if whole else source.x[candidates], source.x_name, n, centers, seed)
+    if store and not overwrite:
+        kept = finished_embeddings(store, data, candidates, source.provenance, settings)
+        if kept is not None:
+            log.info("embeddings: those in %s", store)
+            return _kcenter(kept, str(store), n, centers, seed)
+    embedded = embed_by_folder(
+        data, candidates, source.folder, source.provenance, settings,
+        store=store or "host", first=centers or [], overwrite=overwrite,
     )  # fmt: skip
+    return embedded.select(n, seed=seed)
 
 
-def _encoder(args: argparse.Namespace, folder: Path):
-    """The encoder in --model's folder, its tokenizer, and how many tokens a row may have."""
-    on_cpu = not torch.cuda.is_available()
-    dtype = "float32" if on_cpu and args.dtype == "bfloat16" else args.dtype  # what that changes is found out
-    options = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
-    if is_sentence_folder(folder):
-        model = load_sentence_transformer(folder, dtype=dtype, trust_remote_code=args.trust_remote_code, **options)
-        return encoder_of(model, args.pooling), model.tokenizer, min(args.model_max_length, model.max_seq_length)
-    model = load_encoder(folder, dtype=dtype, trust_remote_code=args.trust_remote_code, **options)
-    tokenizer = load_tokenizer(folder, args.trust_remote_code)
-    return encoder_of(model, args.pooling), tokenizer, args.model_max_length
-
-
-def _kcenter(x: np.ndarray, args: argparse.Namespace, centers: list[int] | None) -> KCenterResult:
+def _kcenter(x: Any, name: str, n: int, centers: list[int] | None, seed: int) -> KCenterResult:
     try:
-        return kcenter_distributed(x, args.n, centers, args.seed)
+        return kcenter_distributed(x, n, centers, seed)
     except (TypeError, ValueError) as error:
         text = str(error)
-        if args.embeddings and text.startswith("x:"):
-            text = f"{args.embeddings}{text.removeprefix('x')}"
-        raise InputError(text) from error
+        raise InputError(f"{name}{text.removeprefix('x')}" if text.startswith("x:") else text) from error
 
 
-def _record(rows: np.ndarray, result: KCenterResult, args: argparse.Namespace) -> dict[str, Any]:
-    """What stands in the picks' file; sqdist is None where the result has infinity, which JSON does not know."""
+def _record(indices: np.ndarray, result: KCenterResult) -> dict[str, Any]:
+    """What the record says of the picks; sqdist is None where the result has infinity, which JSON does not know."""
     return {
-        "indices": rows.tolist(),
+        "indices": indices.tolist(),
         "sqdist": [value if np.isfinite(value) else None for value in result.sqdist.tolist()],
         "passes": result.passes,
         "seconds": result.seconds,
         "backend": result.backend,
-        "data": args.data,
-        "model": args.model,
-        "embeddings": str(args.embeddings) if args.embeddings else None,
-        "template": args.template,
-        "text_column": args.text_column,
-        "selected": [str(path) for path in args.selected or []],
-        "seed": args.seed,
-        "versions": versions(),
     }
 
 
-def _require(args: argparse.Namespace, *names: str) -> None:
-    for name in names:
-        if getattr(args, name) is None:
-            raise InputError(f"{args.command}: --{name} is missing")
+def _write(
+    files: Files, record: dict[str, Any], trainer: str | None, data: Data | None, indices: Sequence[int], keep: bool
+) -> list[str]:
+    """Write the record first, since it says what the output is made from; returns what the trainer is to be told."""
+    notes: Iterable[str] = ()
+    if files.picks:
+        write_json(files.picks, record)
+    if files.output:
+        write_rows(files.output, rows_for(trainer, data, indices))
+        notes = describe(trainer, data, indices, files.output)
+    if files.embeddings and not keep:
+        remove_embeddings(files.embeddings)
+    return list(notes)

@@ -15,6 +15,11 @@ from .reading import parse_json
 DAMAGED = "the file was damaged after it was written, restore it from a copy"
 
 
+def as_paths(names: Any) -> list[Path]:
+    """One name of a file, or a list of names, as a list of paths."""
+    return [Path(name) for name in (names if isinstance(names, list | tuple) else [names])]
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; renamed to `path` when the block ends well, removed when it does not.

@@ -5,6 +5,8 @@ A provenance is a dictionary; "data_sha256" (Data.sha256), "data_rows" (the numb
 or None, is not known and differs from nothing.
 """
 
+import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,24 @@ from .messages import shown
 DATA_KEYS = {"data_sha256": "content (SHA-256)", "data_rows": "number of rows"}
 
 
+def sidecar_of(path: Path) -> Path:
+    """The JSON file beside `path` that says what it was made from."""
+    return path.with_name(path.name + ".json")
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what it stands on."""
+    names = ("diverseevol_fast", "torch", "transformers", "tokenizers", "numpy")
+    return {name: metadata.version(name) for name in names} | {"python": platform.python_version()}
+
+
 def of_embeddings(path: Path, rows: int) -> dict[str, Any]:
     """The provenance of a .npy file of `rows` embeddings, out of the <path>.json that `embed` writes beside it.
 
     Raises:
         InputError: <path>.json is about another number of embeddings, or about some of a data set's rows.
     """
-    beside = path.with_name(path.name + ".json")
+    beside = sidecar_of(path)
     provenance = of_file(beside)
     if "rows" in provenance and provenance["rows"] != rows:
         raise InputError(

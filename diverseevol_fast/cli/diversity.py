@@ -1,8 +1,11 @@
-"""`diverseevol diversity`."""
+"""`diverseevol diversity`: its options, and its tables."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from .._common.messages import printable
+from .options import columns_of
 from .result import Result
 
 
@@ -28,7 +31,39 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """Call the package's function and say what came of it."""
-    from ..evaluate.diversity import measure_diversity
+    """A table for each run, or for the data set."""
+    from ..evaluate.diversity import diversity
 
-    return measure_diversity(args)
+    found = diversity(
+        args.source, picks=args.picks, model=args.model, embeddings=args.embeddings, random=args.random,
+        seed=args.seed, columns=columns_of(args.columns), allow_other_data=args.allow_other_data,
+        trust_remote_code=args.trust_remote_code,
+    )  # fmt: skip
+    records = [one.to_dict() for one in found]
+    return Result("\n\n".join(_table(record) for record in records), records)
+
+
+def _table(record: dict[str, Any]) -> str:
+    """A line per round or subset, and below it the random subsets' mean and range."""
+    from ..evaluate.measures import MEASURES
+
+    label = "round" if "run" in record else "picks"
+    lines = [[label, "size", "", *(measure.head for measure in MEASURES.values())]]
+    for entry in record["rounds" if "run" in record else "subsets"]:
+        lines.append([str(entry[label]), str(entry["size"]), "", *map(_number, entry["values"].values())])
+        for name, key in (("random", "mean"), ("lowest", "low"), ("highest", "high")):
+            if entry["random"]:
+                lines.append(["", "", name, *(_number(spread[key]) for spread in entry["random"].values())])
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    lower = ", ".join(measure.head for measure in MEASURES.values() if not measure.higher_is_more_diverse)
+    source = printable(record.get("run") or record["data"])
+    return "\n".join([
+        f"{source}: {record['rows']:,} rows in {record['dimension']} dimensions by {printable(record['model'])}; "
+        f"{record['random']} random subsets of each size",
+        *("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines),
+        f"more diverse: higher; lower in {lower}. --json says what each number is.",
+    ])  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

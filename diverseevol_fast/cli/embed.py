@@ -1,9 +1,10 @@
-"""`diverseevol embed`."""
+"""`diverseevol embed`: its options, and what it says of the file that it wrote."""
 
 import argparse
 from pathlib import Path
 
-from .options import model_options
+from .._common.errors import InputError
+from .options import model_keywords, model_options
 from .result import Result
 
 
@@ -15,7 +16,18 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """Call the package's function and say what came of it."""
-    from ..subset import embed_data
+    """The embeddings in a file, and their shape."""
+    from ..embedding.embed import embed
 
-    return embed_data(args)
+    for name in ("data", "model"):
+        if getattr(args, name) is None:
+            raise InputError(f"embed: --{name} is missing")
+    if args.output.suffix != ".npy":
+        raise InputError(f"--output {args.output}: expected a name ending in .npy")
+    found = embed(args.data, store=args.output, overwrite=args.overwrite, **model_keywords(args))
+    rows, dimension = found.values.shape
+    return Result(
+        f"{args.output}: {rows} x {dimension} {args.store_dtype}",
+        {"output": str(args.output), "rows": rows, "dimension": dimension, "dtype": args.store_dtype}
+        | {"metrics": found.metrics},
+    )

@@ -1,10 +1,14 @@
-"""`diverseevol generate`."""
+"""`diverseevol generate`: its options, and what it says of the answers."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .options import add_number
 from .result import Result
+
+if TYPE_CHECKING:
+    from ..evaluate.generate import Answers
 
 
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
@@ -31,7 +35,20 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """Call the package's function and say what came of it."""
-    from ..evaluate.generate import answer_questions
+    """The files of answers, and how many are empty or cut."""
+    from ..evaluate.generate import generate
 
-    return answer_questions(args)
+    answers = generate(
+        args.run, args.questions, rounds=args.rounds, output=args.output, max_new_tokens=args.max_new_tokens,
+        max_tokens_per_batch=args.max_tokens_per_batch, temperature=args.temperature, top_p=args.top_p, seed=args.seed,
+        dtype=args.dtype, upstream_prompt=args.upstream_prompt, trust_remote_code=args.trust_remote_code,
+    )  # fmt: skip
+    return Result("\n".join(map(_sentence, answers)), {"files": [each.to_dict() for each in answers]})
+
+
+def _sentence(answers: "Answers") -> str:
+    if answers.finished_before:
+        return f"{answers.file}: was finished before"
+    metrics = answers.metrics
+    empty, cut = len(metrics["empty"]), len(metrics["cut"])
+    return f"{answers.file}: {metrics['questions']} answers, {empty} empty, {cut} cut for length"

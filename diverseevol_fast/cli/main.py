@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -34,7 +35,8 @@ REFUSED_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, err
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for a mistake in what was given, 1 for a failure on the way."""
     _leave_cores_to_others()
-    args, rest = build_parser().parse_known_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
     _set_up_logging(args.quiet)
     try:
         _check_given(args)
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        _complain(_sentence(error))
+        _complain(as_options(_sentence(error), parser.commands.choices[args.command]))
         return 2 if isinstance(error, InputError) or _is_refused(error) else 1
 
 
@@ -167,6 +169,22 @@ def _set_up_logging(quiet: bool) -> None:
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.ERROR if not FIRST else logging.WARNING if quiet else logging.INFO)
+
+
+def as_options(text: str, command: argparse.ArgumentParser) -> str:
+    """A message of a function with the command's options in place of the keywords that they stand for.
+
+    "overwrite=True" becomes "--overwrite", and "output: expected ..." "--output: expected ...".
+    """
+    for action in command._actions:
+        if not action.option_strings:
+            continue
+        option = action.option_strings[-1]
+        if action.nargs == 0:
+            text = re.sub(rf"\b{action.dest}={action.const}\b", option, text)
+        else:
+            text = re.sub(rf"^{action.dest}(?=[: ])", option, text)
+    return text
 
 
 def _is_refused(error: BaseException) -> bool:

@@ -1,6 +1,11 @@
 """Options that several commands have."""
 
 import argparse
+from typing import Any
+
+from .._common.errors import InputError
+from .._common.messages import shown
+from .._common.yaml_values import parse_yaml
 
 
 def model_options() -> argparse.ArgumentParser:
@@ -33,6 +38,28 @@ def model_options() -> argparse.ArgumentParser:
     )
     model.add_argument("--trust-remote-code", action="store_true")
     return model
+
+
+def model_keywords(args: argparse.Namespace) -> dict[str, Any]:
+    """What model_options gave, as keywords of the package's functions."""
+    names = (
+        "model", "max_tokens_per_batch", "dtype", "store_dtype", "pooling", "attn_implementation", "template",
+        "text_column", "skip_broken", "trust_remote_code",
+    )  # fmt: skip
+    keywords = {name: getattr(args, name) for name in names}
+    return keywords | {"max_length": args.model_max_length, "columns": columns_of(args.columns)}
+
+
+def columns_of(text: str | None) -> dict[str, str] | None:
+    """--columns as a mapping.
+
+    Raises:
+        InputError: it is none.
+    """
+    columns = parse_yaml(text, "--columns") if text else None
+    if columns is not None and not isinstance(columns, dict):
+        raise InputError(f"--columns: expected a mapping such as '{{instruction: question}}', got {shown(repr(text))}")
+    return columns
 
 
 def add_number(command: argparse.ArgumentParser, option: str, default: float, metavar: str, meaning: str) -> None:

@@ -1,9 +1,9 @@
-"""`diverseevol select`."""
+"""`diverseevol select`: its options, and what it says of the files that it wrote."""
 
 import argparse
 from pathlib import Path
 
-from .options import model_options
+from .options import model_keywords, model_options
 from .result import Result
 
 
@@ -46,7 +46,27 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """Call the package's function and say what came of it."""
-    from ..subset import select_subset
+    """The picked rows and their record in files, and what was written where."""
+    from ..embedding.store import read_whole_npy
+    from ..subset import select
 
-    return select_subset(args)
+    output = args.output or (Path("subset.jsonl") if args.data else None)
+    picks = args.picks
+    if output is None and picks is None and args.embeddings is not None:
+        picks = Path(f"{args.embeddings.stem}.picks.json")
+    selection = select(
+        args.data, args.n, embeddings=args.embeddings, selected=args.selected, seed=args.seed, output=output,
+        picks=picks, trainer=args.trainer, keep_embeddings=args.keep_embeddings, overwrite=args.overwrite,
+        allow_other_data=args.allow_other_data, skip_empty=args.skip_empty, **model_keywords(args),
+    )  # fmt: skip
+    lines = []
+    if selection.output:
+        lines = [f"{selection.output}: {len(selection.indices)} rows", *selection.trainer_notes]
+    if selection.embeddings:
+        shape = " x ".join(map(str, read_whole_npy(selection.embeddings).shape))
+        size = selection.embeddings.stat().st_size / 1e6
+        lines.append(
+            f"{selection.embeddings}: {shape} embeddings, {size:,.1f} MB, kept for another -n (--no-keep-embeddings)"
+        )
+    lines.append(f"{selection.picks}: {len(selection.indices)} picks in {selection.record['seconds']:.2f} s")
+    return Result("\n".join(lines), selection.to_dict())

@@ -1,4 +1,4 @@
-"""Small files that a command is given beside the data set: embeddings, row numbers; and names of columns."""
+"""Files that a function takes beside the data set: embeddings, and indices of rows."""
 
 import tokenize
 import warnings
@@ -11,7 +11,6 @@ import numpy as np
 from .._common.errors import InputError
 from .._common.messages import reason, shown
 from .._common.reading import check_file, parse_json, read_text
-from .._common.yaml_values import parse_yaml
 
 
 def load_embeddings(path: Path) -> np.ndarray:
@@ -66,15 +65,3 @@ def _load_array(path: Path, what: str, **options: str) -> Any:
             tokenize.TokenError, zipfile.BadZipFile) as error:  # fmt: skip
         why = "" if "pickle" in str(error) else f": {reason(error)}"
         raise InputError(f"{path}: not a whole .npy array of {what}{why}; write one with numpy.save") from error
-
-
-def columns_of(text: str | None) -> dict[str, str] | None:
-    """--columns as a mapping.
-
-    Raises:
-        InputError: it is none.
-    """
-    columns = parse_yaml(text, "--columns") if text else None
-    if columns is not None and not isinstance(columns, dict):
-        raise InputError(f"--columns: expected a mapping such as '{{instruction: question}}', got {shown(repr(text))}")
-    return columns

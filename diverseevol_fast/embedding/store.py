@@ -13,13 +13,13 @@ import torch
 from .._common import distributed
 from .._common.errors import InputError
 from .._common.files import atomic_path, read_record, sync_folder, write_json
-from .._common.provenance import differences, recorded
+from .._common.provenance import differences, recorded, sidecar_of
 from .._common.reading import parse_json
 from .prefix import BATCHING
 
 SECONDS_BETWEEN_FLUSHES = 2.0
 # Of a provenance: which rows a batch holds, and what was asked for. Neither decides the values of a finished file.
-NOT_COMPARED = ("first_sha256", "shares_prefixes", "batching", "asked_sha256")
+NOT_COMPARED = ("first_sha256", "shares_prefixes", "batching", "request_sha256", "asked_sha256")
 FILE_DTYPES = {torch.float32: np.float32, torch.float16: np.float16}
 
 
@@ -81,7 +81,7 @@ class FileStore:
         """
         self.path, self.dtype = path, FILE_DTYPES[dtype]
         self.part = path.with_name(path.name + ".part")
-        self.meta = path.with_name(path.name + ".json")
+        self.meta = sidecar_of(path)
         self.provenance = provenance | {"rows": rows, "dim": dim, "batching": BATCHING}
         self.provenance |= {} if dtype == torch.float32 else {"dtype": "float16"}
         self.done: set[int] = set()

@@ -8,8 +8,8 @@ from typing import Any
 
 from .._common.errors import InputError
 from .._common.files import read_record, write_json
+from .._common.provenance import versions
 from ..data.dataset import write_rows
-from ..runs.inputs import versions
 from .questions import ID_KEYS, Question
 from .resumable_lines import ResumableLines, check_provenance, provenance_of, read_lines
 

@@ -1,9 +1,10 @@
-"""`diverseevol diversity`: how diverse a run's pools, or subsets of a data set, are, beside random subsets."""
+"""How diverse a run's pools, or subsets of a data set, are, beside random subsets of the same size."""
 
-import argparse
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import torch
 
 from .. import __version__
 from .._common.errors import InputError
-from .._common.messages import printable, shown
+from .._common.files import as_paths
+from .._common.messages import shown
 from .._common.progress import Progress
 from .._common.provenance import check_same_data, of_embeddings, of_picks
-from ..cli.result import Result
 from ..data.dataset import QUICKSTART, load_data
-from ..data.input_files import columns_of, load_embeddings, load_row_numbers
+from ..data.input_files import load_embeddings, load_row_numbers
 from ..models.load import resolve_model
 from ..ops.checks import first_not_finite
 from ..runs.finished import FinishedRun, read_run
@@ -43,21 +44,108 @@ HIGHEST_SEED = (1 << 32) - 1  # scikit-learn's
 Nested = tuple[torch.Tensor, list[int]]  # rows, and the sizes of the leading blocks to be measured, ascending
 
 
-def measure_diversity(args: argparse.Namespace) -> Result:
-    """`diverseevol diversity`: measures runs' pools, or subsets of a data set.
+@dataclass(frozen=True)
+class Diversity:
+    """What diversity found out of a run's pools, or of subsets of a data set."""
+
+    source: str  # the run's folder, or the data set
+    record: dict[str, Any]  # as measure_run returns it; of a data set "subsets" stands for "rounds"
+
+    def __repr__(self) -> str:
+        return f"Diversity({self.source!r}, {len(self.entries)} {'rounds' if self.is_run else 'subsets'})"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is of a run's pools."""
+        return "rounds" in self.record
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """For each round or subset its size, values and yardstick."""
+        return self.record["rounds" if self.is_run else "subsets"]
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each round or subset: its name, its size, and the value of each measure."""
+        label = "round" if self.is_run else "picks"
+        return [{label: entry[label], "size": entry["size"], **entry["values"]} for entry in self.entries]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record, and what it is of."""
+        return {"run" if self.is_run else "data": self.source, **self.record}
+
+
+def diversity(
+    source: Any,
+    *,
+    picks: Any = None,
+    model: str | None = None,
+    embeddings: str | Path | None = None,
+    random: int = 5,
+    seed: int = 0,
+    columns: Mapping[str, str] | None = None,
+    allow_other_data: bool = False,
+    trust_remote_code: bool = False,
+) -> list[Diversity]:
+    """Measure how diverse runs' pools, round by round, or subsets of one data set are, in one fixed model's embeddings.
+
+    Args:
+        source: a run's folder or a list of them; or the name of a data set.
+        picks: of a data set: the files that say which rows of it are measured (a JSON list, a record of picks, .npy).
+        model: the fixed model, a local folder or a hub name. None: each run's base model; runs of different ones do
+            not compare.
+        embeddings: instead of a model, a .npy file [N, D] of every row of the data set.
+        random: how many random subsets of each size are the yardstick.
+        seed: of these draws and of the k-means cells.
+        columns: the data set's other names for a row's parts.
+        allow_other_data: take picks or embeddings of another data set all the same.
+        trust_remote_code: whether code that comes with the model runs.
+
+    Returns:
+        One Diversity for each run, or for the data set. measures.py says what each measure is.
 
     Raises:
-        InputError, RunError: as the loading and the embedding do.
+        InputError: files that do not fit, or belong to another data set; numbers below 0.
+        RunError: an embedding that is not finite.
     """
-    if args.model is not None and args.embeddings is not None:
-        raise InputError("diversity: expected --model or --embeddings, got both")
-    _check_draws(args.random, args.seed)
-    for source in args.source:
-        if source != QUICKSTART and not Path(source).exists():
-            raise InputError(f"{source}: no such file or folder; expected the folder of a run, or a data set")
-    are_runs = [RunState(Path(source)).provenance_file.is_file() for source in args.source]
-    records = _of_runs(args) if all(are_runs) else _of_data(args, any(are_runs))
-    return Result("\n\n".join(_table(record) for record in records), records)
+    if model is not None and embeddings is not None:
+        raise InputError("diversity: expected a model or embeddings, got both")
+    _check_draws(random, seed)
+    sources = [str(one) for one in (source if isinstance(source, list | tuple) else [source])]
+    for one in sources:
+        if one != QUICKSTART and not Path(one).exists():
+            raise InputError(f"{one}: no such file or folder; expected the folder of a run, or a data set")
+    are_runs = [RunState(Path(one)).provenance_file.is_file() for one in sources]
+    given = None if embeddings is None else _Given(Path(embeddings), allow_other_data)
+    if all(are_runs):
+        for name, value in (("picks", picks), ("columns", columns)):
+            if value is not None:
+                raise InputError(f"{name}: is of a data set; a run has its own, leave it out")
+        return _of_runs(sources, model, given, random, seed, trust_remote_code)
+    if any(are_runs) or len(sources) > 1:
+        raise InputError(
+            f"diversity: expected folders of runs, with state/run.json, or one data set, got {' '.join(sources)}"
+        )
+    if picks is None:
+        raise InputError(f"{sources[0]}: no run's folder, so a data set; say with picks which rows of it are measured")
+    if model is None and given is None:
+        raise InputError("model: is missing, which embeds the data; or give their embeddings")
+    return [
+        _of_data(sources[0], columns, as_paths(picks), model, given, random, seed, allow_other_data, trust_remote_code)
+    ]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A file of embeddings that is measured as it is."""
+
+    path: Path
+    allow_other_data: bool
+
+    def check_are_of(self, own: dict[str, dict[str, Any]]) -> None:
+        """own: what is measured -> its provenance. Raises InputError where the file is known to be of other data."""
+        if not self.allow_other_data:
+            provenance = of_embeddings(self.path, len(load_embeddings(self.path)))
+            check_same_data(own | {f"embeddings {self.path}": provenance}, "allow_other_data=True")
 
 
 def measure_run(
@@ -125,21 +213,18 @@ def measure_run(
     return record
 
 
-def _of_runs(args: argparse.Namespace) -> list[dict[str, Any]]:
-    if args.picks is not None:
-        raise InputError("--picks: says which rows of a data set are measured; a run's pools are its own, leave it out")
-    if args.columns is not None:
-        raise InputError("--columns: names the columns of a data set; a run's config has its own, leave it out")
-    runs = [read_run(Path(source)) for source in args.source]
-    if args.embeddings is not None:
-        _check_embeddings_are_of({str(run.state.folder): run.state.manifest(0)["provenance"] for run in runs}, args)
-    spaces = [None] * len(runs) if args.embeddings else _spaces(runs, args.model, args.trust_remote_code)
+def _of_runs(
+    sources: list[str], model: str | None, given: _Given | None, random: int, seed: int, trust_remote_code: bool
+) -> list[Diversity]:
+    runs = [read_run(Path(source)) for source in sources]
+    if given:
+        given.check_are_of({str(run.state.folder): run.state.manifest(0)["provenance"] for run in runs})
+    spaces = [None] * len(runs) if given else _spaces(runs, model, trust_remote_code)
+    path = given and given.path
     return [
-        {"run": source, **measure_run(
-            run, space=space, embeddings=args.embeddings, random=args.random, seed=args.seed,
-        )}
-        for source, run, space in zip(args.source, runs, spaces, strict=True)
-    ]  # fmt: skip
+        Diversity(source, measure_run(run, space=space, embeddings=path, random=random, seed=seed))
+        for source, run, space in zip(sources, runs, spaces, strict=True)
+    ]
 
 
 def _spaces(runs: list[FinishedRun], model: str | None, trust_remote_code: bool) -> list[EmbeddingSpace]:
@@ -150,46 +235,33 @@ def _spaces(runs: list[FinishedRun], model: str | None, trust_remote_code: bool)
     if any(space.provenance != spaces[0].provenance for space in spaces):
         log.warning(
             "diversity: the runs have different base models, or embed with different settings (model_max_length, "
-            "dtype, attn_implementation, trust_remote_code), so their metrics do not compare; give --model"
+            "dtype, attn_implementation, trust_remote_code), so their metrics do not compare; name one model for all"
         )
     return spaces
 
 
-def _of_data(args: argparse.Namespace, has_run: bool) -> list[dict[str, Any]]:
-    """As measure_run, of subsets: "subsets" has for each picks file what "rounds" has for a round."""
-    if has_run or len(args.source) > 1:
-        raise InputError(
-            f"diversity: expected folders of runs, with state/run.json, or one data set, got {' '.join(args.source)}"
-        )
-    source = args.source[0]
-    if args.picks is None:
-        raise InputError(f"{source}: no run's folder, so a data set; say with --picks which rows of it are measured")
-    if args.model is None and args.embeddings is None:
-        raise InputError("diversity: --model is missing, which embeds the data; or give their --embeddings")
-    data, _ = load_data(source, columns_of(args.columns))
+def _of_data(
+    source: str, columns: Mapping[str, str] | None, picks: list[Path], model: str | None, given: _Given | None,
+    random: int, seed: int, allow_other_data: bool, trust_remote_code: bool,
+) -> Diversity:  # fmt: skip
+    """As measure_run, of subsets: "subsets" has for each file of picks what "rounds" has for a round."""
+    data, _ = load_data(source, columns)
     n = len(data.rows)
-    subsets = [(_picks(path, n), path) for path in args.picks]
+    subsets = [(_picks(path, n), path) for path in picks]
     own = {source: {"data_sha256": data.sha256(), "data_rows": n}}
-    if not args.allow_other_data:
-        check_same_data(own | {f"--picks {path}": of_picks(path) for path in args.picks}, "--allow-other-data")
-    if args.embeddings is None:
-        folder = resolve_model(args.model, trust_remote_code=args.trust_remote_code).resolve()
-        space = EmbeddingSpace(args.model, folder, trust_remote_code=args.trust_remote_code)
-        digest = short_digest(space.provenance | {"data_sha256": data.sha256()})
-        x = embed_rows(space, data, np.arange(n), args.picks[0].parent / "diversity" / f"embeddings-{digest}.npy")
+    if not allow_other_data:
+        check_same_data(own | {f"picks {path}": of_picks(path) for path in picks}, "allow_other_data=True")
+    if given:
+        x = _checked_embeddings(given.path, n, source)
+        given.check_are_of(own)
     else:
-        x = _checked_embeddings(args.embeddings, n, source)
-        _check_embeddings_are_of(own, args)
-    head, measured = _measure(x, [(rows, [len(rows)]) for rows, _ in subsets], args.random, args.seed)
+        folder = resolve_model(model, trust_remote_code=trust_remote_code).resolve()
+        space = EmbeddingSpace(model, folder, trust_remote_code=trust_remote_code)
+        digest = short_digest(space.provenance | {"data_sha256": data.sha256()})
+        x = embed_rows(space, data, np.arange(n), picks[0].parent / "diversity" / f"embeddings-{digest}.npy")
+    head, measured = _measure(x, [(rows, [len(rows)]) for rows, _ in subsets], random, seed)
     entries = [{"picks": str(path), **only} for (_, path), (only,) in zip(subsets, measured, strict=True)]
-    return [{"data": source, "model": args.model or str(args.embeddings), **head, "subsets": entries}]
-
-
-def _check_embeddings_are_of(own: dict[str, dict[str, Any]], args: argparse.Namespace) -> None:
-    """own: what is measured -> its provenance. Raises InputError where --embeddings are known to be of other data."""
-    if not args.allow_other_data:
-        provenance = of_embeddings(args.embeddings, len(load_embeddings(args.embeddings)))
-        check_same_data(own | {f"--embeddings {args.embeddings}": provenance}, "--allow-other-data")
+    return Diversity(source, {"model": model or str(given.path), **head, "subsets": entries})
 
 
 def _measure(
@@ -237,9 +309,9 @@ def _spread(drawn: list[Values]) -> dict[str, dict[str, float | None]]:
 
 def _check_draws(random: int, seed: int) -> None:
     if random < 0:
-        raise InputError(f"--random: expected how many random subsets, from 0, got {random}")
+        raise InputError(f"random: expected how many random subsets, from 0, got {random}")
     if not 0 <= seed <= HIGHEST_SEED:
-        raise InputError(f"--seed: expected a number from 0 to {HIGHEST_SEED}, got {seed}")
+        raise InputError(f"seed: expected a number from 0 to {HIGHEST_SEED}, got {seed}")
 
 
 def _picks(path: Path, n: int) -> torch.Tensor:
@@ -282,27 +354,3 @@ def _file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: not readable: {error.strerror}") from error
-
-
-def _table(record: dict[str, Any]) -> str:
-    """A line per round or subset, and below it the random subsets' mean and range."""
-    label = "round" if "run" in record else "picks"
-    lines = [[label, "size", "", *(measure.head for measure in MEASURES.values())]]
-    for entry in record["rounds" if "run" in record else "subsets"]:
-        lines.append([str(entry[label]), str(entry["size"]), "", *map(_number, entry["values"].values())])
-        for name, key in (("random", "mean"), ("lowest", "low"), ("highest", "high")):
-            if entry["random"]:
-                lines.append(["", "", name, *(_number(spread[key]) for spread in entry["random"].values())])
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    lower = ", ".join(measure.head for measure in MEASURES.values() if not measure.higher_is_more_diverse)
-    source = printable(record.get("run") or record["data"])
-    return "\n".join([
-        f"{source}: {record['rows']:,} rows in {record['dimension']} dimensions by {printable(record['model'])}; "
-        f"{record['random']} random subsets of each size",
-        *("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines),
-        f"more diverse: higher; lower in {lower}. --json says what each number is.",
-    ])  # fmt: skip
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

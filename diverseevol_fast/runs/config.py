@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from .._common.checks import check_tokens_per_batch
 from .._common.errors import InputError
 from .._common.messages import shown
 from .._common.reading import check_plain, read_text
@@ -210,9 +211,3 @@ def _check_strategy(config: Config) -> None:
         raise InputError(f"config: max_random_times: VendiSampling expects at least 1, got {times}")
     if not -times <= rank < times:
         raise InputError(f"config: vendi_argmax_rank: expected {-times} to {times - 1} of {times} batches, got {rank}")
-
-
-def check_tokens_per_batch(name: str, value: int | str, longest: int) -> None:
-    """Raises InputError, which calls the value `name`, unless it is "auto" or holds the longest row."""
-    if value != "auto" and (isinstance(value, str) or value < longest):
-        raise InputError(f"{name}: expected 'auto' or at least model_max_length = {longest}, got {shown(repr(value))}")

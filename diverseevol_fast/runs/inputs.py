@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import platform
 import random
 import shutil
 from dataclasses import asdict, dataclass
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import __version__
 from .._common import distributed
 from .._common.errors import InputError
 from .._common.files import file_sha256
 from .._common.messages import reason
+from .._common.provenance import versions
 from ..data import templates
 from ..data.dataset import Data, load_data, write_rows
 from ..data.summary import log_lengths, log_sample
@@ -211,18 +210,6 @@ def record_manifest(state: RunState, r: int, inputs: RunInputs, config: Config) 
                  "template": inputs.template.name}  # fmt: skip
     state.record_manifest(r, provenance | {"provenance": inputs.provenance, "versions": versions(),
                                "processes": distributed.world()})  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of what it stands on."""
-    import tokenizers
-    import torch
-    import transformers
-
-    return {
-        "diverseevol_fast": __version__, "python": platform.python_version(), "torch": torch.__version__,
-        "transformers": transformers.__version__, "tokenizers": tokenizers.__version__, "numpy": np.__version__,
-    }  # fmt: skip
 
 
 def _base_model(config: Config, data: Data, state: RunState) -> Path:

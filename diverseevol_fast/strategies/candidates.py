@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..embedding.embed import Embeddings, embed_tokens
+from ..embedding.embed_tokens import Embeddings, embed_tokens
 from ..embedding.encoder import Encoder, encoder_of, uncertainty_encoder
 from ..embedding.precision import in_dtype
 from ..embedding.store import read_whole_npy

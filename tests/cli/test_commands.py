@@ -126,10 +126,10 @@ def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):
     base = ["select", "--embeddings", str(x), "--picks", str(tmp_path / "p.json")]
     fails(capsys, [*base, "-n", "91"], "-n: expected 0 to 90, the rows that can be picked, got 91")
     fails(capsys, [*base, "-n", "-1"], "-n: expected 0 to 90")
-    fails(capsys, ["select", "-n", "1"], "--model is missing")
-    fails(capsys, [*base, "-n", "1", "--model", str(tiny_model)], "--model or --embeddings, got both")
-    fails(capsys, ["select", "-n", "1", "--model", str(tiny_model)], "--data is missing")
-    fails(capsys, [*base, "-n", "1", "--output", str(tmp_path / "o.json")], "--data is missing")
+    fails(capsys, ["select", "-n", "1"], "--model: is missing")
+    fails(capsys, [*base, "-n", "1", "--model", str(tiny_model)], "a model or embeddings, got both")
+    fails(capsys, ["select", "-n", "1", "--model", str(tiny_model)], "--data: is missing")
+    fails(capsys, [*base, "-n", "1", "--output", str(tmp_path / "o.json")], "--data: is missing")
     fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "none.json")], "none.json: no such file")
     for text, words in (
         ("{}", "flat list of row numbers"),

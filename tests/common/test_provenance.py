@@ -47,7 +47,7 @@ def refused(capsys, words, *arguments):
 
 def test_embeddings_of_other_data_are_refused(embeddings, data_file, other_data, tmp_path, capsys):
     both = ["--embeddings", embeddings, "-n", 5, "--output", tmp_path / "o.jsonl"]
-    words = [f"--embeddings {embeddings}: is of other data than --data {other_data}", "--allow-other-data"]
+    words = [f"--embeddings {embeddings}: is of other data than data {other_data}", "--allow-other-data"]
     refused(capsys, words, *both, "--data", other_data)
     assert not (tmp_path / "o.jsonl").exists()
     assert select(*both, "--data", data_file) == 0
@@ -102,9 +102,9 @@ def test_another_n_is_made_from_the_embeddings_kept(tmp_path, data_file, tiny_mo
     assert select(*made, "-n", 5) == 0
     assert "o.embeddings.npy: 90 x 32 embeddings, 0.0 MB, kept" in capsys.readouterr().out
     with monkeypatch.context() as patched:
-        patched.setattr("diverseevol_fast.subset._encoder", None)  # no model is loaded
+        patched.setattr("diverseevol_fast.embedding.from_folder._load", None)  # no model is loaded
         assert select(*made, "-n", 8) == 0
-    monkeypatch.setattr("diverseevol_fast.embedding.embed.Engine", None)
+    monkeypatch.setattr("diverseevol_fast.embedding.embed_tokens.Engine", None)
     picked = json.loads((tmp_path / "o.picks.json").read_text())["indices"]
     values = np.load(tmp_path / "o.embeddings.npy")
     assert picked == kcenter(values, 8, seed=0).indices.tolist()

@@ -144,7 +144,7 @@ def test_what_llama_factory_cannot_read_is_refused_before_any_work(output, conte
 
 def test_it_needs_data(capsys):
     assert main(["select", "--embeddings", "x.npy", "-n", "2", "--for", "trl"]) == 2
-    assert "select: --data is missing" in capsys.readouterr().err
+    assert "--data: is missing" in capsys.readouterr().err
 
 
 def yaml_in(section: str) -> str:

@@ -153,7 +153,7 @@ def changed(change, model, tokenizer, texts):
 def test_a_finished_file_serves_whatever_was_embedded_first(model, tokenizer, texts, tmp_path, monkeypatch):
     """Which rows were in a batch together is of no account; the picks begin with the centres asked for."""
     values = embed(model, tokenizer, texts[:60], store=tmp_path / "x.npy").values
-    monkeypatch.setattr("diverseevol_fast.embedding.embed.Engine", None)
+    monkeypatch.setattr("diverseevol_fast.embedding.embed_tokens.Engine", None)
     found = embed(model, tokenizer, texts[:60], store=tmp_path / "x.npy", centers_first=[7, 3])
     assert found.select(9).indices.tolist() == kcenter(values, 9, [7, 3]).indices.tolist()
 
@@ -173,7 +173,7 @@ def test_a_file_of_something_else_is_begun_anew_or_refused(model, tokenizer, tex
 
 def test_a_finished_file_is_reused_without_the_model(model, tokenizer, texts, tmp_path, monkeypatch):
     values = embed(model, tokenizer, texts[:30], store=tmp_path / "x.npy").values
-    monkeypatch.setattr("diverseevol_fast.embedding.embed.Engine", None)
+    monkeypatch.setattr("diverseevol_fast.embedding.embed_tokens.Engine", None)
     found = embed(model, tokenizer, texts[:30], store=tmp_path / "x.npy", max_length=200)  # which cuts nothing
     assert torch.equal(found.values, values)
     assert (found.metrics, found.first, found.stream) == ({}, [], None)
