@@ -5,13 +5,13 @@ import logging
 from pathlib import Path
 
 from ._common import distributed
+from .runs.candidates import Candidates
 from .runs.config import Config
 from .runs.evaluation_loss import evaluate_loss
 from .runs.inputs import RunInputs, prepare, record_manifest, write_pool_files
 from .runs.state import RunState, build_folder_together, open_run
 from .runs.training import train
-from .strategies.candidates import Candidates
-from .strategies.registry import STRATEGIES, rounds_at_once
+from .strategies import STRATEGIES
 
 log = logging.getLogger("diverseevol_fast")
 
@@ -51,9 +51,10 @@ def run(config: Config, restart: bool = False) -> RunState:
 
 def select_round(r: int, candidates: Candidates, config: Config, state: RunState) -> None:
     """Let the strategy choose the n_query rows that join the pool; one-shot K-Center, those of all rounds."""
-    rounds = rounds_at_once(config.evol_schedule_name, config.n_round - r + 1)
-    picks = STRATEGIES[config.evol_schedule_name](candidates, rounds * config.n_query)
-    log.info("round %d: %s chose %d rows", r, config.evol_schedule_name, len(picks.positions))
+    strategy = STRATEGIES[config.evol_schedule_name]
+    rounds = config.n_round - r + 1 if strategy.picks_all_rounds_at_once else 1
+    picks = strategy.pick(candidates, rounds * config.n_query)
+    log.info("round %d: %s chose %d rows", r, strategy.name, len(picks.positions))
     rows = candidates.inputs.candidates[picks.positions].tolist()
     for later in reversed(range(rounds)):  # round r last: it stands for all that were chosen with it
         part = slice(later * config.n_query, (later + 1) * config.n_query)

@@ -216,7 +216,7 @@ def _embedded(space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path) 
     log.info("%s: embedding %d rows by %s", store, len(rows), folder)
     texts = fixed_texts(data, rows, tokenizer, template)
     try:
-        return embed(model, tokenizer, texts, store=store, max_length=max_length).values, True
+        return embed(texts, model, tokenizer, store=store, max_length=max_length).values, True
     except OSError as error:
         _warn_not_kept(store, error)
-    return embed(model, tokenizer, texts, store="host", max_length=max_length).values, False
+    return embed(texts, model, tokenizer, store="host", max_length=max_length).values, False

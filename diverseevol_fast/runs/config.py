@@ -12,11 +12,8 @@ from .._common.errors import InputError
 from .._common.messages import shown
 from .._common.reading import check_plain, read_text
 from .._common.yaml_values import parse_yaml
+from ..strategies import STRATEGIES
 
-SCHEDULES = (
-    "KCenterSampling", "OneShotKCenterSampling", "StaticKCenterSampling", "RandomSampling", "LeastConfidence",
-    "MarginSampling", "EntropySampling", "VendiSampling",
-)  # fmt: skip
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 LARGEST = 1 << 53  # of whole numbers that a float holds exactly, as JSON readers do
 HIGHEST = {"seed": (1 << 32) - 1,  # numpy's, which transformers sets
@@ -181,11 +178,11 @@ def _check_values(config: Config) -> None:
             raise InputError(f"config: {name}: expected at most {high}, got {getattr(config, name)}")
     if not (config.output_dir or config.result_dir_name):
         raise InputError("config: key 'result_dir_name' (or 'output_dir') is missing: where does the run go?")
-    if config.evol_schedule_name not in SCHEDULES:
+    if config.evol_schedule_name not in STRATEGIES:
         raise InputError(
-            f"config: evol_schedule_name: expected {' or '.join(SCHEDULES)}, got '{shown(config.evol_schedule_name)}'"
+            f"config: evol_schedule_name: expected {' or '.join(STRATEGIES)}, got '{shown(config.evol_schedule_name)}'"
         )
-    _check_strategy(config)
+    STRATEGIES[config.evol_schedule_name].check_settings(config)
     for key, kinds in (config.held_out_groups or {}).items():
         place = f"config: held_out_groups.{shown(key)}"
         if not isinstance(kinds, list) or not kinds:
@@ -197,17 +194,3 @@ def _check_values(config: Config) -> None:
     if config.embed_dtype not in (None, *DTYPES[:3]):
         raise InputError(f"config: embed_dtype: expected {', '.join(DTYPES[:3])}, got '{shown(config.embed_dtype)}'")
     check_tokens_per_batch("config: max_tokens_per_batch", config.max_tokens_per_batch, config.model_max_length)
-
-
-def _check_strategy(config: Config) -> None:
-    if config.whiten_n_components is True:
-        raise InputError("config: whiten_n_components: expected the number of components, got True")
-    if config.whiten_n_components > 0 and "KCenter" not in config.evol_schedule_name:
-        raise InputError(f"config: whiten_n_components: {config.evol_schedule_name} takes no embeddings to whiten")
-    if config.evol_schedule_name != "VendiSampling":
-        return
-    times, rank = config.max_random_times, config.vendi_argmax_rank
-    if times < 1:
-        raise InputError(f"config: max_random_times: VendiSampling expects at least 1, got {times}")
-    if not -times <= rank < times:
-        raise InputError(f"config: vendi_argmax_rank: expected {-times} to {times - 1} of {times} batches, got {rank}")

@@ -31,6 +31,7 @@ from ..models.load import (
     usable_length,
 )
 from ..ops import backends
+from ..strategies import STRATEGIES, Strategy
 from .config import FREE_KEYS, Config
 from .state import RunState, build_folder, check_provenance, record_provenance
 from .training import lora_config, training_arguments, translate_train_args
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("diverseevol_fast")
-
-UNCERTAIN = ("LeastConfidence", "MarginSampling", "EntropySampling")
-KCENTER_OPS = ("min_sqdist", "update_argmax", "pick_block")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,8 @@ def prepare(config: Config, state: RunState) -> RunInputs:
     training_arguments(config, state.folder / "state")
     if config.peft:
         lora_config(config.peft)
-    _check_backend(config.evol_schedule_name)
+    strategy = STRATEGIES[config.evol_schedule_name]
+    _check_backend(strategy)
     data, empty = load_data(config.full_data_path, config.columns, skip_broken=config.skip_broken)
     if empty and not config.skip_empty:
         raise InputError(
@@ -115,7 +114,7 @@ def prepare(config: Config, state: RunState) -> RunInputs:
         if len(rows) and not any(tokens.has_response(row) for row in rows):
             raise InputError(f"model_max_length {length} cuts the response of every row of {name} away; raise it")
     if before != provenance:
-        _check_strategy(config, base, len(candidates))
+        _check_model(strategy, config, base, len(candidates))
         remove_embeddings(state.base_embeddings_file)  # of other settings
         if not begun:
             tokens.save(state.tokens_file)  # made once: a chat template may print the day's date
@@ -126,25 +125,19 @@ def prepare(config: Config, state: RunState) -> RunInputs:
     )
 
 
-def _check_backend(schedule: str) -> None:
+def _check_backend(strategy: Strategy) -> None:
     """Raises InputError when DIVERSEEVOL_BACKEND names what cannot select here."""
-    ops = ("logit_stats",) if schedule in UNCERTAIN else KCENTER_OPS if "KCenter" in schedule else ()
     try:
-        for op in ops:
+        for op in strategy.ops:
             backends.choose("cpu", op=op)
     except ValueError as error:
         raise InputError(str(error)) from error
 
 
-def _check_strategy(config: Config, base: Path, candidates: int) -> None:
+def _check_model(strategy: Strategy, config: Config, base: Path, candidates: int) -> None:
     """Raises InputError for what the strategy would find out after a round of training."""
-    width = _model_config(base, config).get_text_config().hidden_size
-    if config.whiten_n_components > min(width, candidates - 1):
-        raise InputError(
-            f"config: whiten_n_components: expected at most {min(width, candidates - 1)} with {candidates} candidates "
-            f"in {width} dimensions, got {config.whiten_n_components}"
-        )
-    if config.evol_schedule_name in UNCERTAIN:
+    strategy.check_size(config, candidates, _model_config(base, config).get_text_config().hidden_size)
+    if strategy.needs_logits:
         check_head(load_causal_lm(base, dtype=config.dtype, trust_remote_code=config.trust_remote_code, base=base))
 
 

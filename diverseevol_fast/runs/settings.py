@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from .config import SCHEDULES, Config
+from ..strategies import STRATEGIES
+from .config import Config
 
 WIDTH = 100  # of a line of help or of a comment
 
@@ -24,7 +25,7 @@ COMMON = {  # by heading; what a new user looks at
         "output_dir": "the run's folder, instead of result_dir_name",
     },
     "What is selected": {
-        "evol_schedule_name": f"the strategy: {', '.join(SCHEDULES)}",
+        "evol_schedule_name": f"the strategy: {', '.join(STRATEGIES)}",
         "init_label_num": "rows of the initial pool, drawn at random",
         "n_round": "rounds of selection after that",
         "n_query": "rows that each round adds to the pool",

@@ -28,6 +28,7 @@ from .._common.files import file_sha256, json_text, read_record, sync_folder, wr
 from .._common.provenance import differences
 from ..embedding.store import remove_embeddings
 from ..models.load import folder_sha256
+from ..strategies import STRATEGIES
 
 log = logging.getLogger("diverseevol_fast")
 
@@ -341,7 +342,7 @@ def check_provenance(state: RunState, provenance: dict[str, Any]) -> dict[str, A
         state.forget()
         return None
     free = set() if state.is_anything_selected() else FREE_UNTIL_SELECTED
-    if provenance["config.evol_schedule_name"] != "OneShotKCenterSampling":  # which chooses for all rounds at once
+    if not STRATEGIES[provenance["config.evol_schedule_name"]].picks_all_rounds_at_once:
         free = free | {"config.n_round"}
     fixed, now = ({key: value for key, value in one.items() if key not in free} for one in (before, provenance))
     differing = differences(fixed, now, "the run")

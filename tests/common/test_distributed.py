@@ -14,7 +14,7 @@ from support.config import write_config
 from support.runs import SLOWED
 
 from diverseevol_fast.cli.main import main
-from diverseevol_fast.runs.config import SCHEDULES
+from diverseevol_fast.strategies import STRATEGIES
 
 JOB = Path(__file__).resolve().parents[1] / "support" / "distributed_job.py"
 
@@ -79,7 +79,7 @@ def test_every_strategy_picks_what_one_process_does(tmp_path, settings):
     config = write_config(tmp_path, settings | {"max_random_times": 4})
     found = {}
     for processes in (1, 2):
-        folders = {schedule: tmp_path / f"{schedule}{processes}" for schedule in SCHEDULES}
+        folders = {schedule: tmp_path / f"{schedule}{processes}" for schedule in STRATEGIES}
         runs = [
             ["run", str(config), "--evol_schedule_name", schedule, "--output_dir", str(folder), "--quiet"]
             for schedule, folder in folders.items()

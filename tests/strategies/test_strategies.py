@@ -17,14 +17,12 @@ from diverseevol_fast.data.templates import tokenize
 from diverseevol_fast.embedding.encoder import check_head, uncertainty_encoder
 from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 from diverseevol_fast.ops import reference
-from diverseevol_fast.runs.config import SCHEDULES
 from diverseevol_fast.runs.state import RunState
 from diverseevol_fast.selection.stream import CandidateError
 from diverseevol_fast.selection.whitening import whiten
-from diverseevol_fast.strategies.random_rows import pick_random
-from diverseevol_fast.strategies.registry import STRATEGIES
-from diverseevol_fast.strategies.uncertainty import HIGHEST_ENTROPY, LOWEST_LARGEST, LOWEST_MARGIN, pick_uncertain
-from diverseevol_fast.strategies.vendi_sampling import pick_by_vendi
+from diverseevol_fast.strategies import STRATEGIES
+from diverseevol_fast.strategies.random_sampling import draw
+from diverseevol_fast.strategies.vendi import pick_by_vendi
 
 VENDI = {"max_random_times": 4, "vendi_argmax_rank": -1}
 
@@ -75,11 +73,11 @@ def candidates(settings):
 
 
 def test_the_config_knows_every_strategy():
-    assert set(SCHEDULES) == set(STRATEGIES)
+    assert all(strategy.name == name for name, strategy in STRATEGIES.items())
 
 
 def test_all_begin_with_the_same_pool_and_pick_others(tmp_path, settings, candidates):
-    found = {schedule: rounds_of(made(tmp_path, settings, schedule, **VENDI)) for schedule in SCHEDULES}
+    found = {schedule: rounds_of(made(tmp_path, settings, schedule, **VENDI)) for schedule in STRATEGIES}
     assert len({tuple(rounds[0]) for rounds in found.values()}) == 1
     for rounds in found.values():
         rows = list(chain(*rounds))
@@ -87,7 +85,7 @@ def test_all_begin_with_the_same_pool_and_pick_others(tmp_path, settings, candid
         assert len(set(rows)) == 16
         assert set(rows) <= set(candidates)
     picked = {tuple(rounds[1]) for schedule, rounds in found.items() if schedule != "OneShotKCenterSampling"}
-    assert len(picked) == len(SCHEDULES) - 1  # one-shot begins as K-Center does
+    assert len(picked) == len(STRATEGIES) - 1  # one-shot begins as K-Center does
     assert found["OneShotKCenterSampling"][1] == found["KCenterSampling"][1]
     assert found["OneShotKCenterSampling"][2] != found["KCenterSampling"][2]
 
@@ -144,7 +142,7 @@ def test_vendi_sampling_takes_the_batch_of_the_rank(tmp_path, settings, candidat
         state = made(tmp_path, settings, "VendiSampling", output_dir=str(tmp_path / f"rank{rank}"), max_random_times=4,
                      vendi_argmax_rank=rank)  # fmt: skip
         pool = np.searchsorted(candidates, state.selected(0)).tolist()
-        scores = sorted(vendi_score(x[pool + pick_random(80, pool, 5, 0, 4 + draw)]) for draw in range(4))[::-1]
+        scores = sorted(vendi_score(x[pool + draw(80, pool, 5, 0, 4 + number)]) for number in range(4))[::-1]
         assert state.metrics(1)["select"]["vendi"] == pytest.approx(scores[rank], rel=1e-5)
         added = np.searchsorted(candidates, state.selected(1)).tolist()
         assert vendi_score(x[pool + added]) == pytest.approx(scores[rank], rel=1e-5)
@@ -199,17 +197,17 @@ def test_whitened_rows_have_equal_variances_in_all_directions():
 
 def test_random_picks_are_seeded_by_seed_and_round():
     pool = [3, 7]
-    found = pick_random(50, pool, 10, 0, 1)
-    assert found == pick_random(50, pool, 10, 0, 1)
-    assert len({tuple(pick_random(50, pool, 10, seed, r)) for seed in (0, 1) for r in (1, 2)}) == 4
-    assert sorted(pick_random(50, pool, 48, 0, 1) + pool) == list(range(50))
+    found = draw(50, pool, 10, 0, 1)
+    assert found == draw(50, pool, 10, 0, 1)
+    assert len({tuple(draw(50, pool, 10, seed, r)) for seed in (0, 1) for r in (1, 2)}) == 4
+    assert sorted(draw(50, pool, 48, 0, 1) + pool) == list(range(50))
 
 
 def test_uncertain_ties_go_to_the_lowest_row():
     statistics = torch.tensor([[1.0, 5.0, 2.0], [1.0, 4.0, 2.0], [0.5, 4.0, 3.0], [1.0, 4.0, 2.0]])
-    assert pick_uncertain(statistics, [2], 3, LOWEST_LARGEST) == [0, 1, 3]
-    assert pick_uncertain(statistics, [2], 2, LOWEST_MARGIN) == [1, 3]
-    assert pick_uncertain(statistics, [], 2, HIGHEST_ENTROPY) == [2, 0]
+    assert STRATEGIES["LeastConfidence"].pick_from(statistics, [2], 3) == [0, 1, 3]
+    assert STRATEGIES["MarginSampling"].pick_from(statistics, [2], 2) == [1, 3]
+    assert STRATEGIES["EntropySampling"].pick_from(statistics, [], 2) == [2, 0]
 
 
 def test_vendi_ranks_all_draws():
@@ -217,7 +215,7 @@ def test_vendi_ranks_all_draws():
     ranked = [pick_by_vendi(x, [0, 1], 5, times=6, rank=rank, seed=0, r=1)[1] for rank in range(6)]
     assert ranked == sorted(ranked, reverse=True)
     assert len(set(ranked)) == 6
-    draws = [pick_random(40, [0, 1], 5, 0, 6 + draw) for draw in range(6)]
+    draws = [draw(40, [0, 1], 5, 0, 6 + number) for number in range(6)]
     assert sorted(vendi_score(x[[0, 1, *draw]]) for draw in draws) == ranked[::-1]
 
 

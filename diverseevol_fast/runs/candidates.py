@@ -12,9 +12,9 @@ from ..embedding.encoder import Encoder, encoder_of, uncertainty_encoder
 from ..embedding.precision import in_dtype
 from ..embedding.store import read_whole_npy
 from ..models.load import folder_sha256, load_causal_lm
-from ..runs.config import Config
-from ..runs.inputs import RunInputs
-from ..runs.state import FREE_UNTIL_SELECTED, RunState
+from .config import Config
+from .inputs import RunInputs
+from .state import FREE_UNTIL_SELECTED, RunState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ class Candidates:
         return self._embed(encoder_of(self._load(base)), folder_sha256(base), store, []).values
 
     def logit_statistics(self) -> torch.Tensor:
-        """By the model of the round before: [N, 3], as selection.uncertainty takes them."""
+        """By the model of the round before: [N, 3], as strategies.uncertainty takes them."""
         model_sha256, encoder = self._last_sha256(), uncertainty_encoder(self._last_model())
         return self._embed(encoder, model_sha256, self.state.statistics_file(self.r), []).values
 

@@ -1,0 +1,64 @@
+"""KCenterSampling: the method of DiverseEvol (arXiv 2311.08182, section 2)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .._common.errors import InputError
+from .strategy import Picks, Strategy
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..runs.candidates import Candidates
+    from ..runs.config import Config
+    from ..selection.traversal import KCenterResult
+
+
+class KCenterSampling(Strategy):
+    """The candidates that are farthest from the pool, by the model of the round before."""
+
+    name = "KCenterSampling"
+    ops = ("min_sqdist", "update_argmax", "pick_block")
+
+    def check_settings(self, config: Config) -> None:
+        """Whitening is K-Center's own; True is no number of components."""
+        if config.whiten_n_components is True:
+            raise InputError("config: whiten_n_components: expected the number of components, got True")
+
+    def check_size(self, config: Config, candidates: int, width: int) -> None:
+        """There are at most as many components as dimensions, and one less than rows."""
+        most = min(width, candidates - 1)
+        if config.whiten_n_components > most:
+            raise InputError(
+                f"config: whiten_n_components: expected at most {most} with {candidates} candidates in {width} "
+                f"dimensions, got {config.whiten_n_components}"
+            )
+
+    def pick(self, candidates: Candidates, k: int) -> Picks:
+        """The stream has every candidate's bound already; whitened embeddings are others, and are read once more."""
+        embedded = candidates.embedded()
+        if candidates.config.whiten_n_components > 0:
+            return farthest(candidates, embedded.values, k)
+        return _picks_of(embedded.select(k))
+
+
+def farthest(candidates: Candidates, x: torch.Tensor, k: int) -> Picks:
+    """The k candidates that are farthest from the pool in embeddings x [N, D], whitened if the config says so."""
+    from ..selection.traversal import kcenter
+    from ..selection.whitening import whiten
+
+    began, components = time.perf_counter(), candidates.config.whiten_n_components
+    try:
+        x = whiten(x, components) if components > 0 else x
+    except ValueError as error:
+        raise InputError(f"config: {error}") from error
+    picks = _picks_of(kcenter(x, k, candidates.pool, progress=True))
+    return replace(picks, metrics=picks.metrics | {"seconds": time.perf_counter() - began})
+
+
+def _picks_of(result: KCenterResult) -> Picks:
+    metrics = {"seconds": result.seconds, "passes": result.passes, "backend": result.backend}
+    return Picks(result.indices.tolist(), metrics, result.sqdist.tolist())

@@ -1,0 +1,31 @@
+"""RandomSampling: the baseline that any other strategy has to beat."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from .strategy import Picks, Strategy
+
+if TYPE_CHECKING:
+    from ..runs.candidates import Candidates
+
+
+class RandomSampling(Strategy):
+    """A seeded draw; no model embeds anything."""
+
+    name = "RandomSampling"
+
+    def pick(self, candidates: Candidates, k: int) -> Picks:
+        """The draw is that of the config's seed and the round."""
+        began = time.perf_counter()
+        positions = draw(len(candidates), candidates.pool, k, candidates.config.seed, candidates.r)
+        return Picks(positions, {"seconds": time.perf_counter() - began})
+
+
+def draw(count: int, pool: list[int], k: int, seed: int, stream: int) -> list[int]:
+    """k of the rows 0 to count - 1 that are not in the pool, in the order drawn."""
+    import numpy as np
+
+    rest = np.setdiff1d(np.arange(count), pool)
+    return np.random.default_rng([seed, stream]).permutation(rest)[:k].tolist()

@@ -1,0 +1,21 @@
+"""StaticKCenterSampling: K-Center by the base model in every round, the ablation of embeddings that evolve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .kcenter import KCenterSampling, farthest
+from .strategy import Picks
+
+if TYPE_CHECKING:
+    from ..runs.candidates import Candidates
+
+
+class StaticKCenterSampling(KCenterSampling):
+    """The candidates that are farthest from the pool by the base model, which embeds them once in a run."""
+
+    name = "StaticKCenterSampling"
+
+    def pick(self, candidates: Candidates, k: int) -> Picks:
+        """As KCenterSampling, of the base model's embeddings."""
+        return farthest(candidates, candidates.embedded_by_base(), k)
