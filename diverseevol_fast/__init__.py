@@ -3,23 +3,43 @@
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Embeddings": ".embedding.embed_tokens",
+    "InputError": "._common.errors",
     "KCenterStream": ".selection.stream",
+    "RunError": "._common.errors",
+    "diversity": ".evaluate.diversity",
     "embed": ".embedding.embed",
+    "generate": ".evaluate.generate",
+    "judge": ".evaluate.judge.judge",
     "kcenter": ".selection.traversal",
+    "load_data": ".data.dataset",
     "masked_mean_pool": ".ops.masked_mean_pool",
+    "report": ".evaluate.report.report",
+    "run": ".loop",
+    "score": ".evaluate.judge.score",
+    "select": ".subset",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
+    from ._common.errors import InputError as InputError
+    from ._common.errors import RunError as RunError
+    from .data.dataset import load_data as load_data
     from .embedding.embed import embed as embed
     from .embedding.embed_tokens import Embeddings as Embeddings
+    from .evaluate.diversity import diversity as diversity
+    from .evaluate.generate import generate as generate
+    from .evaluate.judge.judge import judge as judge
+    from .evaluate.judge.score import score as score
+    from .evaluate.report.report import report as report
+    from .loop import run as run
     from .ops.masked_mean_pool import masked_mean_pool as masked_mean_pool
     from .selection.stream import KCenterStream as KCenterStream
     from .selection.traversal import kcenter as kcenter
+    from .subset import select as select
 
 
 def __getattr__(name: str):

@@ -2,12 +2,15 @@
 
 import gc
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ._common import distributed
 from .runs.candidates import Candidates
-from .runs.config import Config
+from .runs.config import Config, load_config
 from .runs.evaluation_loss import evaluate_loss
+from .runs.finished import FinishedRun
 from .runs.inputs import RunInputs, prepare, record_manifest, write_pool_files
 from .runs.state import RunState, build_folder_together, open_run
 from .runs.training import train
@@ -16,15 +19,22 @@ from .strategies import STRATEGIES
 log = logging.getLogger("diverseevol_fast")
 
 
-def run(config: Config, restart: bool = False) -> RunState:
-    """Run every round that is not finished yet; returns the run's records.
+def run(config: str | Path | Mapping[str, Any] | Config, *, restart: bool = False, **overrides: Any) -> FinishedRun:
+    """Run DiverseEvol: every round that is not finished yet.
 
-    restart: what was made before is kept aside, as <folder>.before-<n>, and every round is run.
+    Args:
+        config: the name of a YAML file, a mapping of the same keys, or a Config.
+        restart: what was made before is kept aside, as <folder>.before-<n>, and every round is run.
+        overrides: keys of the config, which win over it.
+
+    Returns:
+        FinishedRun: its pools, metrics and models.
 
     Raises:
         InputError: something the user gave is wrong; nothing was changed.
-        RunError: numbers that are not finite on the way; every finished stage stands.
+        RunError: numbers that are not finite on the way; every finished stage is kept.
     """
+    config = load_config(config, overrides)
     with open_run(config.output_path, restart) as state:
         with distributed.first_then_others():
             inputs = prepare(config, state)
@@ -46,7 +56,7 @@ def run(config: Config, restart: bool = False) -> RunState:
             gc.collect()  # mixed precision leaves a cycle on the model; its memory is needed for the next one
             if not state.is_trained(r):
                 model = train_round(r, pool, inputs, config, state)
-        return state
+        return FinishedRun(state, config, config.n_round + 1)
 
 
 def select_round(r: int, candidates: Candidates, config: Config, state: RunState) -> None:

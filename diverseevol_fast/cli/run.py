@@ -29,19 +29,18 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> Result:
     """The run, and the table of its rounds."""
+    path, overrides = config_and_overrides(args.keys)
     from ..runs.config import load_config
 
-    path, overrides = config_and_overrides(args.keys)
-    config = load_config(path, overrides)
+    config = load_config(path, overrides)  # before torch is loaded, so that a mistake is told at once
     from ..loop import run
     from ..runs.rounds_table import rounds_table
 
-    state = run(config, args.restart)
-    rounds = [{"round": r, **state.metrics(r)} for r in range(config.n_round + 1)]
+    finished = run(config, restart=args.restart)
     return Result(
-        f"{rounds_table(state, config.n_round)}\n"
-        f"{state.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, metrics)",
-        {"folder": str(state.folder), "rounds": rounds},
+        f"{rounds_table(finished.state, config.n_round)}\n"
+        f"{finished.folder}: data/rd_<r>_labeled.json, output/rd_<r>/ (models), state/rd_<r>/ (picks, metrics)",
+        finished.to_dict(),
     )
 
 

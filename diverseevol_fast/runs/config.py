@@ -1,9 +1,11 @@
 """A run's settings: the public implementation's YAML keys as they are, and ours, checked before any work."""
 
+import copy
 import difflib
 import os
 import re
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -70,20 +72,34 @@ FREE_KEYS = ("output_dir", "result_dir_name", "report_to", "keep_embeddings", "c
              "model_name_or_path", "max_tokens_per_batch", "template", "skip_broken")  # fmt: skip
 
 
-def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
-    """Read a YAML file, apply overrides ("a.b" reaches into a mapping), check everything.
+def load_config(
+    config: str | os.PathLike | Mapping[str, Any] | Config, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Read a config, apply overrides ("a.b" reaches into a mapping), check everything.
+
+    config: the name of a YAML file, a mapping of its keys, or a Config.
 
     Raises:
         InputError: no such file, not YAML (with the line), an unknown key (with the nearest known name), a bad value.
     """
+    if isinstance(config, Config):
+        values = asdict(config)
+    elif isinstance(config, Mapping):
+        values = copy.deepcopy(dict(config))
+    else:
+        values = _read(Path(config))
+    for key, value in (overrides or {}).items():
+        _apply(values, key, value)
+    return make_config(values)
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise InputError(f"{shown(path, 200)}: no such config file")
     values = parse_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}")
-    for key, value in (overrides or {}).items():
-        _apply(values, key, value)
-    return make_config(values)
+    return values
 
 
 def make_config(values: dict[str, Any]) -> Config:

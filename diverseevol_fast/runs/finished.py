@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,27 @@ class FinishedRun:
     def name(self) -> str:
         """The folder's."""
         return self.state.folder.resolve().name
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.state.folder
+
+    def __repr__(self) -> str:
+        return f"FinishedRun({str(self.folder)!r}, {self.rounds} rounds, {self.config.evol_schedule_name})"
+
+    def metrics(self, r: int) -> dict[str, Any]:
+        """Round r's metrics by stage: "train", "embed", "select"."""
+        return self.state.metrics(r)
+
+    def model_folder(self, r: int) -> Path:
+        """The folder of the model that round r trained."""
+        return self.state.model_folder(r)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The folder, and each round's metrics."""
+        rounds = [{"round": r, **self.metrics(r)} for r in range(self.rounds)]
+        return {"folder": str(self.folder), "rounds": rounds}
 
     def pool(self, r: int) -> list[int]:
         """The rows that round r trained on, in the order they joined: pool(r - 1) begins it."""
