@@ -37,7 +37,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Put the tables in place of their marks, and turn links to bench/results, which work in a checkout, to results/."""
+    """Put the tables in place of their marks, and make links to bench/results point to results/."""
     if page.file.src_uri == API_PAGE:
         for name in undocumented(markdown):
             log.warning("%s: diverseevol_fast.%s is public and is not on this page", API_PAGE, name)
