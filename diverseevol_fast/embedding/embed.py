@@ -101,11 +101,11 @@ def embed(
     Args:
         model: a transformers model, causal or encoder, or a sentence-transformers model.
         tokenizer: a fast one; None for a sentence-transformers model, which has its own.
-        rows: texts, taken as they are, or rows in a schema that README.md names.
+        rows: texts, taken as they are, or rows in a schema of docs/how-to/subset.md.
         pooling: "mean" (None), "cls" (the first token's state) or "last". A sentence-transformers model's own
             pooling, prompt and what follows (normalisation) hold for it; None is expected then.
-        template: from a row to a text: "alpaca", "plain", "chat" or a file, as README.md says. None: for an encoder
-            the row's own texts, for a causal model what it is trained on.
+        template: from a row to a text: "alpaca", "plain", "chat" or a file (docs/how-to/subset.md). None: for an
+            encoder the row's own texts, for a causal model what it is trained on.
         store: "host" (memory), "device" (where the model is), or a path ending in .npy: a file that is filled batch
             by batch, goes on where it was after a crash, and is refused when it is of another model or other rows.
         dtype: of the store: "float32", "float16", or, not in a file, "bfloat16".
