@@ -1,11 +1,11 @@
-# make demo | test | lint | wheel-test | test-anomalib | sanitize | bench | bench-drop-in | experiments. Everything runs in
-# .venv, which the first target makes.
+# make demo | test | lint | docs | wheel-test | test-anomalib | sanitize | bench | bench-drop-in | experiments. Everything
+# runs in .venv, which the first target makes.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE := $(shell find csrc -type f)
 
-.PHONY: demo test lint wheel-test test-anomalib sanitize bench bench-drop-in experiments clean
+.PHONY: demo test lint docs wheel-test test-anomalib sanitize bench bench-drop-in experiments clean
 
 demo: $(STAMP)
 	$(BIN)/diverseevol run examples/quickstart.yml
@@ -18,6 +18,10 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" pre-commit run --all-files
+
+# The documentation, in build/docs; a broken link, an unlisted page or a missing public name is an error.
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
 
 wheel-test: $(STAMP)
 	bash tests/wheel.sh

@@ -151,7 +151,7 @@ class PrintableFormatter(logging.Formatter):
 def _leave_cores_to_others() -> None:
     """Before torch is imported: gcc's OpenMP threads that wait for work spin a while, on cores that others may want.
 
-    README.md ("A whole run") has the figures; what the user has set holds.
+    docs/decisions.md has the figures; what the user has set holds.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

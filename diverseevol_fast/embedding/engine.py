@@ -76,7 +76,7 @@ class Engine:
         store holds of an earlier start is not computed again. Under torch.distributed each process runs its share of
         the batches.
 
-        Returns the metrics that README.md explains.
+        Returns the metrics that docs/reference/files.md explains.
 
         Raises:
             RunError: an embedding that is not finite, the row is named; finished batches are kept.

@@ -108,6 +108,9 @@ def kcenter(
             p of all rows is met with a probability of 1 - (1 - p)^1024.
         progress: show picks, rate and the current radius.
 
+    Returns:
+        The picks in order, each one's squared distance when it was picked, and how the selection went.
+
     Raises:
         BoundViolationError: a bound is below its distance (a RuntimeError); no picks are given.
         TypeError: a wrong dtype or type; the argument is named.

@@ -148,7 +148,7 @@ def test_it_needs_data(capsys):
 
 
 def yaml_in(section: str) -> str:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "trainers.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "trainers.md").read_text(encoding="utf-8")
     return text.split(f"## {section}\n")[1].split("```yaml\n")[1].split("```")[0]
 
 
