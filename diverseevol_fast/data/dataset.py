@@ -60,7 +60,7 @@ class Data:
 def load_data(
     data: Any, columns: Mapping[str, str] | None = None, *, text_column: str | None = None, skip_broken: bool = False
 ) -> tuple[Data, list[int]]:
-    """Read a data set and check every row. Returns it and the rows with an empty instruction or output, or text.
+    """Read a data set and check every row.
 
     Args:
         data: the name of a file or of a saved `datasets` folder, "builtin:quickstart"; a list of rows (dicts) or of
@@ -68,6 +68,9 @@ def load_data(
         columns: other names for our columns, {"instruction": "question", ...}.
         text_column: rows are of any kind, and this key's value is their text.
         skip_broken: leave broken lines and malformed rows aside; row numbers count the rows that are left.
+
+    Returns:
+        The data set, and the indices of the rows with an empty instruction or output, or text.
 
     Raises:
         InputError: no such file, broken lines or malformed rows (file, line, what; the first 20 of them), an unknown

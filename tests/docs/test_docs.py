@@ -16,7 +16,7 @@ from diverseevol_fast.cli.parser import COMMANDS, build_parser
 from diverseevol_fast.runs.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [name for name in diverseevol_fast.__all__ if name != "__version__"]
 SECTIONS = ("Args:", "Returns:", "Raises:")
 
@@ -48,6 +48,13 @@ def test_python_is_python(page):
         compile(inspect.cleandoc("\n" + code), str(page), "exec")
 
 
+def test_the_front_page_is_short_and_its_links_lead_somewhere():
+    text = PAGES[0].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 180
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_the_tables_name_every_command_and_key():
     assert [f"## diverseevol {name}" in hooks.commands_text() for name in COMMANDS] == [True] * len(COMMANDS)
     assert [f"| `{field.name}` |" in hooks.config_text() for field in fields(Config)] == [True] * len(fields(Config))
@@ -64,7 +71,7 @@ def test_public_names_say_what_they_take_return_and_raise(name):
     if inspect.isclass(public):
         methods = [method for key, method in vars(public).items() if inspect.isfunction(method) and key[0] != "_"]
         assert all(method.__doc__ for method in methods)
-        assert is_dataclass(public) or all(section in public.__init__.__doc__ for section in ("Args:", "Raises:"))
+        assert is_dataclass(public) or issubclass(public, Exception) or all(section in public.__init__.__doc__ for section in ("Args:", "Raises:"))
     elif inspect.signature(public).parameters:
         assert [section for section in SECTIONS if section not in public.__doc__] == []
 
