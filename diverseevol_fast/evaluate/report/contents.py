@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ... import __version__
@@ -13,9 +14,11 @@ from ...runs.finished import FinishedRun
 from ..diversity import measure_run
 from ..evaluation_encoder import EmbeddingSpace, fixed_embeddings, fixed_space
 from ..judge.score import Scores
-from . import charts, page, picks_section, sections, text
-from .examples import Plane, look_at, plane_of
+from . import charts, sections
+from .examples import Plane, picks_of, plane_of
 from .metrics import Block
+from .page import Chart, Draw, render
+from .picks_section import picks_section
 from .seeds import Record, lines_of
 
 log = logging.getLogger("diverseevol_fast")
@@ -42,7 +45,7 @@ def records_of(
         x = fixed_embeddings(run, space, folder)
         diversity = measure_run(run, space=space, centred=True, folder=folder)
         planes[data] = planes.get(data) or plane_of(x)
-        picked = look_at(run, x, planes[data])
+        picked = picks_of(run, x, planes[data])
         label = name if charts.drawable(name) else f"run {number}"
         records.append(Record(run, name, label, metrics, sizes, scores, diversity, picked))
     return records
@@ -60,43 +63,48 @@ def blocks_of(records: Sequence[Record]) -> list[Block]:
     ]
 
 
-def write_page(output: Path, folder: Path, blocks: Sequence[Block]) -> int:
+def write_page(output: Path, folder: Path, blocks: Sequence[Block], verdict: Sequence[str]) -> int:
     """Write the page, and its charts as PNGs in the folder; returns how many charts."""
     drawn: set[str] = set()
 
-    def drawing(prefix: str) -> sections.Draw:
-        def draw(name: str, chart: Figure, alt: str, caption: object) -> page.Html:
+    def drawing(prefix: str) -> Draw:
+        def draw(name: str, chart: Figure, alt: str, caption: str) -> Chart:
             name = f"{prefix}{name}"
             while name in drawn:  # tests whose names differ in letters that a file's name leaves out
                 name += "-more"
             drawn.add(name)
             charts.png(chart, folder / f"{name}.png")
-            return page.figure(charts.svg(chart, alt, name), caption)
+            return Chart(Markup(charts.svg(chart, alt, name)), caption)
 
         return draw
 
-    def part(section: Callable[[Block, sections.Draw], page.Html]) -> page.Html:
+    def by_data_set(section: Callable[[Block, Draw], Markup]) -> Markup:
         if len(blocks) == 1:
             return section(blocks[0], drawing(""))
-        return page.join([
-            page.join([page.element("h3", f"Data set: {block.title}"), section(block, drawing(f"data-{number}-"))])
+        return Markup("").join(
+            Markup("<h3>Data set: {}</h3>\n{}").format(block.title, section(block, drawing(f"data-{number}-")))
             for number, block in enumerate(blocks, 1)
-        ])  # fmt: skip
+        )
 
     names = [line.name for block in blocks for line in block.lines]
     count = sum(len(line.records) for block in blocks for line in block.lines)
-    title = f"DiverseEvol report: {', '.join(names) if len(names) < 4 else f'{count} runs'}"
-    parts = [
-        ("runs", "What this is", text.runs_section(blocks)),
-        ("quality", "How good the models are", part(sections.quality_section)),
-        ("diversity", "How diverse the pools are", part(sections.diversity_section)),
-        ("cost", "What it cost", part(sections.cost_section)),
-        ("picked", "What was picked", part(picks_section.picks_section)),
-        ("reading", "How to read this", text.reading_section(blocks)),
-    ]
-    foot = f"Written by diverseevol_fast {__version__}. The charts are PNG files in {folder.name}/ too."
+    page = render(
+        "page",
+        title=f"DiverseEvol report: {', '.join(names) if len(names) < 4 else f'{count} runs'}",
+        verdict=verdict,
+        sections=[
+            ("runs", "What this is", sections.runs_section(blocks)),
+            ("quality", "How good the models are", by_data_set(sections.quality_section)),
+            ("diversity", "How diverse the pools are", by_data_set(sections.diversity_section)),
+            ("cost", "What it cost", by_data_set(sections.cost_section)),
+            ("picked", "What was picked", by_data_set(picks_section)),
+            ("reading", "How to read this", sections.reading_section(blocks)),
+        ],
+        version=__version__,
+        folder=folder.name,
+    )
     with atomic_path(output) as partial:
-        partial.write_text(page.page(title, text.summary(blocks), parts, foot), encoding="utf-8")
+        partial.write_text(page, encoding="utf-8")
     return len(drawn)
 
 

@@ -24,8 +24,8 @@ class Text:
     """A row as a reader sees it."""
 
     row: int
-    asked: str
-    answered: str
+    question: str
+    answer: str
     kind: str | None
 
 
@@ -68,7 +68,7 @@ class Picked:
     joined: list[np.ndarray]  # by round, the places among the candidates of the rows that joined
 
 
-def look_at(run: FinishedRun, x: torch.Tensor, plane: Plane) -> Picked:
+def picks_of(run: FinishedRun, x: torch.Tensor, plane: Plane) -> Picked:
     """What the run picked. x: [len(run.candidates), D] float32, the candidates' embeddings by a fixed model."""
     data, candidates = run.data, run.candidates
     pool = run.pool(run.rounds - 1)
@@ -93,8 +93,8 @@ def text_of(data: Data, row: int, kind_key: str | None = None) -> Text:
     """What a row asks and answers; of a conversation, the first turns of user and assistant."""
     kind = str(data.rows[row][kind_key]) if kind_key else None
     if data.schema == "alpaca":
-        asked = "\n".join(part for part in (data.field(row, "instruction"), data.field(row, "input")) if part)
-        return Text(row, asked, data.field(row, "output"), kind)
+        question = "\n".join(part for part in (data.field(row, "instruction"), data.field(row, "input")) if part)
+        return Text(row, question, data.field(row, "output"), kind)
     turns = data.conversation(row)
     said = {
         role: next((turn["content"] for turn in turns if turn["role"] == role), "") for role in ("user", "assistant")

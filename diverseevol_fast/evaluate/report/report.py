@@ -73,9 +73,10 @@ def report(runs: PathOrPaths, *, judgements: PathOrPaths | None = None, output: 
         for run, name in zip(finished, names, strict=True)
     ]
     blocks = blocks_of(records_of(finished, names, judged, measured_in))
-    charts = write_page(page, charts_folder, blocks)
+    sentences = verdict(blocks)
+    charts = write_page(page, charts_folder, blocks, sentences)
     rounds = [run.rounds for run in finished]
-    return Report(page, charts, charts_folder, verdict(blocks), list(zip(names, rounds, strict=True)))
+    return Report(page, charts, charts_folder, sentences, list(zip(names, rounds, strict=True)))
 
 
 def writable(folder: Path) -> bool:
