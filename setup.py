@@ -113,6 +113,7 @@ setup(
     packages=[*find_packages(include=["diverseevol_fast", "diverseevol_fast.*"]), "diverseevol_fast.triton_ops"],
     # kernels/ itself must not become a package: it would shadow the `kernels` library that transformers imports.
     package_dir={"diverseevol_fast.triton_ops": "kernels/triton_ops"},
+    include_package_data=False,  # MANIFEST.in is the source distribution's; a package's own data is listed here
     package_data={
         "diverseevol_fast": ["py.typed"],
         "diverseevol_fast.evaluate.report": ["templates/*.html.j2"],

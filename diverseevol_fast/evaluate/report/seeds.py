@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from scipy.stats import t as student
+
 from ...models.load import SMALL_LLAMA
 from ...runs.finished import FinishedRun
 from ..judge.score import Scores
@@ -96,40 +98,19 @@ def strategy(run: FinishedRun) -> str:
 
 def over_seeds(points: Sequence[Point | None]) -> Point | None:
     """One seed's point as it is; of several, the mean with its t interval; None where a seed has none."""
-    if None in points:
+    known = [point for point in points if point is not None]
+    if len(known) < len(points):
         return None
-    return points[0] if len(points) == 1 else t_interval([point.value for point in points])
+    return known[0] if len(known) == 1 else Point(*t_interval([point.value for point in known]))
 
 
-def t_interval(values: Sequence[float]) -> Point:
-    """The mean of at least two values and the 95% interval of Student's t: mean -+ t s / sqrt(n), n - 1 degrees."""
+def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of at least two values and the ends of Student's 95% interval: mean -+ t s / sqrt(n), n - 1 degrees."""
     n = len(values)
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = t_quantile(n - 1) * deviation / math.sqrt(n)
-    return Point(mean, mean - half, mean + half)
-
-
-def t_quantile(degrees: int) -> float:
-    """The t between whose minus and plus Student's distribution has CONFIDENCE of its mass.
-
-    By bisection of the distribution function for whole degrees of freedom (Abramowitz and Stegun, 26.7.3, 26.7.4).
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _mass(middle, degrees) < CONFIDENCE else (low, middle)
-    return math.sqrt(degrees) * math.tan(low)
-
-
-def _mass(angle: float, degrees: int) -> float:
-    """Between minus and plus t, where t = sqrt(degrees) tan(angle)."""
-    odd, cosine = degrees % 2, math.cos(angle)
-    total, term = 0.0, cosine if odd else 1.0
-    for power in range(odd, degrees - 1, 2):
-        total += term
-        term *= (power + 1) / (power + 2) * cosine**2
-    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    half = float(student.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
+    return mean, mean - half, mean + half
 
 
 def _settings(run: FinishedRun) -> str:

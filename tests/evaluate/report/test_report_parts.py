@@ -17,7 +17,7 @@ from diverseevol_fast.evaluate.report.examples import BLOCK, picks_of, plane_of,
 from diverseevol_fast.evaluate.report.metrics import series
 from diverseevol_fast.evaluate.report.page import cut, html, render
 from diverseevol_fast.evaluate.report.report import unique_names
-from diverseevol_fast.evaluate.report.seeds import Point, over_seeds, t_interval, t_quantile
+from diverseevol_fast.evaluate.report.seeds import Point, over_seeds, t_interval
 
 X = [100, 200, 300]
 
@@ -26,8 +26,11 @@ X = [100, 200, 300]
     ("degrees", "t"), [(1, 12.706204736), (2, 4.302652730), (3, 3.182446305), (4, 2.776445105), (9, 2.262157163),
                        (10, 2.228138852), (99, 1.984216952), (1000, 1.962339081)],
 )  # fmt: skip
-def test_t_quantiles(degrees, t):
-    assert t_quantile(degrees) == pytest.approx(t, rel=1e-9)
+def test_intervals_have_students_quantiles(degrees, t):
+    values = [0.0] * degrees + [1.0]
+    mean, low, high = t_interval(values)
+    half = t * np.std(values, ddof=1) / (degrees + 1) ** 0.5
+    assert (low, high) == pytest.approx((mean - half, mean + half), rel=1e-9)
 
 
 def test_the_mean_over_seeds_and_its_interval():
