@@ -20,6 +20,14 @@ class Chart(NamedTuple):
     caption: str
 
 
+class Table(NamedTuple):
+    """A table of the page. The first cell of a row is its heading; cells are Markup where they hold elements."""
+
+    caption: str
+    head: list[str]
+    rows: list[list[object]]
+
+
 Draw = Callable[[str, Figure, str, str], Chart]  # name of the chart, the chart, the same in words, caption
 
 

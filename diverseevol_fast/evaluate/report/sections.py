@@ -1,13 +1,13 @@
 """The sections of a report as HTML: what the runs are, how good, how diverse, at what cost, and how to read it."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from .charts import Limits, Series, limits, number, stacked_bars
+from .charts import Limits, Numbers, Series, limits, number, stacked_bars
 from .charts import lines as line_chart
 from .metrics import (
     Block,
@@ -24,10 +24,8 @@ from .metrics import (
     stage_metric,
     values,
 )
-from .page import NOTHING, Draw, render
+from .page import NOTHING, Draw, Table, render
 from .seeds import Line, Point, Record, line_of, strategy
-
-Table = tuple[Sequence[object], list[list[object]]]  # the columns' headings, and the rows
 
 POOL = "rows in the pool"
 STAGES = {  # what a round's time goes into
@@ -38,6 +36,11 @@ STAGES = {  # what a round's time goes into
     "selection": stage_metric("select", "seconds"),
 }
 CHARTED = {"covering_radius": "distance", "vendi": "effective number of rows"}  # and units; all are in the tables
+BEST_AND_LAST = (
+    "Best and last round. The best is chosen on the test, that is, by the very figures shown, so on new rows or "
+    "questions it would look worse than here. The last round is not chosen."
+)
+BEST_AND_LAST_HEAD = ["figure", "runs", "best round", "its figure", "last round", "its figure"]
 LONGEST_SLUG = 80  # characters; with what is put before and after it a file's name has at most 255 bytes
 
 
@@ -60,11 +63,12 @@ def quality_section(block: Block, draw: Draw) -> Markup:
         )
         for metric, lines in shown
     ]
+    rows = [_best_and_last(metric, line) for metric, lines in shown for line in lines]
     left_out = [note for metric, lines in shown for note in _left_out(metric.name, metric.read, lines)]
     return render(
         "quality",
         charts=charts,
-        best_and_last=[_best_and_last(metric, line) for metric, lines in shown for line in lines],
+        best_and_last=Table(BEST_AND_LAST, BEST_AND_LAST_HEAD, rows),
         side_by_side=[_side_by_side(metric, lines) for metric, lines in shown],
         notes=left_out + _unfinished(block) + caveats(block, [metric.name for metric, _ in shown]),
     )
@@ -81,15 +85,13 @@ def diversity_section(block: Block, draw: Draw) -> Markup:
         charts.append(draw(_slug(entry["title"]), *shown, f"{meaning(entry)}{_bands_of_measures(block)}"))
     radius = stage_metric("select", "radius")
     alone = [line_of(record) for line in block.lines for record in line.records]
-    measured = [line for line in alone if any(line.points(radius))]
     return render(
         "diversity",
         model=first["model"],
         random=first["random"],
         charts=charts,
-        measured=[line.name for line in measured],
-        radii=_radii([line.points(radius) for line in measured]),
-        measures=[(line.name, *_measures_table(line)) for line in block.lines],
+        radii=_radii_table([line for line in alone if any(line.points(radius))], radius),
+        measures=[(line.name, _measures_table(line)) for line in block.lines],
     )
 
 
@@ -110,7 +112,7 @@ def cost_section(block: Block, draw: Draw) -> Markup:
         mean = f" Mean of {len(line.records)} runs." if len(line.records) > 1 else ""
         caption = f"By stage, one above the other.{mean}"
         charts.append(draw(f"seconds-{nth}", chart, f"{title}. {words}.", caption))
-        tables.append((f"{line.name}.{mean}", *_costs_table(line, parts, total)))
+        tables.append(_costs_table(f"{line.name}.{mean}", line, parts, total))
     figures = {"all stages": total_seconds} | stages
     notes = [note for name, read in figures.items() for note in _left_out(f"Seconds, {name}", read, lines)]
     return render("cost", charts=charts, tables=tables, notes=notes)
@@ -124,8 +126,8 @@ def reading_section(blocks: Sequence[Block]) -> Markup:
 
 def total_seconds(record: Record, r: int) -> Point | None:
     """All of a round's stages; None where none is known."""
-    found = [point.value for read in STAGES.values() if (point := read(record, r))]
-    return Point(sum(found)) if found else None
+    seconds = [point.value for read in STAGES.values() if (point := read(record, r))]
+    return Point(sum(seconds)) if seconds else None
 
 
 def meaning(entry: dict) -> str:
@@ -149,7 +151,7 @@ def _lines(
     return chart, f"{title} by {POOL}. {'; '.join(words)}."
 
 
-def _sizes(block: Block) -> Limits:
+def _sizes(block: Block) -> Limits | None:
     """Where the axes of the pools' sizes end."""
     sizes = {size for line in block.lines for size in line.sizes}
     return limits(sizes) if len(sizes) > 1 else (min(sizes) * 0.5, max(sizes) * 1.5)
@@ -167,8 +169,8 @@ def _limits_by_unit(shown: Sequence[tuple[Metric, Sequence[Line]]]) -> dict[str,
 def _yardstick(block: Block, name: str) -> tuple[str, Series] | None:
     """The random subsets of the line that goes farthest."""
     line = max(block.lines, key=lambda line: line.sizes[-1])
-    found = series(line.sizes, [spread(line, r, name) for r in range(line.rounds)])
-    return ("random subsets, mean and range", found) if found[0] else None
+    shown = series(line.sizes, [spread(line, r, name) for r in range(line.rounds)])
+    return ("random subsets, mean and range", shown) if shown[0] else None
 
 
 def _about(metric: Metric, lines: Sequence[Line]) -> str:
@@ -203,26 +205,25 @@ def _best_and_last(metric: Metric, line: Line) -> list[object]:
     return [metric.name, line.name, best, _cell(best_point), last, _cell(last_point)]
 
 
-def _radii(points: Sequence[list[Point | None]]) -> list[list[object]]:
-    """A table's rows: by round, each run's radius. The runs' models have their own scales, so no chart joins them."""
-    rows = []
-    for r, column in enumerate(zip_longest(*points)):
-        if any(column):
-            rows.append([r, *map(_cell, column)])
-    return rows
+def _radii_table(lines: Sequence[Line], radius: Read) -> Table:
+    """By round, each run's radius. The runs' models have their own scales, so no chart joins them."""
+    columns = zip_longest(*(line.points(radius) for line in lines))
+    rows = [[r, *map(_cell, column)] for r, column in enumerate(columns) if any(column)]
+    return Table("Radius by the runs' own models.", ["round", *(line.name for line in lines)], rows)
 
 
-def _side_by_side(metric: Metric, lines: Sequence[Line]) -> tuple[str, Sequence[object], list[list[object]]]:
-    """A table's caption, its columns' headings and its rows: by round, the figure of each line."""
+def _side_by_side(metric: Metric, lines: Sequence[Line]) -> Table:
+    """By round, the figure of each line."""
     rows = []
     for r, column in enumerate(zip_longest(*(line.points(metric.read) for line in lines))):
         sizes = sorted({line.sizes[r] for line in lines if r < line.rounds})
         rows.append([r, " / ".join(f"{size:,}" for size in sizes), *map(_cell, column)])
     names = [_with_label(line.name, line.label) for line in lines]
-    return f"{_with_label(metric.name, metric.label)}, round by round.", ["round", POOL, *names], rows
+    caption = f"{_with_label(metric.name, metric.label)}, round by round."
+    return Table(caption, ["round", POOL, *names], rows)
 
 
-def _costs_table(line: Line, seconds: dict[str, Sequence[float | None]], total: Sequence[float | None]) -> Table:
+def _costs_table(caption: str, line: Line, seconds: Mapping[str, Numbers], total: Numbers) -> Table:
     columns = {  # with the format of their numbers
         "train loss": (values(line, stage_metric("train", "train_loss")), "#.4g"),
         **{f"{name}, s": (stage, ",.2f") for name, stage in seconds.items()},
@@ -233,7 +234,7 @@ def _costs_table(line: Line, seconds: dict[str, Sequence[float | None]], total: 
     for r, size in enumerate(line.sizes):
         figures = [(column[r], form) for column, form in columns.values()]
         rows.append([r, f"{size:,}", *(NOTHING if value is None else format(value, form) for value, form in figures)])
-    return ["round", POOL, *columns], rows
+    return Table(caption, ["round", POOL, *columns], rows)
 
 
 def _with_label(name: str, label: str) -> str:
@@ -262,8 +263,8 @@ def _unfinished(block: Block) -> list[str]:
     ]
 
 
-def _measures_table(line: Line) -> tuple[str, Sequence[object], list[list[object]]]:
-    """A table's caption, its columns' headings and its rows: every measure, by round."""
+def _measures_table(line: Line) -> Table:
+    """Every measure, by round."""
     first, several = line.records[0].diversity, len(line.records) > 1
     rows = []
     for name, entry in sorted(first["measures"].items(), key=lambda one: one[0] != "covering_radius"):
@@ -277,7 +278,7 @@ def _measures_table(line: Line) -> tuple[str, Sequence[object], list[list[object
     caption = f"{line.name}: {pools}, and below it random subsets of that size, mean (lowest to highest). " + (
         marks if several else "▲ more diverse than all of them, ▼ less."
     )
-    return caption, ["", *(f"round {r}: {size:,} rows" for r, size in enumerate(line.sizes))], rows
+    return Table(caption, ["", *(f"round {r}: {size:,} rows" for r, size in enumerate(line.sizes))], rows)
 
 
 def _mark(sides: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone are one line in a report: the mean over seeds, with its interval."""
+"""Runs that differ only in their seed are one line of a report: the mean over seeds, with its interval."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 
 
 class Point(NamedTuple):
-    """A figure, and its interval's ends where it has one."""
+    """A figure, and the ends of its interval where it has one."""
 
     value: float
     low: float | None = None
@@ -24,19 +24,19 @@ class Point(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Its ends, where there is one."""
+        """The interval's ends; None: no interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run and what was found out about it."""
+    """A run and its measurements."""
 
     run: FinishedRun
-    name: str  # no other run's in the report
-    label: str  # the name, or what stands for it in charts, whose font lacks some of its characters
+    name: str  # unique in the report
+    label: str  # the name in charts: another one where their font lacks some of the name's characters
     metrics: list[dict[str, Any]]  # by round
-    sizes: list[int]  # of the pool, by round
+    sizes: list[int]  # rows in the pool, by round
     scores: dict[str, dict[int, Scores]]  # by test, then round
     diversity: dict[str, Any]  # as measure_run returns
     picked: Picked
@@ -44,15 +44,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Line:
-    """What the charts show as one line: a run, or runs that differ in their seed alone."""
+    """What charts show as one line: a run, or runs that differ only in their seed."""
 
     name: str
     records: list[Record]
-    label: str  # in charts
+    label: str  # the name in charts
 
     @property
     def rounds(self) -> int:
-        """How many rounds all its runs have."""
+        """The number of rounds that all its runs have."""
         return min(record.run.rounds for record in self.records)
 
     @property
@@ -61,9 +61,9 @@ class Line:
         return self.records[0].sizes[: self.rounds]
 
     def points(self, read: Callable[[Record, int], Point | None]) -> list[Point | None]:
-        """By round, what `read` says of the run; of several runs, the mean and its t interval.
+        """By round, the figure that `read` gives for the run; of several runs, the mean with its t interval.
 
-        None where not all runs have the figure: a mean over other seeds than the round before would not compare.
+        None where a run lacks the figure: means over different sets of seeds do not compare.
         """
         return [over_seeds([read(record, r) for record in self.records]) for r in range(self.rounds)]
 
@@ -114,7 +114,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _settings(run: FinishedRun) -> str:
-    """What runs that differ in their seed alone have in common. builtin:small-llama is made from the seed."""
+    """The same text for runs that differ only in their seed; builtin:small-llama's weights come from the seed too."""
     provenance = run.state.manifest(0)["provenance"]
     same = {key: value for key, value in provenance.items() if key != "config.seed"}
     if run.config.model_name_or_path == SMALL_LLAMA:

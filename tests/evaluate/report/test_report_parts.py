@@ -15,7 +15,7 @@ from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.evaluate.report import charts, seeds
 from diverseevol_fast.evaluate.report.examples import BLOCK, picks_of, plane_of, text_of
 from diverseevol_fast.evaluate.report.metrics import series
-from diverseevol_fast.evaluate.report.page import cut, html, render
+from diverseevol_fast.evaluate.report.page import Table, cut, html, render
 from diverseevol_fast.evaluate.report.report import unique_names
 from diverseevol_fast.evaluate.report.seeds import Point, over_seeds, t_interval
 
@@ -163,8 +163,8 @@ def test_html_is_escaped_unless_it_is_html():
     assert html("a\0b\ud800c\x1b\u2028d") == "a\ufffdb\ufffdc\ufffd\u2028d"
     html("\ud83d").encode()  # half a character, as broken data may hold
     run = "<r> \"'\x1b"
-    tables = [(run, '<c>"', ["<h>"], [["<r>", Markup("<small>x</small>"), "<td>"]])]
-    shown = render("diversity", model="&", random=5, charts=[], measured=[], radii=[], measures=tables)
+    one = Table('<c>"', ["<h>"], [["<r>", Markup("<small>x</small>"), "<td>"]])
+    shown = render("diversity", model="&", random=5, charts=[], radii=one, measures=[(run, one)])
     assert "model (&amp;, the base model" in shown
     assert "All measures: &lt;r&gt; &#34;&#39;\ufffd</summary>" in shown
     assert 'aria-label="&lt;c&gt;&#34;"' in shown
