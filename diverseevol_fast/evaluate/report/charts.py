@@ -52,9 +52,15 @@ in_style = matplotlib.rc_context(STYLE)  # as a decorator
 
 @in_style
 def lines(
-    series: dict[str, Series], xlabel: str, ylabel: str, title: str,
-    *, yardstick: tuple[str, Series] | None = None, xlim: Limits | None = None, ylim: Limits | None = None,
-) -> Figure:  # fmt: skip
+    series: dict[str, Series],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    *,
+    yardstick: tuple[str, Series] | None = None,
+    xlim: Limits | None = None,
+    ylim: Limits | None = None,
+) -> Figure:
     """A line for each name, its interval as a band (as a bar at a point without a neighbour).
 
     None among the numbers leaves a gap; None for low and high means no interval. The yardstick, a name and its series,
@@ -86,9 +92,15 @@ def lines(
 
 @in_style
 def stacked_bars(
-    categories: Sequence[str], parts: Mapping[str, Numbers], xlabel: str, ylabel: str, title: str,
-    *, top: float | None = None, width: int = 0,
-) -> Figure:  # fmt: skip
+    categories: Sequence[str],
+    parts: Mapping[str, Numbers],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    *,
+    top: float | None = None,
+    width: int = 0,
+) -> Figure:
     """A bar for each category, its parts one above the other; None among the numbers is no part.
 
     top, width: the axis' end and the number of bars that have room, to draw several charts to one scale.

@@ -25,9 +25,11 @@ log = logging.getLogger("diverseevol_fast")
 
 
 def records_of(
-    runs: Sequence[FinishedRun], names: Sequence[str], judged: Sequence[dict[str, dict[int, Scores]]],
+    runs: Sequence[FinishedRun],
+    names: Sequence[str],
+    judged: Sequence[dict[str, dict[int, Scores]]],
     folders: Sequence[Path | None],
-) -> list[Record]:  # fmt: skip
+) -> list[Record]:
     """Measure the runs. Those on one data set are embedded in one space: plain texts by the first one's base model.
 
     judged: for each run, its scores by test and round. folders: for each run, where its embeddings and measures are

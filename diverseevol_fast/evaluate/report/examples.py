@@ -82,11 +82,9 @@ def picks_of(run: FinishedRun, x: torch.Tensor, plane: Plane) -> Picked:
         for r, (begin, end) in enumerate(pairwise(ends))
     ]
     kind_of = [data.rows[row][key] for row in candidates] if key else []
-    return Picked(
-        examples, key,
-        [len({text.kind for text in texts[:end]}) for end in ends[1:]] if key else [],
-        len(set(kind_of)), kind_of, plane, plane.points(x), [indices[begin:end] for begin, end in pairwise(ends)],
-    )  # fmt: skip
+    kinds = [len({text.kind for text in texts[:end]}) for end in ends[1:]] if key else []
+    joined = [indices[begin:end] for begin, end in pairwise(ends)]
+    return Picked(examples, key, kinds, len(set(kind_of)), kind_of, plane, plane.points(x), joined)
 
 
 def text_of(data: Data, row: int, kind_key: str | None = None) -> Text:

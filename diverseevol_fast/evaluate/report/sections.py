@@ -1,7 +1,7 @@
 """The sections of a report as HTML: what the runs are, how good, how diverse, at what cost, and how to read it."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from markupsafe import Markup
@@ -47,8 +47,7 @@ LONGEST_SLUG = 80  # characters; with what is put before and after it a file's n
 def runs_section(blocks: Sequence[Block]) -> Markup:
     """What the runs are."""
     runs = [(block, record) for block in blocks for line in block.lines for record in line.records]
-    facts = {name: [read(*one) for one in runs] for name, read in FACTS.items()}
-    return render("runs", names=[record.name for _, record in runs], facts=facts)
+    return render("runs", names=[record.name for _, record in runs], facts=[_facts(*run) for run in runs])
 
 
 def quality_section(block: Block, draw: Draw) -> Markup:
@@ -59,7 +58,7 @@ def quality_section(block: Block, draw: Draw) -> Markup:
         draw(
             _slug(metric.name),
             *_lines(lines, metric.read, metric.label, metric.unit, xlim=xlim, ylim=ylims[metric.unit]),
-            _about(metric, lines),
+            _bands(metric, lines) if metric.label == metric.name else f"{metric.name}. {_bands(metric, lines)}",
         )
         for metric, lines in shown
     ]
@@ -77,12 +76,14 @@ def quality_section(block: Block, draw: Draw) -> Markup:
 def diversity_section(block: Block, draw: Draw) -> Markup:
     """How diverse the pools are."""
     first = block.lines[0].records[0].diversity
+    bands = " The grey band: from the lowest to the highest of the random subsets."
+    if any(len(line.records) > 1 for line in block.lines):
+        bands += " The others: of several seeds, the 95% t interval of their mean."
     charts = []
     for name, unit in CHARTED.items():
         entry = first["measures"][name]
-        yardstick = _yardstick(block, name)
-        shown = _lines(block.lines, measure(name), entry["title"], unit, yardstick, xlim=_sizes(block))
-        charts.append(draw(_slug(entry["title"]), *shown, f"{meaning(entry)}{_bands_of_measures(block)}"))
+        shown = _lines(block.lines, measure(name), entry["title"], unit, _yardstick(block, name), xlim=_sizes(block))
+        charts.append(draw(_slug(entry["title"]), *shown, meaning(entry) + bands))
     radius = stage_metric("select", "radius")
     alone = [line_of(record) for line in block.lines for record in line.records]
     return render(
@@ -137,17 +138,16 @@ def meaning(entry: dict) -> str:
 
 
 def _lines(
-    lines: Sequence[Line], read: Read, title: str, unit: str, yardstick: tuple[str, Series] | None = None,
-    *, xlim: Limits | None = None, ylim: Limits | None = None,
-) -> tuple[Figure, str]:  # fmt: skip
-    """A chart with every one of the lines that has the figure, and the same in words."""
+    lines: Sequence[Line], read: Read, title: str, unit: str, yardstick: tuple[str, Series] | None = None, **limits
+) -> tuple[Figure, str]:
+    """A chart with every one of the lines that has the figure, and the same in words. limits: xlim, ylim."""
     all_series = {line.label: series(line.sizes, line.points(read)) for line in lines}
     shown = {label: one for label, one in all_series.items() if one[0]}
     words = [
         f"{label}: " + ", ".join(f"{number(y)} at {x:,}" for x, y in zip(*one[:2], strict=True) if y is not None)
         for label, one in [*shown.items(), *([yardstick] if yardstick else [])]
     ]
-    chart = line_chart(shown, POOL, unit, title, yardstick=yardstick, xlim=xlim, ylim=ylim)
+    chart = line_chart(shown, POOL, unit, title, yardstick=yardstick, **limits)
     return chart, f"{title} by {POOL}. {'; '.join(words)}."
 
 
@@ -173,11 +173,6 @@ def _yardstick(block: Block, name: str) -> tuple[str, Series] | None:
     return ("random subsets, mean and range", shown) if shown[0] else None
 
 
-def _about(metric: Metric, lines: Sequence[Line]) -> str:
-    """What the chart shows, beyond its title."""
-    return _bands(metric, lines) if metric.label == metric.name else f"{metric.name}. {_bands(metric, lines)}"
-
-
 def _bands(metric: Metric, lines: Sequence[Line]) -> str:
     """What the chart's bands are."""
     points = [(line, point) for line in lines for point in line.points(metric.read) if point]
@@ -188,13 +183,6 @@ def _bands(metric: Metric, lines: Sequence[Line]) -> str:
         kinds.append(f"of one run, 95% by resampling its {'questions' if metric.higher_is_better else 'rows'}")
     better = "Higher is better." if metric.higher_is_better else "Lower is better."
     return f"{better} Bands: {'; '.join(kinds)}." if kinds else f"{better} No intervals."
-
-
-def _bands_of_measures(block: Block) -> str:
-    """What the bands of a chart of a measure are: a sentence for each kind."""
-    of_random = " The grey band: from the lowest to the highest of the random subsets."
-    of_seeds = " The others: of several seeds, the 95% t interval of their mean."
-    return of_random + (of_seeds if any(len(line.records) > 1 for line in block.lines) else "")
 
 
 def _best_and_last(metric: Metric, line: Line) -> list[object]:
@@ -243,15 +231,12 @@ def _with_label(name: str, label: str) -> str:
 
 def _left_out(name: str, read: Read, lines: Sequence[Line]) -> list[str]:
     """Rounds of which some seeds have the figure and others do not."""
-    notes = []
-    for line in lines:
-        for r in range(line.rounds):
-            known = sum(read(record, r) is not None for record in line.records)
-            if 0 < known < len(line.records):
-                notes.append(
-                    f"{name}, {line.name}: round {r} is left out, {known} of {len(line.records)} runs have it."
-                )
-    return notes
+    return [
+        f"{name}, {line.name}: round {r} is left out, {known} of {len(line.records)} runs have it."
+        for line in lines
+        for r in range(line.rounds)
+        if 0 < (known := sum(read(record, r) is not None for record in line.records)) < len(line.records)
+    ]
 
 
 def _unfinished(block: Block) -> list[str]:
@@ -265,19 +250,18 @@ def _unfinished(block: Block) -> list[str]:
 
 def _measures_table(line: Line) -> Table:
     """Every measure, by round."""
-    first, several = line.records[0].diversity, len(line.records) > 1
-    rows = []
-    for name, entry in sorted(first["measures"].items(), key=lambda one: one[0] != "covering_radius"):
+    measures, rows = line.records[0].diversity["measures"], []
+    for name in sorted(measures, key=lambda name: name != "covering_radius"):
         cells = [
             _measured(point, spread(line, r, name), _mark([side(record, r, name) for record in line.records]))
             for r, point in enumerate(line.points(measure(name)))
         ]
-        rows.append([entry["title"], *cells])
-    pools = f"the mean of {len(line.records)} pools" if several else "each pool"
-    marks = "▲ every pool is more diverse than all random subsets of its own run, ▼ every pool is less."
-    caption = f"{line.name}: {pools}, and below it random subsets of that size, mean (lowest to highest). " + (
-        marks if several else "▲ more diverse than all of them, ▼ less."
-    )
+        rows.append([measures[name]["title"], *cells])
+    pools, marks = "each pool", "▲ more diverse than all of them, ▼ less."
+    if len(line.records) > 1:
+        pools = f"the mean of {len(line.records)} pools"
+        marks = "▲ every pool is more diverse than all random subsets of its own run, ▼ every pool is less."
+    caption = f"{line.name}: {pools}, and below it random subsets of that size, mean (lowest to highest). {marks}"
     return Table(caption, ["", *(f"round {r}: {size:,} rows" for r, size in enumerate(line.sizes))], rows)
 
 
@@ -287,16 +271,14 @@ def _mark(sides: Sequence[int]) -> str:
 
 
 def _measured(point: Point | None, random: Point | None, mark: str) -> str:
-    if not point:
-        return NOTHING
-    if not random or not random.interval:
-        return number(point.value)
+    if not point or not random or not random.interval:
+        return number(point.value) if point else NOTHING
     mean, low, high, own = _apart(random.value, *random.interval, point.value)
     return Markup("{}{}<small>{} ({} to {})</small>").format(own, mark, mean, low, high)
 
 
 def _apart(*numbers: float) -> list[str]:
-    """With four digits, or as many more as different numbers need to look different, up to six."""
+    """The numbers with four digits, or with as many, up to six, as make different numbers look different."""
     for digits in range(4, 7):
         shown = [f"{value:#,.{digits}g}" for value in numbers]
         if len(set(shown)) == len(set(numbers)):
@@ -305,10 +287,8 @@ def _apart(*numbers: float) -> list[str]:
 
 
 def _cell(point: Point | None) -> str:
-    if not point:
-        return NOTHING
-    if not point.interval:
-        return number(point.value)
+    if not point or not point.interval:
+        return number(point.value) if point else NOTHING
     return Markup("{}<small>{}</small>").format(number(point.value), between(point))
 
 
@@ -316,29 +296,19 @@ def _slug(name: str) -> str:
     return "-".join(re.findall("[a-z0-9]+", name.lower()))[:LONGEST_SLUG]
 
 
-def _rows(_: Block, record: Record) -> str:
-    config = record.run.config
-    return f"{len(record.run.data.rows):,}; {len(record.picked.points):,} candidates, {config.val_set_size:,} held out"
-
-
-def _pool(_: Block, record: Record) -> str:
-    config = record.run.config
-    return f"{config.init_label_num:,} + {config.n_round} rounds x {config.n_query:,}"
-
-
-def _versions(_: Block, record: Record) -> str:
-    versions = record.run.state.manifest(record.run.rounds - 1)["versions"]
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-FACTS: dict[str, Callable[[Block, Record], object]] = {
-    "strategy": lambda _, record: strategy(record.run),
-    "data set": lambda block, _: block.title,
-    "rows": _rows,
-    "base model": lambda _, record: record.run.config.model_name_or_path,
-    "pool": _pool,
-    "finished": lambda _, record: f"{record.run.rounds} of {record.run.config.n_round + 1} rounds, counted from 0",
-    "seed": lambda _, record: record.run.config.seed,
-    "fixed model of the measures": lambda _, record: record.diversity["model"],
-    "versions": _versions,
-}
+def _facts(block: Block, record: Record) -> dict[str, object]:
+    """What a run is, by the headings of a table's rows."""
+    run, config = record.run, record.run.config
+    candidates, validation = len(record.picked.points), config.val_set_size
+    versions = run.state.manifest(run.rounds - 1)["versions"]
+    return {
+        "strategy": strategy(run),
+        "data set": block.title,
+        "rows": f"{len(run.data.rows):,}; {candidates:,} candidates, {validation:,} held out",
+        "base model": config.model_name_or_path,
+        "pool": f"{config.init_label_num:,} + {config.n_round} rounds x {config.n_query:,}",
+        "finished": f"{run.rounds} of {config.n_round + 1} rounds, counted from 0",
+        "seed": config.seed,
+        "fixed model of the measures": record.diversity["model"],
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }

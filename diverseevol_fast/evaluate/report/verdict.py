@@ -129,14 +129,12 @@ def _by_metric(metric: Metric, block: Block, names: Sequence[str]) -> str:
 
 
 def _of_two(metric: Metric, better: tuple[Entry, Point], worse: tuple[Entry, Point]) -> str:
-    (one, point), (other, other_point) = better, worse
+    (one, other), value, other_value = (better[0], worse[0]), _figure(better[1]), _figure(worse[1])
     apart = _apart(one, other, metric.read)
     if apart:
         way = "higher" if metric.higher_is_better else "lower"
-        return (
-            f"{metric.name}: {way} with {one.name}, {_figure(point)} against {_figure(other_point)} with {other.name}."
-        )
-    both = f"{one.name} {_figure(point)}, {other.name} {_figure(other_point)}"
+        return f"{metric.name}: {way} with {one.name}, {value} against {other_value} with {other.name}."
+    both = f"{one.name} {value}, {other.name} {other_value}"
     if apart is None:
         return f"{metric.name}: {both}; without intervals nothing says whether the difference is more than chance."
     return f"{metric.name}: not told apart, {both}."
