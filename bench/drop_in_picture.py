@@ -34,7 +34,8 @@ def draw(found: list[dict]) -> plt.Figure:
         axes.barh(place + 0.2, ours, 0.38, color="C1", label="diverseevol_fast under it" if place == 0 else None)
         axes.annotate(f"{own / ours:,.0f}x", (own, place - 0.2), (4, 0), textcoords="offset points", va="center")
     axes.set(xscale="log", yticks=range(len(found)), yticklabels=[line["target"] for line in found])
-    axes.set_xlabel(f"seconds (log scale), {ROWS:,} rows of {found[0]['d']} dimensions, {found[0]['threads']} CPU threads")
+    shape = f"{ROWS:,} rows of {found[0]['d']} dimensions, {found[0]['threads']} CPU threads"
+    axes.set_xlabel(f"seconds (log scale), {shape}")
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)

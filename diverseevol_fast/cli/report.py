@@ -8,17 +8,20 @@ from .result import Result
 
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
     """The command's options."""
+    description = "A self-contained HTML file, and its charts as PNGs in a folder beside it."
     report = commands.add_parser(
-        "report", parents=[common], help="one HTML page on one or more runs",
-        description="A self-contained HTML file, and its charts as PNGs in a folder beside it.",
-    )  # fmt: skip
+        "report", parents=[common], help="one HTML page on one or more runs", description=description
+    )
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     report.add_argument("--judgements", type=Path, nargs="+", metavar="FILE", help="of judge: <...>/<run>/rd_<r>...")
     report.add_argument("--output", type=Path, metavar="FILE.html", help="(report.html in the first run's folder)")
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """Call the package's function and say what came of it."""
-    from ..evaluate.report.report import write_report
+    """Write the report; the text ends with its verdict."""
+    from ..evaluate.report.report import report
 
-    return write_report(args)
+    made = report(args.runs, judgements=args.judgements, output=args.output)
+    rounds = ", ".join(f"{name} ({count} rounds)" for name, count in made.runs)
+    first = f"{made.output}: {rounds}; {made.charts} charts in {made.charts_folder}"
+    return Result("\n".join([first, *made.verdict]), made.to_dict())

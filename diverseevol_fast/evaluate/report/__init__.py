@@ -1,1 +1,1 @@
-"""One page on runs: what is read off them, over seeds, as charts, sections and words."""
+"""The report: an HTML page on runs, with charts, tables and a verdict in words."""

@@ -1,10 +1,11 @@
-"""Charts from plain data: small functions that return a matplotlib Figure, in one style; PNG files and SVG text."""
+"""Charts of plain data, in one style: functions that return a matplotlib Figure; PNG files and SVG text of them."""
 
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -22,20 +23,20 @@ Numbers = Sequence[float | None]
 Limits = tuple[float, float]  # of an axis
 Series = tuple[Sequence[float], Numbers, Numbers | None, Numbers | None]  # x, y, and the interval's low and high ends
 
-INK, MUTED, GRID, PAPER = "#1f2329", "#5f6771", "#dfe2e6", "#fffffe"  # each names one thing: SVG text replaces them
-# Okabe and Ito's colour-blind-safe palette without black and yellow; markers and dashes say the same once more.
+INK, MUTED, GRID, PAPER = "#1f2329", "#5f6771", "#dfe2e6", "#fffffe"  # all differ: svg() puts variables for them
+# Okabe and Ito's colour-blind-safe palette without black and yellow; markers and dashes differ as the colours do.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS, DASHES = "os^Dvp", ("-", "--", ":", "-.")
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper"} | {
-    color: f"--series-{place}" for place, color in enumerate(PALETTE)
+    color: f"--series-{index}" for index, color in enumerate(PALETTE)
 }
-PLOT_AREA = "#f3f4f6"  # of projections, whose dots are pixels: light in a dark page too
-GREY = "#b4bbc4"  # of points that nothing is said of
+PLOT_AREA = "#f3f4f6"  # background of projections: light in a dark page too, as the dots are pixels
+GREY = "#b4bbc4"  # points in the background
 INCHES = (5.2, 3.5)  # readable when a phone shows it at 70%
 PNG_DPI = 200  # twice a screen's pixels
 LONGEST_NAME = 44  # characters of a name in a legend
-NAMED_KINDS = 12  # kinds of rows that have a colour and a marker of their own; of more, the commonest but one
-STYLE = {
+NAMED_KINDS = 12  # kinds of rows that can have a colour and a marker of their own
+STYLE: dict[Any, Any] = {  # matplotlib's type for the keys is newer than the oldest version that works
     "text.usetex": False, "font.family": "DejaVu Sans", "font.size": 9, "text.color": INK,
     "figure.facecolor": PAPER, "figure.dpi": 72, "savefig.facecolor": "auto",
     "axes.facecolor": PAPER, "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "axes.linewidth": 0.8,
@@ -51,20 +52,26 @@ in_style = matplotlib.rc_context(STYLE)  # as a decorator
 
 @in_style
 def lines(
-    series: dict[str, Series], xlabel: str, ylabel: str, title: str,
-    *, yardstick: tuple[str, Series] | None = None, xlim: Limits | None = None, ylim: Limits | None = None,
-) -> Figure:  # fmt: skip
+    series: dict[str, Series],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    *,
+    yardstick: tuple[str, Series] | None = None,
+    xlim: Limits | None = None,
+    ylim: Limits | None = None,
+) -> Figure:
     """A line for each name, its interval as a band (as a bar at a point without a neighbour).
 
     None among the numbers leaves a gap; None for low and high means no interval. The yardstick, a name and its series,
-    is drawn in grey behind the others. xlim, ylim: where the axes end, to draw several charts to one scale.
+    is drawn in grey behind the others. xlim, ylim: the axes' ends, to draw several charts to one scale.
     """
     figure, axes = _canvas(xlabel, ylabel, title)
     handles = {}
-    for place, (name, one) in enumerate(series.items()):
-        color = PALETTE[place % len(PALETTE)]
-        dash = DASHES[place // len(PALETTE) % len(DASHES)]
-        handles[name] = _line(axes, one, color, MARKERS[place % len(MARKERS)], dash)
+    for index, (name, one) in enumerate(series.items()):
+        color = PALETTE[index % len(PALETTE)]
+        dash = DASHES[index // len(PALETTE) % len(DASHES)]
+        handles[name] = _line(axes, one, color, MARKERS[index % len(MARKERS)], dash)
     ticks = sorted({x for one in series.values() for x in one[0]})
     if yardstick:
         name, one = yardstick
@@ -85,25 +92,31 @@ def lines(
 
 @in_style
 def stacked_bars(
-    categories: Sequence[str], parts: dict[str, Numbers], xlabel: str, ylabel: str, title: str,
-    *, top: float | None = None, width: int = 0,
-) -> Figure:  # fmt: skip
+    categories: Sequence[str],
+    parts: Mapping[str, Numbers],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    *,
+    top: float | None = None,
+    width: int = 0,
+) -> Figure:
     """A bar for each category, its parts one above the other; None among the numbers is no part.
 
-    top, width: where the axis ends, and how many bars have room, to draw several charts to one scale.
+    top, width: the axis' end and the number of bars that have room, to draw several charts to one scale.
     """
     figure, axes = _canvas(xlabel, ylabel, title)
-    places = np.arange(len(categories))
+    x = np.arange(len(categories))
     below = np.zeros(len(categories))
     handles = {}
-    for place, (name, values) in enumerate(parts.items()):
-        color = PALETTE[place % len(PALETTE)]
+    for index, (name, values) in enumerate(parts.items()):
+        color = PALETTE[index % len(PALETTE)]
         heights = np.array([value or 0.0 for value in values])
-        axes.bar(places, heights, 0.62, bottom=below, color=color, edgecolor=PAPER, linewidth=0.6)
+        axes.bar(x, heights, 0.62, bottom=below, color=color, edgecolor=PAPER, linewidth=0.6)
         below += heights
         if any(values):
             handles[name] = Patch(facecolor=color)
-    axes.set_xticks(places, categories)
+    axes.set_xticks(x, categories)
     axes.set_xlim(-0.7, max(len(categories), width, 3) - 0.3)  # a single bar does not fill the chart
     axes.set_ylim(0, top * 1.05 if top else None)
     axes.yaxis.set_major_formatter(_tick)
@@ -113,19 +126,19 @@ def stacked_bars(
 
 @in_style
 def projection_by_round(points: np.ndarray, joined: Sequence[np.ndarray], **about) -> Figure:
-    """Points of the plane: all in grey, and above them those that joined in round r in the colour of that round.
+    """All points of the plane in grey, and above them the points that joined the pool, in the colour of their round.
 
     Args:
         points: [n, 2].
-        joined: by round, int [k], places in points.
+        joined: by round, indices of points, int [k].
         about: xlabel, ylabel, title, xlim and ylim, the last two None for the chart's own.
     """
     figure, axes = _plane(**about)
     axes.scatter(points[:, 0], points[:, 1], s=8, color=GREY, linewidths=0, rasterized=True)
     rounds = len(joined)
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, rounds) if rounds > 1 else [0.3])
-    for shade, places in zip(shades, joined, strict=True):
-        _picks(axes, points[places], [shade], "o")
+    for shade, indices in zip(shades, joined, strict=True):
+        _picks(axes, points[indices], [shade], "o")
     scale = ScalarMappable(colors.BoundaryNorm(np.arange(rounds + 1) - 0.5, rounds), colors.ListedColormap(shades))
     bar = figure.colorbar(scale, ax=axes, ticks=range(rounds), label="round in which a row joined", fraction=0.04)
     bar.outline.set_visible(False)
@@ -137,26 +150,26 @@ def projection_by_round(points: np.ndarray, joined: Sequence[np.ndarray], **abou
 def projection_by_kind(
     points: np.ndarray, joined: Sequence[np.ndarray], kinds: Sequence[str], names: Sequence[str], **about
 ) -> Figure:
-    """Points of the plane in the colours of their kinds: all of them pale, and above them those that joined, edged.
+    """All points of the plane, pale, in the colours of their kinds, and above them the points that joined, edged.
 
     Args:
         points, joined, about: as projection_by_round.
         kinds: every point's.
-        names: the kinds in the order of their colours, as colours_of gives them; the points of other kinds are grey.
+        names: the kinds in the order of their colours, as of colours_of; points of other kinds are grey.
     """
     figure, axes = _plane(**about)
-    places, picked = np.array(kinds, dtype=object), np.zeros(len(points), dtype=bool)
+    all_kinds, picked = np.array(kinds, dtype=object), np.zeros(len(points), dtype=bool)
     picked[np.concatenate([*joined, np.zeros(0, dtype=int)])] = True
     handles = {}
-    for place, name in enumerate([None, *names]):
-        of_kind = places == name if name is not None else ~np.isin(places, list(names))
+    for nth, name in enumerate([None, *names]):
+        of_kind = all_kinds == name if name is not None else ~np.isin(all_kinds, list(names))
         if not of_kind.any():
             continue
-        color = GREY if name is None else PALETTE[(place - 1) % len(PALETTE)]
-        marker = "o" if name is None else "o^"[(place - 1) // len(PALETTE)]
+        color = GREY if name is None else PALETTE[(nth - 1) % len(PALETTE)]
+        marker = "o" if name is None else "o^"[(nth - 1) // len(PALETTE)]
         axes.scatter(*points[of_kind].T, s=7, color=color, marker=marker, alpha=0.3, linewidths=0, rasterized=True)
         _picks(axes, points[of_kind & picked], color, marker)
-        label = f"{len(set(places[of_kind]))} others" if name is None else name if drawable(name) else f"value {place}"
+        label = f"{len(set(all_kinds[of_kind]))} others" if name is None else name if drawable(name) else f"value {nth}"
         handles[label] = Line2D([], [], color=color, marker=marker, linestyle="")
     others = {label: handles.pop(label) for label in list(handles)[:1] if label.endswith(" others")}
     _legend(figure, handles | others)
@@ -171,7 +184,7 @@ def colours_of(kinds: Sequence[str]) -> list[str]:
 
 
 def limits(values: Iterable[float | None]) -> Limits | None:
-    """Where an axis ends that shows all the values, with some room; None without values."""
+    """The ends of an axis that shows all the values with some room; None without values."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -187,22 +200,23 @@ def png(figure: Figure, path: Path) -> None:
 
 
 def svg(figure: Figure, alt: str, name: str) -> str:
-    """The figure as an <svg> element for an HTML page: described by `alt`, its colours the page's CSS variables.
+    """The figure as an <svg> element of an HTML page: described by `alt`, in colours that are the page's CSS variables.
 
-    name: of the chart, no other's in the page: element ids are made from it.
+    name: unique in the page; element ids are hashes of it.
     """
     written = io.StringIO()
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
-        unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(written, format="svg", dpi=PNG_DPI, metadata=unsaid)
+    style: dict[Any, Any] = STYLE | {"svg.hashsalt": name}
+    with matplotlib.rc_context(style):
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(written, format="svg", dpi=PNG_DPI, metadata=no_metadata)
     text = written.getvalue()
     text = text[text.index("<svg") :]
     head, rest = text.split(">", 1)
-    view = re.search(r'viewBox="[^"]*"', head).group()
+    (view,) = re.findall(r'viewBox="[^"]*"', head)
     head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view} role="img" aria-label="{html(alt)}"'
-    rest = re.sub(r"<style.*?</style>", "", rest, flags=re.DOTALL)  # it would hold for the whole page
-    rest = re.sub(r'<g id="[^"]*"', "<g", rest)  # the same in every chart, and nothing refers to them
-    rest = re.sub(r" font-family: [^;]*;", "", rest)  # the page's own
+    rest = re.sub(r"<style.*?</style>", "", rest, flags=re.DOTALL)  # it would apply to the whole page
+    rest = re.sub(r'<g id="[^"]*"', "<g", rest)  # they are the same in every chart, and nothing refers to them
+    rest = re.sub(r" font-family: [^;]*;", "", rest)  # the page's font instead
     for color, variable in VARIABLES.items():
         rest = rest.replace(f": {color}", f": var({variable}, {color})")
     return f"{head}>{rest}"
@@ -215,15 +229,15 @@ def drawable(text: str) -> bool:
 
 
 def number(value: float) -> str:
-    """Four digits, or all before the point."""
+    """The value with four digits, or with all digits before the point."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".")
 
 
 def _canvas(xlabel: str, ylabel: str, title: str, height: float = INCHES[1]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(INCHES[0], height), layout="constrained")
     axes = figure.subplots()
-    for put, text in ((axes.set_xlabel, xlabel), (axes.set_ylabel, ylabel), (axes.set_title, title)):
-        put(_short(text, 64), parse_math=False)
+    for write, text in ((axes.set_xlabel, xlabel), (axes.set_ylabel, ylabel), (axes.set_title, title)):
+        write(_short(text, 64), parse_math=False)
     return figure, axes
 
 
@@ -246,11 +260,11 @@ def _picks(axes: Axes, points: np.ndarray, color, marker: str) -> None:
 
 
 def _line(axes: Axes, one: Series, color: str, marker: str, dash, behind: bool = False) -> Line2D:
-    x, y, low, high = (None if part is None else np.array(part, dtype=float) for part in one)  # None becomes NaN
+    x, y, low, high = (np.array([] if part is None else part, dtype=float) for part in one)  # None becomes NaN
     order = 1 if behind else 2
-    if low is not None:
+    if len(low):
         known = np.pad(~np.isnan(y), 1)
-        alone = known[1:-1] & ~known[:-2] & ~known[2:]  # a band has no width there
+        alone = known[1:-1] & ~known[:-2] & ~known[2:]  # at a single point a band is not visible
         axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0, zorder=order)
         axes.vlines(x[alone], low[alone], high[alone], color=color, linewidth=1.2, alpha=0.7, zorder=order)
     (drawn,) = axes.plot(x, y, color=color, marker=marker, linestyle=dash, zorder=order + 0.5)
@@ -258,11 +272,9 @@ def _line(axes: Axes, one: Series, color: str, marker: str, dash, behind: bool =
 
 
 def _wide(one: Series) -> Series:
-    """The same, and where it is one point, from half its x to one and a half of it."""
-    if len(one[0]) != 1:
-        return one
-    (x,), *rest = one
-    return ([x * 0.5, x * 1.5], *(part and [*part, *part] for part in rest))
+    """The series; one of a single point becomes a line from half its x to one and a half of it."""
+    x, y, low, high = one
+    return one if len(x) != 1 else ([x[0] * 0.5, x[0] * 1.5], [*y, *y], low and [*low, *low], high and [*high, *high])
 
 
 def _legend(figure: Figure, handles: dict[str, Line2D | Patch]) -> None:
@@ -271,14 +283,14 @@ def _legend(figure: Figure, handles: dict[str, Line2D | Patch]) -> None:
         return
     columns = max(1, min(len(names), 70 // (max(map(len, names)) + 7)))
     shown = figure.legend(
-        list(handles.values()), [str(place) for place in range(len(names))], loc="outside lower left", ncols=columns
+        list(handles.values()), [str(index) for index in range(len(names))], loc="outside lower left", ncols=columns
     )
-    for text, name in zip(shown.get_texts(), names, strict=True):  # set afterwards: "_x" would be left out
+    for text, name in zip(shown.get_texts(), names, strict=True):  # matplotlib leaves out labels like "_x"
         text.set_parse_math(False)
         text.set_text(name)
 
 
-def _tick(value: float, _position: int | None = None) -> str:
+def _tick(value: float, _position: float = 0) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 

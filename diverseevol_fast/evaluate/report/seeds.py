@@ -1,9 +1,11 @@
-"""Runs that differ in their seed alone are one line in a report: the mean over seeds, with its interval."""
+"""Runs that differ only in their seed are one line of a report: the mean over seeds, with its interval."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from scipy.stats import t as student
 
 from ...models.load import SMALL_LLAMA
 from ...runs.finished import FinishedRun
@@ -14,22 +16,27 @@ CONFIDENCE = 0.95
 
 
 class Point(NamedTuple):
-    """A figure, and its interval's ends where it has one."""
+    """A figure, and the ends of its interval where it has one."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval's ends; None: no interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 @dataclass(frozen=True)
 class Record:
-    """A run and what was found out about it."""
+    """A run and its measurements."""
 
     run: FinishedRun
-    name: str  # no other run's in the report
-    label: str  # the name, or what stands for it in charts, whose font lacks some of its characters
+    name: str  # unique in the report
+    label: str  # the name in charts: another one where their font lacks some of the name's characters
     metrics: list[dict[str, Any]]  # by round
-    sizes: list[int]  # of the pool, by round
+    sizes: list[int]  # rows in the pool, by round
     scores: dict[str, dict[int, Scores]]  # by test, then round
     diversity: dict[str, Any]  # as measure_run returns
     picked: Picked
@@ -37,15 +44,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Line:
-    """What the charts show as one line: a run, or runs that differ in their seed alone."""
+    """What charts show as one line: a run, or runs that differ only in their seed."""
 
     name: str
     records: list[Record]
-    label: str  # in charts
+    label: str  # the name in charts
 
     @property
     def rounds(self) -> int:
-        """How many rounds all its runs have."""
+        """The number of rounds that all its runs have."""
         return min(record.run.rounds for record in self.records)
 
     @property
@@ -54,9 +61,9 @@ class Line:
         return self.records[0].sizes[: self.rounds]
 
     def points(self, read: Callable[[Record, int], Point | None]) -> list[Point | None]:
-        """By round, what `read` says of the run; of several runs, the mean and its t interval.
+        """By round, the figure that `read` gives for the run; of several runs, the mean with its t interval.
 
-        None where not all runs have the figure: a mean over other seeds than the round before would not compare.
+        None where a run lacks the figure: means over different sets of seeds do not compare.
         """
         return [over_seeds([read(record, r) for record in self.records]) for r in range(self.rounds)]
 
@@ -91,44 +98,23 @@ def strategy(run: FinishedRun) -> str:
 
 def over_seeds(points: Sequence[Point | None]) -> Point | None:
     """One seed's point as it is; of several, the mean with its t interval; None where a seed has none."""
-    if None in points:
+    known = [point for point in points if point is not None]
+    if len(known) < len(points):
         return None
-    return points[0] if len(points) == 1 else t_interval([point.value for point in points])
+    return known[0] if len(known) == 1 else Point(*t_interval([point.value for point in known]))
 
 
-def t_interval(values: Sequence[float]) -> Point:
-    """The mean of at least two values and the 95% interval of Student's t: mean -+ t s / sqrt(n), n - 1 degrees."""
+def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of at least two values and the ends of Student's 95% interval: mean -+ t s / sqrt(n), n - 1 degrees."""
     n = len(values)
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = t_quantile(n - 1) * deviation / math.sqrt(n)
-    return Point(mean, mean - half, mean + half)
-
-
-def t_quantile(degrees: int) -> float:
-    """The t between whose minus and plus Student's distribution has CONFIDENCE of its mass.
-
-    By bisection of the distribution function for whole degrees of freedom (Abramowitz and Stegun, 26.7.3, 26.7.4).
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _mass(middle, degrees) < CONFIDENCE else (low, middle)
-    return math.sqrt(degrees) * math.tan(low)
-
-
-def _mass(angle: float, degrees: int) -> float:
-    """Between minus and plus t, where t = sqrt(degrees) tan(angle)."""
-    odd, cosine = degrees % 2, math.cos(angle)
-    total, term = 0.0, cosine if odd else 1.0
-    for power in range(odd, degrees - 1, 2):
-        total += term
-        term *= (power + 1) / (power + 2) * cosine**2
-    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    half = float(student.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
+    return mean, mean - half, mean + half
 
 
 def _settings(run: FinishedRun) -> str:
-    """What runs that differ in their seed alone have in common. builtin:small-llama is made from the seed."""
+    """The same text for runs that differ only in their seed; builtin:small-llama's weights come from the seed too."""
     provenance = run.state.manifest(0)["provenance"]
     same = {key: value for key, value in provenance.items() if key != "config.seed"}
     if run.config.model_name_or_path == SMALL_LLAMA:

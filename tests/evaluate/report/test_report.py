@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from support.config import write_config
 
+from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.embedding.embed import embed
-from diverseevol_fast.evaluate.report.report import look_at_runs
+from diverseevol_fast.evaluate.report.contents import records_of
+from diverseevol_fast.evaluate.report.report import report
 from diverseevol_fast.models.load import load_encoder, load_tokenizer
 from diverseevol_fast.runs.finished import read_run
 
@@ -232,7 +234,7 @@ def test_runs_on_one_data_set_are_embedded_with_the_first_ones_settings(made, tm
     options = [word for key, value in more.items() for word in (f"--{key}", str(value))]
     assert main(["run", str(config), *options, "--quiet"]) == 0
     runs = [read_run(shutil.copytree(made / "kc", tmp_path / "kc")), read_run(tmp_path / "cut")]
-    look_at_runs(runs, ["kc", "cut"], {0: {}, 1: {}}, [None, None])
+    records_of(runs, ["kc", "cut"], [{}, {}], [None, None])
     (ours,), (theirs,) = ((tmp_path / name / "diversity").glob("embeddings*.npy") for name in ("kc", "cut"))
     assert ours.name == theirs.name
     np.testing.assert_array_equal(np.load(ours), np.load(theirs))
@@ -277,6 +279,21 @@ def test_the_verdict_is_on_top_and_on_the_terminal(made, tmp_path, capsys):
     assert [item.text for item in verdict.iter("li")] == told
 
 
+def test_the_function_returns_what_the_command_prints(made, tmp_path, capsys):
+    output = tmp_path / "r.html"
+    assert main(["report", str(made / "kc"), "--output", str(output), "--json", "--quiet"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    found = report(str(made / "kc"), output=str(output))
+    assert found.to_dict() == printed
+    assert (found.output, found.charts_folder) == (output, tmp_path / "r_files")
+    assert found.runs == [("kc", 3)]
+    assert repr(found) == f"Report({str(output)!r}, runs: kc; {found.charts} charts)"
+    with pytest.raises(InputError, match=r"^runs: expected the folder of at least one run$"):
+        report([])
+    with pytest.raises(InputError, match=r"^output: expected a name that ends in .html, got "):
+        report(made / "kc", output=tmp_path / "x.pdf")
+
+
 def test_tables_scroll_in_their_own_box(larger_page):
     text = larger_page.read_text(encoding="utf-8")
     main_part = ElementTree.fromstring(text[text.index("<main>") : text.index("</main>") + len("</main>")])
@@ -304,9 +321,9 @@ def test_a_run_that_may_only_be_read(made, tmp_path, capsys, monkeypatch):
     )
     assert main(["report", str(folder), "--quiet"]) == 2
     told = capsys.readouterr().err
-    assert f"{folder} is not writable; give --output FILE.html" in told
+    assert f"output: {folder} is not writable; name a file in another folder" in told
     assert main(["report", str(folder), "--output", str(folder / "new" / "r.html"), "--quiet"]) == 2
-    assert f"{folder / 'new'} is not writable; give another place" in capsys.readouterr().err
+    assert f"output: {folder / 'new'} is not writable; name a file in another folder" in capsys.readouterr().err
     output = tmp_path / "elsewhere" / "r.html"
     assert main(["report", str(folder), "--output", str(output), "--quiet"]) == 0
     assert files_of(folder) == before
@@ -357,7 +374,7 @@ def test_mistakes(made, tmp_path, capsys, monkeypatch):
     folder.mkdir()
     for arguments, words in (
         ([str(tmp_path)], "expected the folder of a run"),
-        ([kc, "--output", str(tmp_path / "x.pdf")], "expected a name that ends in .html"),
+        ([kc, "--output", str(tmp_path / "x.pdf")], "output: expected a name that ends in .html"),
         ([kc, "--output", str(folder)], "a.html is a folder"),
         ([kc, kc], f"{kc}: is given twice"),
         ([kc, "--judgements", str(tmp_path / "other" / "rd_1.jsonl")], "rd_1.jsonl: expected <test>/<run>/rd_<round>"),

@@ -8,15 +8,16 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from markupsafe import Markup
 from support.report_records import record
 
 from diverseevol_fast._common.errors import InputError
-from diverseevol_fast.evaluate.report import charts, page, seeds
-from diverseevol_fast.evaluate.report.examples import BLOCK, look_at, plane_of, text_of
+from diverseevol_fast.evaluate.report import charts, seeds
+from diverseevol_fast.evaluate.report.examples import BLOCK, picks_of, plane_of, text_of
 from diverseevol_fast.evaluate.report.metrics import series
-from diverseevol_fast.evaluate.report.page import Html, cut, element, html, table
+from diverseevol_fast.evaluate.report.page import Table, cut, html, render
 from diverseevol_fast.evaluate.report.report import unique_names
-from diverseevol_fast.evaluate.report.seeds import Point, over_seeds, t_interval, t_quantile
+from diverseevol_fast.evaluate.report.seeds import Point, over_seeds, t_interval
 
 X = [100, 200, 300]
 
@@ -25,8 +26,11 @@ X = [100, 200, 300]
     ("degrees", "t"), [(1, 12.706204736), (2, 4.302652730), (3, 3.182446305), (4, 2.776445105), (9, 2.262157163),
                        (10, 2.228138852), (99, 1.984216952), (1000, 1.962339081)],
 )  # fmt: skip
-def test_t_quantiles(degrees, t):
-    assert t_quantile(degrees) == pytest.approx(t, rel=1e-9)
+def test_intervals_have_students_quantiles(degrees, t):
+    values = [0.0] * degrees + [1.0]
+    mean, low, high = t_interval(values)
+    half = t * np.std(values, ddof=1) / (degrees + 1) ** 0.5
+    assert (low, high) == pytest.approx((mean - half, mean + half), rel=1e-9)
 
 
 def test_the_mean_over_seeds_and_its_interval():
@@ -156,15 +160,15 @@ def test_what_the_charts_font_can_draw():
 
 
 def test_html_is_escaped_unless_it_is_html():
-    assert element("p", "<b>", Html("<i>x</i>"), 3, class_="a\"'<") == (
-        '<p class="a&quot;&#x27;&lt;">&lt;b&gt;<i>x</i>3</p>'
-    )
     assert html("a\0b\ud800c\x1b\u2028d") == "a\ufffdb\ufffdc\ufffd\u2028d"
     html("\ud83d").encode()  # half a character, as broken data may hold
-    assert element("br") == "<br>"
-    shown = table("<c>", ["h"], [["<r>", element("td", "x", colspan="2"), "<td>"]])
-    assert 'aria-label="&lt;c&gt;"' in shown
-    assert '<th scope="row">&lt;r&gt;</th><td colspan="2">x</td><td>&lt;td&gt;</td>' in shown
+    run = "<r> \"'\x1b"
+    one = Table('<c>"', ["<h>"], [["<r>", Markup("<small>x</small>"), "<td>"]])
+    shown = render("diversity", model="&", random=5, charts=[], radii=one, measures=[(run, one)])
+    assert "model (&amp;, the base model" in shown
+    assert "All measures: &lt;r&gt; &#34;&#39;\ufffd</summary>" in shown
+    assert 'aria-label="&lt;c&gt;&#34;"' in shown
+    assert '<th scope="row">&lt;r&gt;</th><td><small>x</small></td><td>&lt;td&gt;</td>' in shown
 
 
 def test_texts_are_cut_to_a_line():
@@ -175,12 +179,15 @@ def test_texts_are_cut_to_a_line():
 
 
 def test_the_page_forbids_what_it_does_not_need():
-    text = page.page("<t>", "lead", [("a", "A & b", element("p", "x"))], "foot")
-    policy = "default-src &#x27;none&#x27;; style-src &#x27;unsafe-inline&#x27;; img-src data:"
+    parts = [("a", "A & b", Markup("<p>x</p>"))]
+    text = render("page", title="<t>", verdict=["<v>"], sections=parts, version="1", folder="<f>")
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in text
     assert "<title>&lt;t&gt;</title>" in text
+    assert "<li>&lt;v&gt;</li>" in text
     assert '<a href="#a">A &amp; b</a>' in text
-    assert set(charts.VARIABLES.values()) <= set(re.findall(r"(--[\w-]+):", page.STYLE))
+    assert "<p>x</p>" in text
+    assert set(charts.VARIABLES.values()) <= set(re.findall(r"(--[\w-]+):", text))
 
 
 def principal(x, first):
@@ -273,14 +280,14 @@ def test_picks_stand_beside_the_nearest_row_that_was_in_the_pool(tmp_path):
         {"instruction": f"q{i}", "input": "<in>" * (i == 6), "output": f"a{i}", "family": "fg"[i % 2]} for i in range(7)
     ]
     x = torch.tensor([[10.0, 0], [0, 1], [50, 0], [3, 4], [70, 0], [10, 3]])  # of rows 1 to 6
-    picked = look_at(FewRows(tmp_path, rows), x, plane_of(x))
+    picked = picks_of(FewRows(tmp_path, rows), x, plane_of(x))
     drawn, joined = picked.examples
     assert [(one.text.row, one.own_distance, one.nearest, one.distance) for one in drawn] == [
         (4, None, None, None), (2, None, None, None),
     ]  # fmt: skip
     assert [(one.text.row, one.own_distance, one.nearest.row) for one in joined] == [(6, 3.0, 4), (1, 0.5, 6)]
     assert [one.distance for one in joined] == pytest.approx([50**0.5, 3.0])
-    assert joined[0].text.asked == "q6\n<in>"
+    assert joined[0].text.question == "q6\n<in>"
     assert (picked.kind_key, picked.kinds, picked.all_kinds) == ("family", [1, 2], 2)
     np.testing.assert_array_equal(picked.joined[1], [5, 0])
     np.testing.assert_array_equal(picked.points, plane_of(x).points(x))
@@ -309,7 +316,7 @@ def test_the_field_that_says_of_what_kind_rows_are(fields, key, tmp_path):
         for i in range(7)
     ]
     x = torch.eye(6)
-    assert look_at(FewRows(tmp_path, rows), x, plane_of(x)).kind_key == key
+    assert picks_of(FewRows(tmp_path, rows), x, plane_of(x)).kind_key == key
 
 
 def test_what_a_conversation_asks_and_answers():
@@ -318,4 +325,4 @@ def test_what_a_conversation_asks_and_answers():
     turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "h"}, {"from": "gpt", "value": "g"},
              {"from": "human", "value": "more"}]  # fmt: skip
     shown = text_of(data_of([{"conversations": turns}]), 0)
-    assert (shown.asked, shown.answered, shown.kind) == ("h", "g", None)
+    assert (shown.question, shown.answer, shown.kind) == ("h", "g", None)

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from support.report_records import drawn_at, judged, measured, record, trained
 
 from diverseevol_fast.evaluate.report import charts, sections
@@ -17,9 +18,13 @@ from diverseevol_fast.evaluate.report.metrics import (
     metrics_of,
     stage_metric,
 )
-from diverseevol_fast.evaluate.report.page import element, html
+from diverseevol_fast.evaluate.report.page import Chart, html
 from diverseevol_fast.evaluate.report.picks_section import picks_section
 from diverseevol_fast.evaluate.report.seeds import Line, line_of, lines_of
+
+
+def diversity_of(line):
+    return sections.diversity_section(Block("d", [line]), Drawn())
 
 
 def losses(one, *values):
@@ -31,7 +36,7 @@ class Drawn(dict):
 
     def __call__(self, name, *shown):
         self[name] = shown
-        return element("figure", shown[-1])
+        return Chart(Markup(), shown[-1])
 
 
 def cells(shown, caption):
@@ -60,7 +65,7 @@ def cells(shown, caption):
 )
 def test_a_mark_says_that_every_pool_is_outside_its_random_subsets(pools, vendi, radius):
     records = [measured(record(str(seed), seed, rounds=1), *values) for seed, values in enumerate(pools)]
-    shown = sections._measures_table(Line("a", records, "a"))
+    shown = diversity_of(Line("a", records, "a"))
     mean = sum(values[0] for values in pools) / len(pools)
     assert cells(shown, "a: ") == {
         "Vendi Score": [f"{mean:#.4g}{vendi}4.000 (2.000 to 6.000)"],
@@ -72,27 +77,27 @@ def test_a_mark_says_that_every_pool_is_outside_its_random_subsets(pools, vendi,
 def test_each_seed_is_compared_with_its_own_random_subsets():
     low, high = (measured(record(str(seed), seed, rounds=1), 7.0) for seed in (0, 1))
     high.diversity["rounds"][0]["random"] = drawn_at(7.0, 6.5, 8.0)
-    assert "▲" not in cells(sections._measures_table(Line("a", [low, high], "a")), "a: ")["Vendi Score"][0]
-    assert "▲" in cells(sections._measures_table(line_of(low)), "0: ")["Vendi Score"][0]
+    assert "▲" not in cells(diversity_of(Line("a", [low, high], "a")), "a: ")["Vendi Score"][0]
+    assert "▲" in cells(diversity_of(line_of(low)), "0: ")["Vendi Score"][0]
 
 
 def test_a_measure_that_is_not_to_be_had_has_no_mark():
     one = measured(record("a", rounds=2), None, 7.0)
     one.diversity["rounds"][0]["random"] = drawn_at(None, None, None)
     one.diversity["rounds"][1]["random"] = {}
-    assert cells(sections._measures_table(line_of(one)), "a: ")["Vendi Score"] == ["-", "7.000"]
+    assert cells(diversity_of(line_of(one)), "a: ")["Vendi Score"] == ["-", "7.000"]
 
 
 def test_the_best_round_has_the_lowest_loss_or_the_highest_score():
     one = judged(losses(record("a"), 3.0, 1.0, 2.0), "t against r", 70.0, 60.0, None)
     validation, score = metrics_of(Block("d", [line_of(one)]))
     assert sections._best_and_last(validation, line_of(one)) == [
-        VALIDATION_LOSS, "a", 1, "<td>1.000</td>", 2, "<td>2.000</td>",
+        VALIDATION_LOSS, "a", 1, "1.000", 2, "2.000",
     ]  # fmt: skip
     name, _, best, best_cell, last, last_cell = sections._best_and_last(score, line_of(one))
     assert (name, best, last) == ("Relative Score: t against r", 0, 1)  # the last round that has the figure
-    assert best_cell == "<td>70.00<small>(69.00 to 71.00)</small></td>"
-    assert last_cell == "<td>60.00<small>(59.00 to 61.00)</small></td>"
+    assert best_cell == "70.00<small>(69.00 to 71.00)</small>"
+    assert last_cell == "60.00<small>(59.00 to 61.00)</small>"
 
 
 def test_rounds_that_not_all_seeds_have_are_said():
@@ -102,7 +107,7 @@ def test_rounds_that_not_all_seeds_have_are_said():
     shown = sections.quality_section(block, drawn)
     assert shown.count("is left out") == 1
     note = "Validation loss, KCenterSampling, 2 seeds: round 1 is left out, 1 of 2 runs have it."
-    assert element("p", note, class_="note") in shown
+    assert f'<p class="note">{note}</p>' in shown
     assert [row[1:] for row in cells(shown, "Validation loss, round by round.").values()] == [
         ["3.000(3.000 to 3.000)"], ["-"], ["-"],
     ]  # fmt: skip
@@ -193,7 +198,7 @@ def test_radii_by_the_runs_own_models_are_numbers_and_never_averaged():
 
 def test_the_covering_radius_comes_first():
     one = measured(record("a", rounds=1), 3.0)
-    assert list(cells(sections._measures_table(line_of(one)), "a: ")) == ["Covering radius", "Vendi Score"]
+    assert list(cells(diversity_of(line_of(one)), "a: ")) == ["Covering radius", "Vendi Score"]
 
 
 def test_charts_side_by_side_are_to_one_scale():
