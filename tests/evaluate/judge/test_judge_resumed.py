@@ -172,7 +172,7 @@ def test_a_public_judgement_file_is_not_overwritten(files, shared_data, capsys):
     public = shared_data / "judgements" / "vicuna_baseline_dolly_rd_0_vs_chat.jsonl"
     files.output.write_bytes(public.read_bytes())
     assert main(files.arguments("http://127.0.0.1:9/v1")) == 2
-    assert "does not say what it was made from; name another --output" in capsys.readouterr().err
+    assert "does not say what it was made from; name another output" in capsys.readouterr().err
     assert files.output.read_bytes() == public.read_bytes()
 
 

@@ -223,7 +223,7 @@ def test_nothing_to_score(tmp_path):
     with pytest.raises(InputError, match="line 1: not JSON: NaN is no"):
         scores_of(tmp_path / "j.jsonl")
     (tmp_path / "j.jsonl").write_bytes(b'{"a": "\xff"}\n')
-    with pytest.raises(InputError, match="not UTF-8"):
+    with pytest.raises(InputError, match="not readable as UTF-8"):
         scores_of(tmp_path / "j.jsonl")
 
 
