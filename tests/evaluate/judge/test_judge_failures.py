@@ -92,6 +92,21 @@ def test_a_judge_of_no_use_is_given_up_after_few_calls(answer, calls, words, con
     assert f"0 replies are kept in {files.partial}" in error
 
 
+def test_nothing_is_tried_again_once_the_judge_is_given_up(files):
+    def behave(call):
+        if call.number == 1:
+            return eight_nine(call)
+        server.wait_until_together(2)
+        return fails(401, "expired") if (call.question, call.order) == ("1", 1) else fails(500, "later", soon)
+
+    soon = {"retry-after-ms": "300"}
+    with ChatServer(behave) as server:
+        assert files.judge(server, "--concurrency", "2") == 2
+        calls = len(server.calls)
+        time.sleep(0.6)
+        assert len(server.calls) == calls
+
+
 def test_replies_that_came_are_kept_when_the_judge_is_given_up(files, capsys, monkeypatch):
     """Behind the failure that ends the command, a reply has come and waits to be written."""
     refused = threading.Event()
