@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from ..._common.errors import InputError, RunError
 from ..._common.messages import shown
@@ -13,8 +13,10 @@ from .replies import Key, Reply, ReplyFile
 log = logging.getLogger("diverseevol_fast")
 
 FEWEST_FAILURES = 3  # in a row, without a reply, before the endpoint is given up
+SIGNAL_SECONDS = 0.5  # a signal that comes just before the main thread waits is handled after this time
 
 Job = tuple[Key, str]  # a question and order, and the prompt
+Outcome = tuple[Key, Reply | Exception]
 
 
 def ask_all(endpoint: Endpoint, jobs: list[Job], concurrency: int, file: ReplyFile) -> None:
@@ -79,8 +81,8 @@ class _Tally:
 def _ask_until_a_reply(endpoint: Endpoint, jobs: list[Job], tally: _Tally) -> set[Key]:
     """Ask the first, then one in the middle, then the last: neighbours may fail because of their questions.
 
-    Returns the questions asked. Only the first takes all its retries, and only if its tries do not hang, which would
-    take minutes each.
+    Returns the questions asked. At most one request takes all its retries, and none whose tries hang, which would take
+    minutes each.
 
     Raises:
         CallError: of the last, if there was no reply.
@@ -106,7 +108,7 @@ def _ask_together(endpoint: Endpoint, jobs: list[Job], concurrency: int, tally: 
     The threads are daemons: a command that is stopped does not wait minutes for their replies.
     """
     todo: SimpleQueue[Job | None] = SimpleQueue()
-    outcomes: SimpleQueue[tuple[Key, Reply | Exception]] = SimpleQueue()
+    outcomes: SimpleQueue[Outcome] = SimpleQueue()
 
     def work() -> None:
         while (job := todo.get()) is not None:
@@ -119,7 +121,7 @@ def _ask_together(endpoint: Endpoint, jobs: list[Job], concurrency: int, tally: 
         for job in jobs[:count]:
             todo.put(job)
         for index in range(len(jobs)):
-            tally.take(*outcomes.get())
+            tally.take(*_next(outcomes))
             if index + count < len(jobs):
                 todo.put(jobs[index + count])
     finally:
@@ -136,3 +138,12 @@ def _outcome(endpoint: Endpoint, prompt: str) -> Reply | Exception:
         return endpoint.ask(prompt)
     except Exception as error:  # noqa: BLE001 (raised again in the main thread)
         return error
+
+
+def _next(outcomes: SimpleQueue[Outcome]) -> Outcome:
+    """Wait for an outcome, in pieces: a wait without an end could begin just after a signal and not notice it."""
+    while True:
+        try:
+            return outcomes.get(timeout=SIGNAL_SECONDS)
+        except Empty:
+            pass

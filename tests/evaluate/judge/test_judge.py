@@ -104,10 +104,10 @@ def test_replies_without_scores_are_kept_and_counted(files, capsys):
 def test_replies_that_all_lack_scores_are_still_written(files, capsys):
     with ChatServer(lambda call: says("no")) as server:
         assert files.judge(server) == 0
-    told = capsys.readouterr().out
-    assert f"{files.output}: 6 judgements (3 questions, both orders)" in told
-    assert "6 replies hold no scores" in told
-    assert f"\n\n{files.output}: no question has scores in both orders, so there is nothing to sum" in told
+    message = capsys.readouterr().out
+    assert f"{files.output}: 6 judgements (3 questions, both orders)" in message
+    assert "6 replies hold no scores" in message
+    assert f"\n\n{files.output}: no question has scores in both orders, so there is nothing to sum" in message
     assert [row["response_QUERY1"] for row in rows_of(files.output)] == ["no"] * 3
 
 

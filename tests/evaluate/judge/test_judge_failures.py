@@ -21,8 +21,8 @@ def test_questions_that_are_turned_down_do_not_keep_the_others_from_being_asked(
     files = Files(tmp_path, 6)
     with ChatServer(lambda call: answer if call.question in bad else eight_nine(call)) as server:
         assert files.judge(server, "--concurrency", "1") == 1
-        told = f"{2 * len(bad)} of 12 calls failed; {12 - 2 * len(bad)} replies are kept in {files.partial}"
-        assert told in capsys.readouterr().err
+        message = f"{2 * len(bad)} of 12 calls failed; {12 - 2 * len(bad)} replies are kept in {files.partial}"
+        assert message in capsys.readouterr().err
         assert server.counts == files.everything()
         assert files.judge(server, "--concurrency", "1") == 1  # again: what is left is turned down again
         assert f"HTTP {answer.status}" in (error := capsys.readouterr().err)

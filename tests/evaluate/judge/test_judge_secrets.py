@@ -79,9 +79,9 @@ def test_a_key_that_is_echoed_in_another_spelling(written, files, capsys, monkey
         assert "ghi" not in printed.err
         server.behave = lambda call: says(f"8 9\nyour key is {written}")
         assert files.judge(server) == 0
-    kept = rows_of(files.output)[0]["response_QUERY0"]
-    assert re.fullmatch(r"8 9\nyour key is \S{0,24}\[key\]\S{0,24}", kept)
-    assert "ghi" not in kept
+    saved = rows_of(files.output)[0]["response_QUERY0"]
+    assert re.fullmatch(r"8 9\nyour key is \S{0,24}\[key\]\S{0,24}", saved)
+    assert "ghi" not in saved
 
 
 @pytest.mark.parametrize("written", ["me:pass/word+9", "me:pass%2Fword%2B9", "pass/word+9", "bWU6cGFzcy93b3JkKzk="])

@@ -96,14 +96,14 @@ def test_equal_sums_tie_however_they_round(tmp_path):
     assert (scores.win, scores.tie, scores.lose) == (0.0, 0.5, 0.5)
 
 
-def test_replies_without_temperature_0_are_told(tmp_path, capsys):
+def test_replies_without_temperature_0_are_counted(tmp_path, capsys):
     calls = [{"temperature": 0}, {"temperature": None}, {"temperature": 0.7}, {"endpoint": "x"}]
     rows = [line(i, [8, 9], [8, 9], call_QUERY0=call, call_QUERY1={"temperature": 0}) for i, call in enumerate(calls)]
     path = write(tmp_path, [*rows, line(9, [8, 9], [8, 9])])
     assert scores_of(path).unfixed == {"count": 2, "question_ids": [1, 2]}
     assert main(["score", str(path)]) == 0
-    told = "without temperature 0: 2 replies, which may differ from one time to the next: questions 1, 2"
-    assert told in capsys.readouterr().out
+    message = "without temperature 0: 2 replies, which may differ from one time to the next: questions 1, 2"
+    assert message in capsys.readouterr().out
 
 
 def test_the_interval_is_the_bootstrap_over_questions(tmp_path):
@@ -153,8 +153,8 @@ def test_answer_lengths_come_from_the_files(tmp_path, capsys):
     assert scores_of(path, answers=a).answer_length == {"model": {"characters": 13.5, "words": 2.5}}
     files = [str(path), str(path), "--answers", str(a), str(a), "--reference", str(b)]
     assert main(["score", *files]) == 0
-    told = "mean answer length: model 14 characters, 2.5 words; reference 5 characters, 3.0 words"
-    assert capsys.readouterr().out.count(told) == 2
+    message = "mean answer length: model 14 characters, 2.5 words; reference 5 characters, 3.0 words"
+    assert capsys.readouterr().out.count(message) == 2
     assert main(["score", *files[:4]]) == 2
     assert "answers: expected one file for each of the 2 judgement files, got 1" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"b\.jsonl: 1 of the 2 questions of .*j\.jsonl are missing, their ids: 1$"):
