@@ -2,18 +2,25 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from .._common.json_lines import listed
 from .options import add_number
 from .result import Result
+
+if TYPE_CHECKING:
+    from ..evaluate.judge.judge import Estimate, Judgements
 
 
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
     """The command's options."""
     judge = commands.add_parser(
-        "judge", parents=[common], allow_abbrev=False,  # no --api-key: its value would be a key, not a name
+        "judge",
+        parents=[common],
+        allow_abbrev=False,  # no --api-key: its value would be a key, not a name
         help="a judge model rates answers against reference answers",
         description="Asks an OpenAI-compatible endpoint in both orders; each judgement is kept as it comes.",
-    )  # fmt: skip
+    )
     judge.add_argument("--answers", type=Path, required=True, metavar="FILE", help="as generate writes them")
     judge.add_argument("--reference", type=Path, required=True, metavar="FILE", help="the other side's answers")
     judge.add_argument("--base-url", required=True, metavar="URL", help="such as https://api.openai.com/v1")
@@ -28,7 +35,48 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """Call the package's function and say what came of it."""
-    from ..evaluate.judge.judge import judge_answers
+    """The judgements and their scores, or with --dry-run what they would take."""
+    from ..evaluate.judge.judge import Estimate, judge
 
-    return judge_answers(args)
+    result = judge(
+        args.answers,
+        args.reference,
+        base_url=args.base_url,
+        model=args.model,
+        api_key_env=args.api_key_env,
+        output=args.output,
+        concurrency=args.concurrency,
+        timeout=args.timeout,
+        retries=args.retries,
+        max_tokens=args.max_tokens,
+        dry_run=args.dry_run,
+    )
+    text = _text_of_estimate(result, args.max_tokens) if isinstance(result, Estimate) else _text(result)
+    return Result(text, result.to_dict())
+
+
+def _text_of_estimate(estimate: "Estimate", max_tokens: int) -> str:
+    return (
+        f"{estimate.calls_left:,} calls left of {2 * estimate.questions:,} ({estimate.questions:,} questions, both "
+        f"orders); about {estimate.prompt_tokens:,.0f} tokens of prompts (characters / 4, an estimate for English) and "
+        f"at most {estimate.most_reply_tokens:,} of replies (--max-tokens {max_tokens} each); nothing was asked"
+    )
+
+
+def _text(result: "Judgements") -> str:
+    """The output, its tokens, the replies without scores, and the scores or why there are none."""
+    from ..evaluate.judge.score import scores_table
+
+    sentence = (
+        f"{result.output}: {2 * result.questions:,} judgements ({result.questions:,} questions, both orders)"
+        f"{', complete before, nothing was asked' if result.complete_before else ''}; tokens, as the endpoint counts "
+        f"them: {result.tokens[0]:,} of prompts, {result.tokens[1]:,} of replies"
+    )
+    if result.unparsed:
+        cut = f", {result.cut_off} of them cut off (a larger --max-tokens helps)" if result.cut_off else ""
+        sentence += (
+            f"\n{len(result.unparsed)} replies hold no scores{cut}: "
+            f"{listed([f'question {key} order {order}' for key, order in result.unparsed])}. "
+            "To ask a question again, take its line out of the file and give the same command"
+        )
+    return f"{sentence}\n\n{scores_table([result.scores]) if result.scores else result.unscored}"

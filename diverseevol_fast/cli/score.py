@@ -10,9 +10,11 @@ from .result import Result
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
     """The command's options."""
     score = commands.add_parser(
-        "score", parents=[common], help="the Relative Score of judgements, offline",
+        "score",
+        parents=[common],
+        help="the Relative Score of judgements, offline",
         description="Relative Score = 100 x the model's summed scores / the reference's, both orders pooled.",
-    )  # fmt: skip
+    )
     score.add_argument("judgements", type=Path, nargs="+", metavar="FILE", help="of judge, or public ones")
     score.add_argument("--answers", type=Path, nargs="+", metavar="FILE", help="for their length, one per file")
     score.add_argument("--reference", type=Path, nargs="+", metavar="FILE", help="the same; one may serve all files")
@@ -21,7 +23,10 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """Call the package's function and say what came of it."""
-    from ..evaluate.judge.score import score_judgements
+    """The scores as a table, and as JSON with their formula."""
+    from ..evaluate.judge.score import FORMULA, score, scores_table
 
-    return score_judgements(args)
+    scores = score(
+        args.judgements, answers=args.answers, reference=args.reference, resamples=args.resamples, seed=args.seed
+    )
+    return Result(scores_table(scores), [{"formula": FORMULA, **each.to_dict()} for each in scores])

@@ -1,14 +1,15 @@
-"""Question files: JSON lines in the three benchmarks' formats, or plain ones."""
+"""Question files: JSON lines, in the three benchmarks' formats or with keys of instruction data."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .._common.errors import InputError
-from .._common.json_lines import id_of, keys_of, parse, read_text, text_of
+from .._common.json_lines import id_of, keys_of, parse_lines, text_of
 from .._common.messages import shown
+from .._common.reading import read_text
 
-TEXT_KEYS = ("instruction", "text", "prompt", "Instruction", "question")  # the first that a row has
+TEXT_KEYS = ("instruction", "text", "prompt", "Instruction", "question")  # the first of them in a row counts
 ID_KEYS = ("question_id", "id", "idx")
 NAME_ENDINGS = ("_test_set", "_questions", "_test")
 
@@ -17,14 +18,14 @@ NAME_ENDINGS = ("_test_set", "_questions", "_test")
 class Question:
     """One line of a question file."""
 
-    id: int | str  # the line's number, from 1, where the row has none
+    id: int | str  # the number of the line, from 1, if the row has no id
     text: str
-    input: str  # what the question is about, as in instruction data; often empty
-    record: dict[str, Any]  # the row as it came
+    input: str  # context of the question, as in instruction data; often empty
+    record: dict[str, Any]  # the row, unchanged
 
 
 def read_questions(path: Path) -> list[Question]:
-    """All questions of a file, in its order; blank lines are left out.
+    """All questions of a file, in its order; blank lines are skipped.
 
     The question is the first of `instruction`, `text`, `prompt`, `Instruction` and `question` that a row has (Alpaca's
     rows have the whole training text as `text`), its id the first of `question_id`, `id` and `idx`.
@@ -34,7 +35,7 @@ def read_questions(path: Path) -> list[Question]:
             question, or an id that an earlier line has (1 and "1" are the same). Names the file and the line.
     """
     questions, lines = [], {}
-    for number, record in parse(path, read_text(path)):
+    for number, record in parse_lines(path, read_text(path)):
         question = _question(path, number, record)
         before = lines.setdefault(str(question.id), number)
         if before != number:
@@ -52,18 +53,18 @@ def benchmark_name(path: Path) -> str:
 
 
 def _question(path: Path, number: int, record: dict[str, Any]) -> Question:
-    place = f"{path}, line {number}"
+    location = f"{path}, line {number}"
     key = next((key for key in TEXT_KEYS if key in record), None)
     if key is None:
         keys = keys_of(record) or "none"
-        raise InputError(f"{place}: expected the question under one of {', '.join(TEXT_KEYS)}; got keys {keys}")
-    text = text_of(place, record, key)
+        raise InputError(f"{location}: expected the question under one of {', '.join(TEXT_KEYS)}; got keys {keys}")
+    text = text_of(location, record, key)
     if not text.strip():
-        raise InputError(f"{place}: the question is empty ('{key}')")
+        raise InputError(f"{location}: the question is empty ('{key}')")
     id_key = next((key for key in ID_KEYS if key in record), None)
     return Question(
-        id_of(place, record, id_key) if id_key else number,
+        id_of(location, record, id_key) if id_key else number,
         text,
-        text_of(place, record, "input") if record.get("input") else "",
+        text_of(location, record, "input") if record.get("input") else "",
         record,
     )

@@ -1,4 +1,4 @@
-"""A file of JSON lines that a stopped command goes on from: what it is made from, then a synced line for each part."""
+"""A file of JSON lines that an interrupted command resumes: a header with its provenance, then a line for each part."""
 
 import fcntl
 import json
@@ -8,36 +8,36 @@ from typing import Any, BinaryIO
 
 from .._common.errors import InputError
 from .._common.files import sync_folder
-from .._common.json_lines import parse
+from .._common.json_lines import parse_line, parse_lines
 from .._common.messages import shown
 from .._common.provenance import recorded
-from .._common.reading import check_plain, parse_json
 
-MOST_DIFFERING = 240  # characters about what differs, in a message
+DIFFERENCES_LIMIT = 240  # characters about what differs, in a message
 
-Lines = list[tuple[int, dict[str, Any]]]  # each with its number in the file
+Lines = list[tuple[int, dict[str, Any]]]  # line numbers and objects
 
 
 class ResumableLines:
-    """`with ResumableLines(path, provenance) as file: file.append({...})`: held by this process, closed to others.
+    """`with ResumableLines(path, provenance) as file: file.append({...})`: inside, no other process can open the file.
 
-    `lines` are those that were there, without the first, which says what all of them are made from.
+    `lines` are the lines that the file held when it was opened, without the header.
     """
+
+    lines: Lines
+    _file: BinaryIO  # while it is open
 
     def __init__(self, path: Path, provenance: dict[str, Any]):
         self.path, self.provenance = path, provenance
-        self.lines: Lines = []
-        self._file: BinaryIO | None = None
 
     def __enter__(self) -> "ResumableLines":
         """
         Raises:
-            InputError: another process holds it; it is of something else, or damaged.
+            InputError: another process has it open; it has another provenance, or is damaged.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _locked(self.path)
+        self._file = _open_locked(self.path)
         try:
-            self._take_up()
+            self._load()
         except BaseException:
             self._file.close()
             raise
@@ -47,84 +47,83 @@ class ResumableLines:
         self._file.close()
 
     def append(self, line: dict[str, Any]) -> None:
-        """Keep a part: it is on the disk when this returns."""
+        """Write a line; it is on the disk when this returns."""
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def remove(self) -> None:
-        """Take the file away, once what it was for is whole somewhere else."""
+        """Delete the file, once its content is complete in another file."""
         self.path.unlink(missing_ok=True)
 
-    def _take_up(self) -> None:
+    def _load(self) -> None:
         self._file.seek(0)
-        whole = _whole_lines(self._file.read())
-        self.lines = _read(self.path, whole, self.provenance)
-        self._file.truncate(len(whole))
-        if not whole:
+        content = _complete_lines(self._file.read())
+        self.lines = _parsed(self.path, content, self.provenance)
+        self._file.truncate(len(content))
+        if not content:
             self.append({"provenance": self.provenance})
             sync_folder(self.path.parent)
 
 
 def check_folder(folder: Path) -> None:
-    """A folder for the output is there, or can be made.
-
-    Raises:
-        InputError: it, or what it is in, is a file.
     """
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"--output: expected {folder} to be a folder, but {there} is a file; name another")
+    Raises:
+        InputError: `folder` is not a folder and cannot become one, because it or a parent of it is a file.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"output: expected {folder} to be a folder, but {existing} is a file; name another")
 
 
 def read_lines(path: Path, provenance: dict[str, Any]) -> Lines:
-    """The lines of a file that nobody need hold; none where there is no file. A last one that is cut off is left out.
+    """The lines of a file, read without opening it for writing; none if there is no file.
+
+    A last line that was cut off is skipped.
 
     Raises:
-        InputError: they are of something else; one is damaged.
+        InputError: the file has another provenance; a line is damaged.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
-    return _read(path, _whole_lines(content), provenance)
+    return _parsed(path, _complete_lines(content), provenance)
 
 
 def check_provenance(path: Path, before: Any, now: dict[str, Any]) -> None:
-    """A file was made from what is at hand now.
-
+    """
     Raises:
-        InputError: it was not; says what differs.
+        InputError: `before`, the provenance that the file at `path` records, is not `now`; names the differences.
     """
     if not isinstance(before, dict):
-        raise InputError(f"{path}: does not say what it was made from; name another --output or remove it")
-    differing = [
-        f"{shown(key.removesuffix('_sha256'), 32)}: other content" if key.endswith("_sha256")
+        raise InputError(f"{path}: does not say what it was made from; name another output or remove it")
+    differences = [
+        f"{shown(key.removesuffix('_sha256'), 32)}: other content"
+        if key.endswith("_sha256")
         else f"{shown(key, 32)}: there {_short(before.get(key))}, now {_short(now.get(key))}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
-    ]  # fmt: skip
-    if differing:
+    ]
+    if differences:
         raise InputError(
-            f"{path}: was made from something else; name another --output or remove it. "
-            f"{shown('; '.join(differing), MOST_DIFFERING)}"
+            f"{path}: was made from something else; name another output or remove it. "
+            f"{shown('; '.join(differences), DIFFERENCES_LIMIT)}"
         )
 
 
-def provenance_of(record: str | bytes) -> Any:
-    """What a JSON object says that it was made from; None where it is none, or does not say."""
+def provenance_of(record: bytes) -> Any:
+    """The provenance in a JSON object; None if there is none, or the record is not a JSON object."""
     try:
-        value = parse_json(record if isinstance(record, str) else record.decode(), "provenance")
-        check_plain(value, "provenance")
-        return recorded(value)
-    except (ValueError, KeyError, TypeError):
+        return recorded(parse_line(Path("provenance"), 1, record.decode()))
+    except ValueError:
         return None
 
 
-def _locked(path: Path) -> BinaryIO:
-    """The file, open, with no other process in it; made where there is none."""
+def _open_locked(path: Path) -> BinaryIO:
+    """The file, created if there is none, open and locked against other processes."""
     while True:
-        file = open(path, "a+b")  # noqa: SIM115 (it stays open as long as it is held)
+        file = open(path, "a+b")  # noqa: SIM115 (ResumableLines closes it)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -132,7 +131,7 @@ def _locked(path: Path) -> BinaryIO:
             raise InputError(f"{path}: another process is writing it") from error
         if _is_at(path, file):
             return file
-        file.close()  # the process that held it has removed it since it was opened here: what is written would be lost
+        file.close()  # another process removed the file between the open and the lock: what is written would be lost
 
 
 def _is_at(path: Path, file: BinaryIO) -> bool:
@@ -142,19 +141,19 @@ def _is_at(path: Path, file: BinaryIO) -> bool:
         return False
 
 
-def _whole_lines(content: bytes) -> bytes:
-    """What a crash in the middle of a line leaves of use."""
+def _complete_lines(content: bytes) -> bytes:
+    """`content` without a last line that a crash cut off."""
     return content[: content.rfind(b"\n") + 1]
 
 
-def _read(path: Path, whole: bytes, provenance: dict[str, Any]) -> Lines:
-    if not whole:
+def _parsed(path: Path, content: bytes, provenance: dict[str, Any]) -> Lines:
+    if not content:
         return []
-    first = whole[: whole.index(b"\n")]
-    check_provenance(path, provenance_of(first), provenance)
+    header = content[: content.index(b"\n")]
+    check_provenance(path, provenance_of(header), provenance)
     try:
-        rest = whole[len(first) :].decode()  # begins with the first line's end, so that lines keep their numbers
-        return parse(path, rest) if rest.strip() else []
+        rest = content[len(header) :].decode()  # begins with the header's line break, so that line numbers are right
+        return parse_lines(path, rest) if rest.strip() else []
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: damaged, not UTF-8 text ({error.reason}); remove it to begin again") from error
     except InputError as error:

@@ -60,10 +60,10 @@ def file_of(kind, folder, *lines):
 def refused(kind, path):
     with pytest.raises(InputError) as error:
         read(kind, path)
-    told = str(error.value).replace(str(path.parent), "")
-    assert len(told) < 300
-    assert told.isprintable()
-    return told
+    message = str(error.value).replace(str(path.parent), "")
+    assert len(message) < 300
+    assert message.isprintable()
+    return message
 
 
 BROKEN = {

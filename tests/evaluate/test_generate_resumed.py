@@ -147,7 +147,7 @@ def test_other_settings_are_refused(begun, command, asked, finished, options, wo
     assert main([*command, *options]) == 2
     error = capsys.readouterr().err
     path = partial.with_suffix("") if finished else partial
-    assert f"{path}: was made from something else; name another --output or remove it. {words}" in error
+    assert f"{path}: was made from something else; name another output or remove it. {words}" in error
     assert {path: path.read_bytes() for path in partial.parent.iterdir()} == before
     assert len(asked) == count
     assert main(command) == 0

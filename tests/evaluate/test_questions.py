@@ -67,7 +67,7 @@ def test_records_come_as_they_are(tmp_path):
         ([b'{"text": "A?", "x": NaN}', {"text": "B?"}], "line 1: not JSON: NaN"),
         ([b'{"text": "\\ud800"}'], "line 1: half a surrogate pair"),
         ([b'{"text": "A?", "note": ["\\ud800"]}'], "line 1: half a surrogate pair"),
-        ([b'{"text": "\xff"}'], "q.jsonl: not UTF-8 text"),
+        ([b'{"text": "\xff"}'], "q.jsonl: not readable as UTF-8 text"),
     ],
 )  # fmt: skip
 def test_refused(tmp_path, lines, words):

@@ -1,4 +1,4 @@
-"""A real HTTP server on the loopback that speaks the chat completions protocol, and misbehaves as it is told."""
+"""A real HTTP server on the loopback that speaks the chat completions protocol, and misbehaves as `behave` says."""
 
 import json
 import re

@@ -62,9 +62,9 @@ def eight_nine(call):
 
 
 def assert_nowhere(secret, folder, printed):
-    told = printed.out + printed.err
-    assert secret not in told
-    assert json.dumps(secret)[1:-1] not in told
+    message = printed.out + printed.err
+    assert secret not in message
+    assert json.dumps(secret)[1:-1] not in message
     for path in folder.rglob("*"):
         if path.is_file():
             content = path.read_bytes()

@@ -1,1 +1,1 @@
-"""A judge model compares answers: what it is asked, its replies, the judgements, and the scores of them."""
+"""A judge model compares answers: the prompt, the endpoint, its replies, the judgements, and their scores."""

@@ -1,4 +1,4 @@
-"""Answers to judge: the lines of an answer file, and those of two answer files question by question."""
+"""The answers that a judge compares: those in an answer file, and pairs of two files' answers to the same questions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ class Answer:
     """One line of an answer file."""
 
     question_id: str | int
-    question: str  # with its input, where it has one
+    question: str  # with its input, if it has one
     text: str
 
     @property
     def key(self) -> str:
-        """The id's text: 1 and "1" are the same question."""
+        """The id as a text: 1 and "1" are the same question."""
         return str(self.question_id)
 
     @property
@@ -42,8 +42,8 @@ def read_answers(path: Path) -> dict[str, Answer]:
         if not isinstance(text, str):
             got = "none" if "answer" not in question.record else type(text).__name__
             raise InputError(f"{path}, question {shown(question.id)}: expected a text under 'answer', got {got}")
-        asked = f"{question.text}\n\n{question.input}" if question.input else question.text
-        answers[str(question.id)] = Answer(question.id, asked, text)
+        whole_question = f"{question.text}\n\n{question.input}" if question.input else question.text
+        answers[str(question.id)] = Answer(question.id, whole_question, text)
     return answers
 
 
@@ -51,22 +51,21 @@ def pair_answers(answers_file: Path, reference_file: Path) -> list[tuple[Answer,
     """Each question's answer and reference answer, in the order of `answers_file`.
 
     Raises:
-        InputError: as read_answers; an id that one side lacks; two question texts under one id (white space at the ends
-            aside).
+        InputError: as read_answers and check_same_questions.
     """
     answers, reference = read_answers(answers_file), read_answers(reference_file)
-    check_same_questions(
-        answers_file, {key: answer.question for key, answer in answers.items()},
-        reference_file, {key: answer.question for key, answer in reference.items()},
-    )  # fmt: skip
+    questions, others = ({key: one.question for key, one in side.items()} for side in (answers, reference))
+    check_same_questions(answers_file, questions, reference_file, others)
     return [(answer, reference[key]) for key, answer in answers.items()]
 
 
 def check_same_questions(one_file: Path, one: dict[str, str], other_file: Path, other: dict[str, str]) -> None:
-    """Both files ask the same: their questions' texts by key.
+    """
+    Args:
+        one, other: the texts of the files' questions by key.
 
     Raises:
-        InputError: a key that one side lacks, or two texts under one key (white space at the ends aside); names them.
+        InputError: a key is missing in one file, or has two texts (white space at the ends aside); names it.
     """
     for whole_file, whole, part_file, part in ((one_file, one, other_file, other), (other_file, other, one_file, one)):
         missing = [key for key in whole if key not in part]
@@ -79,6 +78,5 @@ def check_same_questions(one_file: Path, one: dict[str, str], other_file: Path, 
         if text.strip() != other[key].strip():
             raise InputError(
                 f"{other_file}, question {shown(key)}: expected '{shown(text, 40)}' as in {one_file}, got "
-                f"'{shown(other[key], 40)}'; "
-                "one id must mean one question"
+                f"'{shown(other[key], 40)}'; one id must mean one question"
             )

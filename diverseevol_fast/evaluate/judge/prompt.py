@@ -1,4 +1,4 @@
-"""What a judge is asked, and how the two scores are read from its reply."""
+"""The prompt for a judge, and the two scores in its reply."""
 
 import hashlib
 import re
@@ -27,7 +27,7 @@ From the second line on, explain both scores."""
 
 PROMPT_SHA256 = hashlib.sha256(PROMPT.encode()).hexdigest()
 
-LONGEST_LINE = 200  # characters of a line of two scores, with all that may stand around them
+LONGEST_LINE = 200  # characters of a line with two scores and their labels
 
 _SCORE = r"[*_`]*([0-9]{1,6}(?:\.[0-9]{1,20})?)(?:\s*/\s*10)?[*_`]*"
 _NAME = r"[*_`]*assistant\s*{}[*_`]*\s*[:=][*_`]*\s*"
@@ -41,16 +41,16 @@ def prompt(question: str, first: str, second: str) -> str:
 
 
 def parse_scores(reply: str) -> tuple[float, float] | None:
-    """The two scores of a reply in the order shown, or None where its first line is not exactly two scores.
+    """The two scores of a reply in the order shown, or None if its first line is not exactly two scores.
 
-    The first line that is not blank counts. Beside "8 9": halves, a comma, semicolon or bar between, "8/10 9/10", marks
-    of emphasis or brackets around, a full stop at the end, and "Assistant 1: 8, Assistant 2: 9". Anything else ("8 9
-    because", "8-9", "8/9", one or three numbers, a negative one, one of seven digits) is None: nothing is guessed. A
-    number out of 1 to 10 is a score.
+    The first line that is not blank counts. Accepted beside "8 9": decimals, a comma, semicolon or bar between, "8/10
+    9/10", marks of emphasis or brackets around, a full stop at the end, and "Assistant 1: 8, Assistant 2: 9". Anything
+    else ("8 9 because", "8-9", "8/9", one or three numbers, a negative one, one of seven digits) is None: scores are
+    not guessed. Numbers out of 1 to 10 are accepted.
     """
     first_line = next((line.strip() for line in reply.splitlines() if line.strip()), "")
     if len(first_line) > LONGEST_LINE:
         return None
     line = first_line.strip("[]()\"' ").removesuffix(".")
-    found = _BARE.fullmatch(line) or _LABELLED.fullmatch(line)
-    return (float(found[1]), float(found[2])) if found else None
+    match = _BARE.fullmatch(line) or _LABELLED.fullmatch(line)
+    return (float(match[1]), float(match[2])) if match else None

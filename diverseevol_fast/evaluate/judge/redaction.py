@@ -1,15 +1,50 @@
-"""Secrets taken out of text that others wrote, in whatever spelling it repeats them."""
+"""Secrets are taken out of texts that an endpoint writes, in whatever spelling it repeats them."""
 
 import base64
 import html.entities
 import re
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from ..._common.messages import shown
 
 BREAK = r"(?:\s|\\{1,8}[rn]){0,4}"  # base64 is often written in lines
 SIX_BITS = 6  # of a base64 character
-BASE64_FROM = 4  # characters of a secret: what is shorter would be found in any text
-SECRET_LENGTH = 8  # shorter keys ("none", "EMPTY") are a local server's; a reply may hold such words
+BASE64_FROM = 4  # characters of a secret; the base64 of shorter ones occurs in any text
+SECRET_LENGTH = 8  # characters; shorter keys ("none", "EMPTY") are a local server's, and a reply may hold such words
+MESSAGE = 160  # characters of an endpoint's message or name
+
+
+class Redactor:
+    """Texts of an endpoint without the key and the passwords of proxies."""
+
+    def __init__(self, key: str, proxies: Iterable[str]):
+        """`proxies`: their URLs."""
+        self._key, self._is_secret = spellings(key), len(key) >= SECRET_LENGTH
+        self._proxies = [spellings(secret) for secret in _proxy_secrets(proxies)]
+
+    def finds_key(self, text: str) -> bool:
+        """Whether `text` holds the key, unless that is a short word."""
+        return self._is_secret and self._key.search(text) is not None
+
+    def message(self, text: str, limit: int = MESSAGE) -> str:
+        """`text` as one printable line of at most `limit` characters."""
+        return shown(" ".join(self._replaced(text).split()), limit)
+
+    def text(self, text: str) -> str:
+        """`text` of a reply; a short key in it is a word. Half a surrogate pair, not valid in UTF-8, becomes "?"."""
+        text = text.encode(errors="replace").decode()
+        return self._replaced(text) if self._is_secret else text
+
+    def name(self, value: Any) -> str | None:
+        """A name as one printable line; None if `value` is not a name."""
+        return shown(self.text(value), MESSAGE) if isinstance(value, str) and value else None
+
+    def _replaced(self, text: str) -> str:
+        for proxy in self._proxies:
+            text = proxy.sub("[proxy]", text)
+        return self._key.sub("[key]", text)
 
 
 def spellings(secret: str) -> re.Pattern[str]:
@@ -23,9 +58,9 @@ def spellings(secret: str) -> re.Pattern[str]:
     return re.compile("|".join([plain, *encoded]))
 
 
-def proxy_secrets(proxies: Iterable[str]) -> list[str]:
-    """Of proxies' URLs: user name with password, and a password that is no short word, as sent and as written there."""
-    found = []
+def _proxy_secrets(proxies: Iterable[str]) -> list[str]:
+    """User names with passwords, and passwords that are no short words, as the URLs spell them and as they are sent."""
+    secrets = []
     for url in proxies:
         try:
             userinfo, at, _ = urlsplit(url).netloc.rpartition("@")
@@ -33,9 +68,9 @@ def proxy_secrets(proxies: Iterable[str]) -> list[str]:
             continue
         for sent in {userinfo, unquote(userinfo)} if at else ():
             password = sent.partition(":")[2]
-            found += [sent] if password and len(sent) >= BASE64_FROM else []
-            found += [password] if len(password) >= SECRET_LENGTH else []
-    return found
+            secrets += [sent] if password and len(sent) >= BASE64_FROM else []
+            secrets += [password] if len(password) >= SECRET_LENGTH else []
+    return secrets
 
 
 def _written(character: str) -> str:
@@ -50,12 +85,12 @@ def _written(character: str) -> str:
 
 
 def _written_base64(character: str) -> str:
-    """The same in base64, whose last two characters have other names in URLs."""
+    """The same of a base64 character; the last two have other names in URLs."""
     return {"+": f"(?:-|{_written('+')})", "/": f"(?:_|{_written('/')})"}.get(character, character)
 
 
 def _base64_parts(secret: bytes) -> list[str]:
-    """The base64 characters that the secret alone decides, for each place at which it can begin in three bytes."""
+    """The base64 characters that depend on the secret alone, for each offset at which it can begin in three bytes."""
     parts = []
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + secret).decode()

@@ -1,9 +1,8 @@
-"""Ask a judge many questions: whom it answers first, when it is given up, and that no reply is lost."""
+"""The order of the requests to a judge: one until it replies, then several at once; and when to give up."""
 
 import logging
 import threading
-from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from ..._common.errors import InputError, RunError
 from ..._common.messages import shown
@@ -13,39 +12,47 @@ from .replies import Key, Reply, ReplyFile
 
 log = logging.getLogger("diverseevol_fast")
 
-FEWEST_FAILURES = 3  # without a reply between them, before the endpoint is given up
+FEWEST_FAILURES = 3  # in a row, without a reply, before the endpoint is given up
+SIGNAL_SECONDS = 0.5  # a signal that comes just before the main thread waits is handled after this time
 
-Job = tuple[Key, str]  # a question and order, and what to ask
+Job = tuple[Key, str]  # a question and order, and the prompt
+Outcome = tuple[Key, Reply | Exception]
 
 
-def ask_all(endpoint: Endpoint, left: list[Job], concurrency: int, file: ReplyFile) -> None:
-    """Keep a reply for each; when calls fail, all that can come still comes, unless the endpoint is of no use.
+def ask_all(endpoint: Endpoint, jobs: list[Job], concurrency: int, file: ReplyFile) -> None:
+    """Write a reply to each job into `file`. When requests fail, the others are still sent, unless the endpoint fails.
 
-    Calls go out one by one until there is a reply: a wrong key, URL or model costs a call or three, and what the judge
-    does not take is found out once. From then on `concurrency` are under way. A question that is turned down is that
-    question's matter; calls that fail in a row for other reasons are the endpoint's.
+    Requests are sent one by one until there is a reply: a wrong key, URL or model then costs one to three, and a
+    parameter that the judge does not accept is found once. A request that is refused concerns its question alone;
+    requests that fail in a row for other reasons concern the endpoint.
 
     Raises:
-        InputError: every further call would fail for what was given: the key, the address.
-        RunError: calls failed, some or all; replies that came are kept.
+        InputError: every further request would fail because of the key or the address.
+        RunError: some or all requests failed. Replies that came are in `file`.
     """
-    useless = None
-    with Progress("judge", len(left), "call") as bar:
+    limits = f"a call is given up after {endpoint.retries + 1} tries, a try after {endpoint.timeout:g} s without a byte"
+    log.info(
+        "judge: %d calls to %s at %s, %d at a time; %s", len(jobs), endpoint.model, endpoint.url, concurrency, limits
+    )
+    fatal = None
+    with Progress("judge", len(jobs), "call") as bar:
         tally = _Tally(file, bar, max(FEWEST_FAILURES, concurrency))
         try:
-            asked = _ask_until_a_reply(endpoint, left, tally)
-            _ask_together(endpoint.ask, [job for job in left if job[0] not in asked], concurrency, tally)
+            asked = _ask_until_a_reply(endpoint, jobs, tally)
+            _ask_together(endpoint, [job for job in jobs if job[0] not in asked], concurrency, tally)
         except CallError as error:
-            useless = error
-    kept = f"{len(file.replies)} replies are kept in {file.path}, the same command asks only for the others"
-    if useless:
-        raise (InputError if useless.kind == "permanent" else RunError)(f"{useless}; {kept}")
+            fatal = error
+        finally:
+            endpoint.close()
+    saved = f"{len(file.replies)} replies are kept in {file.path}, the same command asks only for the others"
+    if fatal:
+        raise (InputError if fatal.kind == "permanent" else RunError)(f"{fatal}; {saved}")
     if tally.failed:
-        raise RunError(f"{tally.failed} of {len(left)} calls failed; {kept}")
+        raise RunError(f"{tally.failed} of {len(jobs)} calls failed; {saved}")
 
 
 class _Tally:
-    """What has come: replies are kept, failures told and counted."""
+    """Writes replies, reports and counts failures."""
 
     def __init__(self, file: ReplyFile, bar: Progress, most_failures: int):
         self.file, self.bar, self.most_failures = file, bar, most_failures
@@ -57,7 +64,10 @@ class _Tally:
             CallError: the failure after which the endpoint is given up.
         """
         if isinstance(outcome, Reply):
-            self.keep(key, outcome)
+            self.file.add(key, outcome)
+            self.in_a_row = 0
+            self.tokens += sum(outcome.tokens or ())
+            self.bar.update(1, tokens=self.tokens)
             return
         if not isinstance(outcome, CallError):
             raise outcome
@@ -67,70 +77,73 @@ class _Tally:
             raise outcome
         log.warning("judge: question %s, order %d: %s", shown(key[0]), key[1], outcome)
 
-    def keep(self, key: Key, reply: Reply) -> None:
-        """Put a reply on the disk."""
-        self.file.add(key, reply)
-        self.in_a_row = 0
-        self.tokens += sum(reply.tokens or ())
-        self.bar.update(1, tokens=self.tokens)
 
+def _ask_until_a_reply(endpoint: Endpoint, jobs: list[Job], tally: _Tally) -> set[Key]:
+    """Ask the first, then one in the middle, then the last: neighbours may fail because of their questions.
 
-def _ask_until_a_reply(endpoint: Endpoint, left: list[Job], tally: _Tally) -> set[Key]:
-    """Ask the first, and where it fails one in the middle, and the last: neighbours may fail for what they ask.
-
-    Returns what was asked. Only one call takes all its retries, and none that hangs: it would take minutes for each.
+    Returns the questions asked. At most one request takes all its retries, and none whose tries hang, which would take
+    minutes each.
 
     Raises:
-        CallError: of the last, when none was answered.
+        CallError: of the last, if there was no reply.
     """
-    asked, ask = set(), endpoint.ask_first
-    for place in sorted({0, len(left) // 2, len(left) - 1}):
-        key, text = left[place]
+    indices, asked, is_busy = sorted({0, len(jobs) // 2, len(jobs) - 1}), set(), False
+    for index in indices:
+        key, prompt = jobs[index]
         asked.add(key)
-        outcome = _outcome(ask, text)
-        tally.take(key, outcome)
-        if isinstance(outcome, Reply):
-            return asked
-        if outcome.kind == "busy":
-            ask = endpoint.ask_once
-    raise outcome
+        try:
+            tally.take(key, endpoint.ask(prompt, retries=0) if is_busy else endpoint.ask_first(prompt))
+            break
+        except CallError as error:
+            tally.take(key, error)
+            if index == indices[-1]:
+                raise
+            is_busy = is_busy or error.kind == "busy"
+    return asked
 
 
-def _ask_together(ask: Callable[[str], Reply], jobs: list[Job], concurrency: int, tally: _Tally) -> None:
-    """Ask `concurrency` at a time; another one begins when an outcome has been taken.
+def _ask_together(endpoint: Endpoint, jobs: list[Job], concurrency: int, tally: _Tally) -> None:
+    """Send `concurrency` requests at a time; the next one is sent after the outcome of one has been taken.
 
-    The threads are daemons: a stopped command does not wait for replies that may take minutes. What has come by then is
-    kept.
+    The threads are daemons: a command that is stopped does not wait minutes for their replies.
     """
     todo: SimpleQueue[Job | None] = SimpleQueue()
-    results: SimpleQueue[tuple[Key, Reply | Exception]] = SimpleQueue()
+    outcomes: SimpleQueue[Outcome] = SimpleQueue()
 
     def work() -> None:
         while (job := todo.get()) is not None:
-            results.put((job[0], _outcome(ask, job[1])))
+            outcomes.put((job[0], _outcome(endpoint, job[1])))
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(concurrency, len(jobs)))]
-    for thread in threads:
-        thread.start()
+    count = min(concurrency, len(jobs))
+    for _ in range(count):
+        threading.Thread(target=work, daemon=True).start()
     try:
-        for begun, job in enumerate(jobs):
-            if begun >= concurrency:
-                tally.take(*results.get())
+        for job in jobs[:count]:
             todo.put(job)
-        for _ in threads:
-            tally.take(*results.get())
+        for index in range(len(jobs)):
+            tally.take(*_next(outcomes))
+            if index + count < len(jobs):
+                todo.put(jobs[index + count])
     finally:
-        for _ in threads:
+        for _ in range(count):
             todo.put(None)
-        while not results.empty():
-            key, outcome = results.get()
+        while not outcomes.empty():  # replies that came meanwhile are written, too
+            key, outcome = outcomes.get()
             if isinstance(outcome, Reply):
-                tally.keep(key, outcome)
+                tally.take(key, outcome)
 
 
-def _outcome(ask: Callable[[str], Reply], text: str) -> Reply | Exception:
-    """The reply, or why there is none: raised where it is taken, not in a thread."""
+def _outcome(endpoint: Endpoint, prompt: str) -> Reply | Exception:
     try:
-        return ask(text)
-    except Exception as error:  # noqa: BLE001 (whatever it is)
+        return endpoint.ask(prompt)
+    except Exception as error:  # noqa: BLE001 (raised again in the main thread)
         return error
+
+
+def _next(outcomes: SimpleQueue[Outcome]) -> Outcome:
+    """Wait for an outcome, in pieces: a wait without an end could begin just after a signal and not notice it."""
+    while True:
+        try:
+            return outcomes.get(timeout=SIGNAL_SECONDS)
+        except Empty:
+            pass

@@ -1,6 +1,6 @@
-"""`diverseevol score`: the Relative Score of judgement files with its interval, and what else they say; offline."""
+"""The Relative Score of judgement files with its interval, and their other statistics; offline."""
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,18 @@ from ..._common.errors import InputError
 from ..._common.json_lines import listed
 from ..._common.messages import printable, shown
 from ..._common.statistics import ratio_interval
-from ...cli.result import Result
-from .answer_pairs import Answer, check_same_questions, read_answers
+from .answer_pairs import check_same_questions, read_answers
 from .judgements import Judgement, read_judgements
 
 FORMULA = "100 x (sum of the model's scores) / (sum of the reference's scores), over all questions and both orders"
-LOWEST, HIGHEST = 1.0, 10.0  # what the prompt asks for
+LOWEST, HIGHEST = 1.0, 10.0  # scores that the prompt asks for
+
+Paths = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a judgement file says. Shares are of the scored questions; a question without two parsed replies is not."""
+    """Statistics of a judgement file. A question counts as scored if both its replies were parsed."""
 
     file: str
     model: str
@@ -29,37 +30,57 @@ class Scores:
     judge: str | None  # public files do not name it
     questions: int  # scored
     relative_score: float
-    low: float | None  # 95% interval of the Relative Score; None for one question, or where a sum may be zero
+    low: float | None  # 95% interval of the Relative Score; None for one question, or if a sum may be zero
     high: float | None
     resamples: int
     seed: int
-    win: float  # the model's scores of both orders, summed, are the higher
+    win: float  # share of the scored questions whose sum over both orders is higher for the model
     tie: float
     lose: float
     position_effect: dict[str, float]  # mean score of the answer shown first minus that shown second
-    unparsed: dict[str, Any]  # how many replies, and of which questions
-    out_of_range: dict[str, Any]  # how many scores below 1 or above 10 (they count as they are), and of which questions
-    unfixed: dict[str, Any]  # how many replies are known to be made without temperature 0, and of which questions
-    answer_length: dict[str, dict[str, float]] | None  # mean characters and words of the model and of the reference
+    unparsed: dict[str, Any]  # count of replies, question_ids
+    out_of_range: dict[str, Any]  # count of scores below 1 or above 10 (not clipped), question_ids
+    unfixed: dict[str, Any]  # count of replies known to be made without temperature 0, question_ids
+    answer_length: dict[str, dict[str, float]] | None  # [model, reference][characters, words], means
+
+    def __repr__(self) -> str:
+        return f"Scores({self.file}: {self.relative_score:.2f} ({_interval_text(self)}), {self.questions} questions)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as plain JSON values."""
+        return asdict(self)
 
 
-def score_judgements(args: argparse.Namespace) -> Result:
-    """`diverseevol score`: a table and its details.
+def score(
+    judgements: Paths,
+    *,
+    answers: Paths | None = None,
+    reference: Paths | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> list[Scores]:
+    """The scores of judgement files, in their order.
+
+    Args:
+        judgements: one file or several, of `judge` or public ones.
+        answers: for the mean length of the answers, one file for each judgement file; those of `judge` hold it already.
+        reference: the same of the reference answers; one file may serve all.
+        resamples, seed: of the bootstrap.
 
     Raises:
-        InputError: an option or a file does not fit; see scores_of.
+        InputError: an argument or a file does not fit; see scores_of.
     """
-    if args.resamples < 1:
-        raise InputError(f"--resamples: expected 1 or more, got {args.resamples}")
-    if args.seed < 0:
-        raise InputError(f"--seed: expected 0 or more, got {args.seed}")
-    several = len(args.judgements)
-    answers, references = (_one_each(args, name, several) for name in ("answers", "reference"))
-    scores = [
-        scores_of(path, args.resamples, args.seed, answer_file, reference_file)
-        for path, answer_file, reference_file in zip(args.judgements, answers, references, strict=True)
+    if resamples < 1:
+        raise InputError(f"resamples: expected 1 or more, got {resamples}")
+    if seed < 0:
+        raise InputError(f"seed: expected 0 or more, got {seed}")
+    paths = _paths(judgements)
+    answer_files = _one_each("answers", answers, len(paths))
+    reference_files = _one_each("reference", reference, len(paths))
+    return [
+        scores_of(path, resamples, seed, answer_file, reference_file)
+        for path, answer_file, reference_file in zip(paths, answer_files, reference_files, strict=True)
     ]
-    return Result(scores_table(scores), [{"formula": FORMULA, **asdict(each)} for each in scores])
 
 
 def scores_of(
@@ -69,19 +90,19 @@ def scores_of(
     answers: Path | None = None,
     reference: Path | None = None,
 ) -> Scores:
-    """The scores of one judgement file, ours or a public one.
+    """The scores of one judgement file, of `judge` or a public one.
 
-    The Relative Score is FORMULA. Its interval is the 2.5th to the 97.5th percentile of the same figure over
-    `resamples` bootstrap resamples of the questions; both orders of a question stay together.
+    The Relative Score is FORMULA. Its interval is the 2.5th to the 97.5th percentile over `resamples` bootstrap
+    resamples of the questions; both orders of a question stay together.
 
     Args:
         path: a judgement file.
         resamples, seed: of the bootstrap.
-        answers, reference: the files that were judged, for their lengths; our judgement files hold those.
+        answers, reference: the files that were judged, for their lengths; files of `judge` hold those already.
 
     Raises:
-        InputError: as read_judgements; questions are missing from a file of ours; no question has two parsed replies;
-            the reference's scores sum to zero; `answers` or `reference` have other questions.
+        InputError: as read_judgements; a file of `judge` lacks questions; no question has two parsed replies; the
+            reference's scores sum to zero; `answers` or `reference` have other questions.
     """
     judgements = read_judgements(path)
     provenance = judgements[0].provenance or {}
@@ -96,7 +117,7 @@ def scores_of(
             f"{path}: the reference's scores sum to {sums[:, 1].sum():g}; a Relative Score needs more than 0"
         )
     low, high = _interval(sums, resamples, seed)
-    difference = (sums[:, 0] - sums[:, 1]).round(6)  # 6.0 + 6.1 and 6.4 + 5.7 are one sum, but not as floats
+    difference = (sums[:, 0] - sums[:, 1]).round(6)  # in floats 6.0 + 6.1 is not 6.4 + 5.7
     by_order = values[:, :, 0] - values[:, :, 1]  # model minus reference
     first_minus_second = by_order.mean(axis=0) * (1, -1)
     return Scores(
@@ -126,30 +147,34 @@ def scores_of(
 
 
 def scores_table(scores: list[Scores]) -> str:
-    """A line per file, what the columns mean, and each file's details."""
-    lines = [["judgements", "questions", "Relative Score", "95% interval", "win", "tie", "lose",
-              "position", "unparsed", "out of range"]]  # fmt: skip
+    """A table for people: a line for each file, then the meaning of the columns and the files' details."""
+    heads = "judgements", "questions", "Relative Score", "95% interval", "win", "tie", "lose", "position"
+    lines = [[*heads, "unparsed", "out of range"]]
     for each in scores:
-        lines.append(
-            [
-                printable(each.file), str(each.questions), f"{each.relative_score:.2f}", _interval_text(each),
-                *(f"{share:.1%}" for share in (each.win, each.tie, each.lose)),
-                f"{each.position_effect['both']:+.2f}", str(each.unparsed["count"]), str(each.out_of_range["count"]),
-            ]
-        )  # fmt: skip
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+        shares = (f"{share:.1%}" for share in (each.win, each.tie, each.lose))
+        counts = (str(each.unparsed["count"]), str(each.out_of_range["count"]))
+        name, questions, relative_score = printable(each.file), str(each.questions), f"{each.relative_score:.2f}"
+        effect = f"{each.position_effect['both']:+.2f}"
+        lines.append([name, questions, relative_score, _interval_text(each), *shares, effect, *counts])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
     return "\n".join([*table, "", *_legend(scores[0]), *(line for each in scores for line in ("", *_details(each)))])
 
 
-def _one_each(args: argparse.Namespace, name: str, several: int) -> list[Path | None]:
-    """The files of an option, as many as there are judgement files; one reference may serve all."""
-    files = getattr(args, name) or [None]
-    if len(files) == 1 and (files == [None] or name == "reference"):
-        return files * several
-    if len(files) != several:
-        raise InputError(f"--{name}: expected one file for each of the {several} judgement files, got {len(files)}")
-    return files
+def _paths(files: Paths) -> list[Path]:
+    return [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
+
+
+def _one_each(name: str, files: Paths | None, count: int) -> Sequence[Path | None]:
+    """The files of an argument, one for each of `count` judgement files."""
+    if files is None:
+        return [None] * count
+    paths = _paths(files)
+    if len(paths) == 1 and name == "reference":
+        return paths * count
+    if len(paths) != count:
+        raise InputError(f"{name}: expected one file for each of the {count} judgement files, got {len(paths)}")
+    return paths
 
 
 def _check_complete(path: Path, judgements: list[Judgement], expected: int | None) -> None:
@@ -160,9 +185,9 @@ def _check_complete(path: Path, judgements: list[Judgement], expected: int | Non
 
 
 def _interval(sums: np.ndarray, resamples: int, seed: int) -> tuple[float | None, float | None]:
-    """Of the Relative Score. sums: [questions, (model, reference)] float64."""
-    found = ratio_interval(sums[:, 0], sums[:, 1], resamples, seed) if len(sums) > 1 else None
-    return (None, None) if found is None else (100 * found[0], 100 * found[1])
+    """The 95% interval of the Relative Score. sums: [questions, (model, reference)] float64."""
+    interval = ratio_interval(sums[:, 0], sums[:, 1], resamples, seed) if len(sums) > 1 else None
+    return (None, None) if interval is None else (100 * interval[0], 100 * interval[1])
 
 
 def _counted(counts: list[tuple[Judgement, int]]) -> dict[str, Any]:
@@ -177,32 +202,31 @@ def _out_of_range(judgement: Judgement) -> int:
 
 
 def _is_unfixed(call: Any) -> bool:
-    """Whether a reply's record says that it was made without temperature 0; public files have no record."""
+    """Whether a reply was made without temperature 0, as far as its record says; public files have no records."""
     return isinstance(call, dict) and call.get("temperature", 0) != 0
 
 
 def _answer_length(
     path: Path, judgements: list[Judgement], answers: Path | None, reference: Path | None
 ) -> dict[str, dict[str, float]] | None:
-    """Mean lengths: of the files that were given, else as the judgement file has them."""
+    """Mean lengths: of the answers in `answers` and `reference`, or else of those in the judgement file."""
     means = {}
     for side, file in (("model", answers), ("reference", reference)):
         if file:
-            lengths = [answer.length for answer in _judged(path, judgements, file).values()]
+            lengths = _lengths_in(file, path, judgements)
         else:
-            lengths = [judgement.answer_length and judgement.answer_length[side] for judgement in judgements]
-        if None not in lengths:
+            lengths = [judgement.answer_length[side] for judgement in judgements if judgement.answer_length]
+        if len(lengths) == len(judgements):
             means[side] = {unit: float(np.mean([each[unit] for each in lengths])) for unit in ("characters", "words")}
     return means or None
 
 
-def _judged(path: Path, judgements: list[Judgement], file: Path) -> dict[str, Answer]:
+def _lengths_in(file: Path, path: Path, judgements: list[Judgement]) -> list[dict[str, int]]:
+    """Lengths of the answers in `file`, which must be to the questions of the judgements at `path`."""
     answers = read_answers(file)
-    check_same_questions(
-        path, {judgement.key: judgement.question for judgement in judgements},
-        file, {key: answer.question for key, answer in answers.items()},
-    )  # fmt: skip
-    return answers
+    judged = {judgement.key: judgement.question for judgement in judgements}
+    check_same_questions(path, judged, file, {key: answer.question for key, answer in answers.items()})
+    return [answer.length for answer in answers.values()]
 
 
 def _interval_text(scores: Scores) -> str:

@@ -1,13 +1,16 @@
 """`diverseevol judge` against a real HTTP server on the loopback: what it asks, writes and says."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 from support.chat_server import Answer, ChatServer, says
 from support.judge_fixtures import KEY, Files, assert_nowhere, eight_nine, rows_of, write
 
+from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.evaluate.judge.answer_pairs import pair_answers
+from diverseevol_fast.evaluate.judge.judge import Estimate, judge
 from diverseevol_fast.evaluate.judge.prompt import prompt
 from diverseevol_fast.evaluate.judge.score import scores_of
 
@@ -101,10 +104,10 @@ def test_replies_without_scores_are_kept_and_counted(files, capsys):
 def test_replies_that_all_lack_scores_are_still_written(files, capsys):
     with ChatServer(lambda call: says("no")) as server:
         assert files.judge(server) == 0
-    told = capsys.readouterr().out
-    assert f"{files.output}: 6 judgements (3 questions, both orders)" in told
-    assert "6 replies hold no scores" in told
-    assert f"\n\n{files.output}: no question has scores in both orders, so there is nothing to sum" in told
+    message = capsys.readouterr().out
+    assert f"{files.output}: 6 judgements (3 questions, both orders)" in message
+    assert "6 replies hold no scores" in message
+    assert f"\n\n{files.output}: no question has scores in both orders, so there is nothing to sum" in message
     assert [row["response_QUERY1"] for row in rows_of(files.output)] == ["no"] * 3
 
 
@@ -123,6 +126,27 @@ def test_dry_run_asks_and_writes_nothing(files, capsys, monkeypatch):
         "estimate for English) and at most 300 of replies"
     )
     assert sorted(path.name for path in files.folder.rglob("*.*")) == ["chat.jsonl", "rd_2.jsonl"]
+
+
+def test_the_function(files):
+    def behave(call):
+        return says("no", finish_reason="length") if (call.question, call.order) == ("2", 1) else eight_nine(call)
+
+    with ChatServer(behave) as server:
+        kwargs = {"base_url": server.url, "model": "judge", "api_key_env": "JUDGE_KEY"}
+        estimate = judge(str(files.answers), str(files.reference), **kwargs, max_tokens=50, dry_run=True)
+        assert estimate == Estimate(3, 6, estimate.prompt_tokens, 300)
+        assert estimate.to_dict()["calls_left"] == 6
+        result = judge(files.answers, files.reference, **kwargs)
+        again = judge(files.answers, files.reference, **kwargs)
+    assert server.counts == files.everything()
+    assert (result.output, result.questions, result.tokens) == (files.output, 3, (600, 120))
+    assert (result.unparsed, result.cut_off, result.scores) == ((("2", 1),), 1, scores_of(files.output))
+    assert (result.complete_before, again) == (False, replace(result, complete_before=True))
+    assert repr(result) == f"Judgements({files.output}: 3 questions, {result.scores})"
+    assert result.to_dict()["unparsed"] == [{"question": "2", "order": 1}]
+    with pytest.raises(InputError, match=r"^concurrency: expected 1 or more, got 0$"):
+        judge(files.answers, files.reference, **kwargs, concurrency=0)
 
 
 def test_real_answers(shared_data, tmp_path):
@@ -208,22 +232,22 @@ def test_an_input_is_part_of_the_question(files):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (["--concurrency", "0"], "--concurrency: expected 1 or more, got 0"),
-        (["--timeout", "0"], "--timeout: expected more than 0 seconds, got 0"),
-        (["--timeout", "nan"], "--timeout: expected more than 0 seconds, got nan"),
-        (["--retries", "-1"], "--retries: expected 0 or more, got -1"),
-        (["--max-tokens", "0"], "--max-tokens: expected 1 or more, got 0"),
-        (["--output", "x.json"], "--output: expected a name that ends in .jsonl"),
-        (["--base-url", "api.example.com/v1"], "--base-url: expected an http or https URL"),
-        (["--base-url", "http://x y/v1"], "--base-url: not a URL"),
-        (["--base-url", "http://[oh/v1"], "--base-url: not a URL"),
-        (["--base-url", "http://x..y/v1"], "--base-url: not a URL"),
-        (["--base-url", "http:///v1"], "--base-url: expected an http or https URL"),
-        (["--base-url", "http://x:port/v1"], "--base-url: not a URL"),
+        (["--concurrency", "0"], "concurrency: expected 1 or more, got 0"),
+        (["--timeout", "0"], "timeout: expected more than 0 seconds, got 0"),
+        (["--timeout", "nan"], "timeout: expected more than 0 seconds, got nan"),
+        (["--retries", "-1"], "retries: expected 0 or more, got -1"),
+        (["--max-tokens", "0"], "max_tokens: expected 1 or more, got 0"),
+        (["--output", "x.json"], "output: expected a name that ends in .jsonl"),
+        (["--base-url", "api.example.com/v1"], "base_url: expected an http or https URL"),
+        (["--base-url", "http://x y/v1"], "base_url: not a URL"),
+        (["--base-url", "http://[oh/v1"], "base_url: not a URL"),
+        (["--base-url", "http://x..y/v1"], "base_url: not a URL"),
+        (["--base-url", "http:///v1"], "base_url: expected an http or https URL"),
+        (["--base-url", "http://x:port/v1"], "base_url: not a URL"),
         (["--base-url", "http://x/v1/chat/completions/"], "without /chat/completions"),
         (["--base-url", ""], "--base-url: expected a value, got ''"),
-        (["--base-url", "http://x/v1?key=pass-word"], "--base-url: expected no query or fragment"),
-        (["--base-url", "http://user:pass-word@x/v1"], "--base-url: expected no user name and password"),
+        (["--base-url", "http://x/v1?key=pass-word"], "base_url: expected no query or fragment"),
+        (["--base-url", "http://user:pass-word@x/v1"], "base_url: expected no user name and password"),
     ],
 )
 def test_options_that_do_not_fit(option, words, files, capsys):

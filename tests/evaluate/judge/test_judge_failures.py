@@ -21,8 +21,8 @@ def test_questions_that_are_turned_down_do_not_keep_the_others_from_being_asked(
     files = Files(tmp_path, 6)
     with ChatServer(lambda call: answer if call.question in bad else eight_nine(call)) as server:
         assert files.judge(server, "--concurrency", "1") == 1
-        told = f"{2 * len(bad)} of 12 calls failed; {12 - 2 * len(bad)} replies are kept in {files.partial}"
-        assert told in capsys.readouterr().err
+        message = f"{2 * len(bad)} of 12 calls failed; {12 - 2 * len(bad)} replies are kept in {files.partial}"
+        assert message in capsys.readouterr().err
         assert server.counts == files.everything()
         assert files.judge(server, "--concurrency", "1") == 1  # again: what is left is turned down again
         assert f"HTTP {answer.status}" in (error := capsys.readouterr().err)
@@ -90,6 +90,21 @@ def test_a_judge_of_no_use_is_given_up_after_few_calls(answer, calls, words, con
     error = capsys.readouterr().err
     assert words in error
     assert f"0 replies are kept in {files.partial}" in error
+
+
+def test_nothing_is_tried_again_once_the_judge_is_given_up(files):
+    def behave(call):
+        if call.number == 1:
+            return eight_nine(call)
+        server.wait_until_together(2)
+        return fails(401, "expired") if (call.question, call.order) == ("1", 1) else fails(500, "later", soon)
+
+    soon = {"retry-after-ms": "300"}
+    with ChatServer(behave) as server:
+        assert files.judge(server, "--concurrency", "2") == 2
+        calls = len(server.calls)
+        time.sleep(0.6)
+        assert len(server.calls) == calls
 
 
 def test_replies_that_came_are_kept_when_the_judge_is_given_up(files, capsys, monkeypatch):

@@ -131,8 +131,10 @@ def test_score_of_unfinished_judgements(files, capsys):
     interrupted(files, 3)
     for path in (files.partial, files.output):
         assert main(["score", str(path)]) == 2
-        told = "unfinished judgements, 3 of 6 replies: of 2 questions an order is missing; give the judge command again"
-        assert told in capsys.readouterr().err
+        message = (
+            "unfinished judgements, 3 of 6 replies: of 2 questions an order is missing; give the judge command again"
+        )
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", ["answers", "reference", "model"])
@@ -143,8 +145,8 @@ def test_judgements_of_something_else_are_left_alone(change, finished, files, ca
             assert files.judge(server) == 0
     else:
         interrupted(files, 3)
-    kept = files.output if finished else files.partial
-    before = kept.read_bytes()
+    saved = files.output if finished else files.partial
+    before = saved.read_bytes()
     more = ["--model", "another"] if change == "model" else []
     if change != "model":
         path = getattr(files, change)
@@ -157,7 +159,7 @@ def test_judgements_of_something_else_are_left_alone(change, finished, files, ca
     for dry in ([], ["--dry-run"]):
         assert main(files.arguments("http://127.0.0.1:9/v1", *more, *dry)) == 2
         assert words in capsys.readouterr().err
-    assert kept.read_bytes() == before
+    assert saved.read_bytes() == before
 
 
 def test_the_same_content_in_another_layout_goes_on(files):
@@ -172,7 +174,7 @@ def test_a_public_judgement_file_is_not_overwritten(files, shared_data, capsys):
     public = shared_data / "judgements" / "vicuna_baseline_dolly_rd_0_vs_chat.jsonl"
     files.output.write_bytes(public.read_bytes())
     assert main(files.arguments("http://127.0.0.1:9/v1")) == 2
-    assert "does not say what it was made from; name another --output" in capsys.readouterr().err
+    assert "does not say what it was made from; name another output" in capsys.readouterr().err
     assert files.output.read_bytes() == public.read_bytes()
 
 
@@ -180,11 +182,11 @@ def test_a_command_that_another_one_has_overtaken(files, capsys, monkeypatch):
     """The other finishes between this one's look at the files and its hold of them."""
     take, overtaken = judge.held_replies, []
 
-    def overtake(*given):
+    def overtake(*args):
         if not overtaken:
-            overtaken.append(given)
+            overtaken.append(args)
             assert files.judge(server) == 0
-        return take(*given)
+        return take(*args)
 
     monkeypatch.setattr(judge, "held_replies", overtake)
     with ChatServer(eight_nine) as server:

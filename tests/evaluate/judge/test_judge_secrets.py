@@ -45,7 +45,7 @@ def test_there_is_no_option_for_the_key(files, capsys):
 
 def test_a_password_in_a_url_that_is_none_is_not_repeated(files):
     error = in_debug(files, "--base-url", "https://user:sec/ret@host/v1")
-    assert "--base-url: not a URL" in error
+    assert "base_url: not a URL" in error
     assert not re.search(r"'sec'|sec/ret", error)
 
 
@@ -54,7 +54,7 @@ def test_the_key_in_the_url(written, files, capsys, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "sk-abc/def+ghi")
     assert main(files.arguments(NOBODY, "--base-url", f"http://127.0.0.1:9/{written}/v1")) == 2
     printed = capsys.readouterr()
-    assert "--base-url: expected no key in it, but it holds that of JUDGE_KEY" in printed.err
+    assert "base_url: expected no key in it, but it holds that of JUDGE_KEY" in printed.err
     assert_nowhere(written, files.folder, printed)
 
 
@@ -79,9 +79,9 @@ def test_a_key_that_is_echoed_in_another_spelling(written, files, capsys, monkey
         assert "ghi" not in printed.err
         server.behave = lambda call: says(f"8 9\nyour key is {written}")
         assert files.judge(server) == 0
-    kept = rows_of(files.output)[0]["response_QUERY0"]
-    assert re.fullmatch(r"8 9\nyour key is \S{0,24}\[key\]\S{0,24}", kept)
-    assert "ghi" not in kept
+    saved = rows_of(files.output)[0]["response_QUERY0"]
+    assert re.fullmatch(r"8 9\nyour key is \S{0,24}\[key\]\S{0,24}", saved)
+    assert "ghi" not in saved
 
 
 @pytest.mark.parametrize("written", ["me:pass/word+9", "me:pass%2Fword%2B9", "pass/word+9", "bWU6cGFzcy93b3JkKzk="])
@@ -114,7 +114,7 @@ def test_redirections_are_not_followed(status, files, capsys):
     assert (len(server.calls), len(other.calls)) == (1, 0)
     printed = capsys.readouterr()
     assert f"{server.url}: HTTP {status}, a redirection to {other.url}; redirections are not followed" in printed.err
-    assert "give it as --base-url" in printed.err
+    assert "give it as base_url" in printed.err
     assert "secret" not in printed.err
     assert_nowhere(KEY, files.folder, printed)
     assert not files.output.exists()

@@ -10,7 +10,7 @@ import pytest
 
 from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.cli.main import main
-from diverseevol_fast.evaluate.judge.score import scores_of
+from diverseevol_fast.evaluate.judge.score import score, scores_of
 
 PAPER = {
     "vicuna_kc_dolly_initRAND100_rd_6_vs_chat.jsonl": 79.6919,
@@ -96,14 +96,14 @@ def test_equal_sums_tie_however_they_round(tmp_path):
     assert (scores.win, scores.tie, scores.lose) == (0.0, 0.5, 0.5)
 
 
-def test_replies_without_temperature_0_are_told(tmp_path, capsys):
+def test_replies_without_temperature_0_are_counted(tmp_path, capsys):
     calls = [{"temperature": 0}, {"temperature": None}, {"temperature": 0.7}, {"endpoint": "x"}]
     rows = [line(i, [8, 9], [8, 9], call_QUERY0=call, call_QUERY1={"temperature": 0}) for i, call in enumerate(calls)]
     path = write(tmp_path, [*rows, line(9, [8, 9], [8, 9])])
     assert scores_of(path).unfixed == {"count": 2, "question_ids": [1, 2]}
     assert main(["score", str(path)]) == 0
-    told = "without temperature 0: 2 replies, which may differ from one time to the next: questions 1, 2"
-    assert told in capsys.readouterr().out
+    message = "without temperature 0: 2 replies, which may differ from one time to the next: questions 1, 2"
+    assert message in capsys.readouterr().out
 
 
 def test_the_interval_is_the_bootstrap_over_questions(tmp_path):
@@ -153,10 +153,10 @@ def test_answer_lengths_come_from_the_files(tmp_path, capsys):
     assert scores_of(path, answers=a).answer_length == {"model": {"characters": 13.5, "words": 2.5}}
     files = [str(path), str(path), "--answers", str(a), str(a), "--reference", str(b)]
     assert main(["score", *files]) == 0
-    told = "mean answer length: model 14 characters, 2.5 words; reference 5 characters, 3.0 words"
-    assert capsys.readouterr().out.count(told) == 2
+    message = "mean answer length: model 14 characters, 2.5 words; reference 5 characters, 3.0 words"
+    assert capsys.readouterr().out.count(message) == 2
     assert main(["score", *files[:4]]) == 2
-    assert "--answers: expected one file for each of the 2 judgement files, got 1" in capsys.readouterr().err
+    assert "answers: expected one file for each of the 2 judgement files, got 1" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"b\.jsonl: 1 of the 2 questions of .*j\.jsonl are missing, their ids: 1$"):
         scores_of(path, reference=write(tmp_path, reference[1:], "b.jsonl"))
     with pytest.raises(InputError, match=r"a\.jsonl, question 1: expected 'question 1\?' as in .*, got 'other'"):
@@ -223,12 +223,26 @@ def test_nothing_to_score(tmp_path):
     with pytest.raises(InputError, match="line 1: not JSON: NaN is no"):
         scores_of(tmp_path / "j.jsonl")
     (tmp_path / "j.jsonl").write_bytes(b'{"a": "\xff"}\n')
-    with pytest.raises(InputError, match="not UTF-8"):
+    with pytest.raises(InputError, match="not readable as UTF-8"):
         scores_of(tmp_path / "j.jsonl")
+
+
+def test_the_function_takes_one_file_or_several(tmp_path):
+    path = write(tmp_path, [line(1, [8, 10], [8, 10]), line(2, [6, 9], [7, 9])])
+    answers = write(tmp_path, [{"id": i, "question": f"question {i}?", "answer": "a b"} for i in (1, 2)], "a.jsonl")
+    assert score(str(path), resamples=50, seed=3) == [scores_of(path, 50, 3)]
+    both = score([path, str(path)], answers=[answers, answers], reference=str(answers))
+    assert both == [scores_of(path, answers=answers, reference=answers)] * 2
+    assert repr(both[0]) == f"Scores({path}: {both[0].relative_score:.2f} (72.22 to 80.00), 2 questions)"
+    assert json.loads(json.dumps(both[0].to_dict())) == both[0].to_dict()
+    with pytest.raises(InputError, match=r"^resamples: expected 1 or more, got 0$"):
+        score(path, resamples=0)
+    with pytest.raises(InputError, match=r"^reference: expected one file for each of the 1 judgement files, got 2$"):
+        score(path, reference=[answers, answers])
 
 
 @pytest.mark.parametrize("option", [["--resamples", "0"], ["--seed", "-1"]])
 def test_options_out_of_range(option, tmp_path, capsys):
     path = write(tmp_path, [line(1, [8, 9], [7, 9])])
     assert main(["score", str(path), *option]) == 2
-    assert f"{option[0]}: expected" in capsys.readouterr().err
+    assert f"{option[0][2:]}: expected" in capsys.readouterr().err
