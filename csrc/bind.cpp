@@ -18,11 +18,10 @@ using namespace diverseevol;
 
 namespace {
 
-const std::vector<std::pair<std::string, Isa>> kIsas = {{"scalar", Isa::kScalar},
-                                                        {"avx2", Isa::kAvx2},
-                                                        {"avx512", Isa::kAvx512},
-                                                        {"avx512bf16", Isa::kAvx512Bf16},
-                                                        {"amxbf16", Isa::kAmxBf16}};
+const std::vector<std::pair<std::string, Isa>> kIsas = {
+#define DEF_ISA(name, ...) {#name, Isa::name},
+#include "isas.def"
+};
 
 Isa isa_named(const std::string& name) {
   for (const auto& [known, isa] : kIsas) {
@@ -74,7 +73,7 @@ Where on_cpu(const std::string& isa, int threads) {
 constexpr const char* kCudaArchitectures = DEF_CUDA;
 
 Where on_gpu(int device, uintptr_t stream, py::function allocate) {
-  return {{Isa::kScalar, 1, device, reinterpret_cast<void*>(stream), nullptr}, std::move(allocate)};
+  return {{Isa::scalar, 1, device, reinterpret_cast<void*>(stream), nullptr}, std::move(allocate)};
 }
 #endif
 

@@ -9,7 +9,10 @@ namespace diverseevol {
 
 enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
-enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3, kAmxBf16 = 4 };
+enum class Isa : int {
+#define DEF_ISA(name, ...) name,
+#include "isas.def"
+};
 
 enum class Status : int {
   kOk = 0,

@@ -46,10 +46,7 @@ struct Kernels {
   double (*sqdist[3])(const void* row, const float* center, int64_t dim, double* scratch);
 };
 
-Kernels scalar_kernels();
-Kernels avx2_kernels();
-Kernels avx512_kernels();
-Kernels avx512bf16_kernels();
-Kernels amxbf16_kernels();
+#define DEF_ISA(name, ...) Kernels name##_kernels();
+#include "isas.def"
 
 }  // namespace diverseevol
