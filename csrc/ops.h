@@ -22,7 +22,7 @@ enum class Status : int {
 };
 
 // Where a call runs.
-struct Target {
+struct ExecutionTarget {
   Isa isa;        // on the CPU
   int threads;    // on the CPU: at most this many
   int device;     // on a GPU: its number
@@ -50,7 +50,7 @@ struct MaskedMeanPool {
   int64_t hidden_stride_batch;
   int64_t hidden_stride_token;
   int64_t* first_empty_row;  // written: the lowest row with nothing to pool (its output is not written), or -1
-  Target on;
+  ExecutionTarget target;
 };
 
 Status masked_mean_pool(const MaskedMeanPool& call);
@@ -68,15 +68,15 @@ struct Rows {
 // The bound holds for the exact distance and for its float64 value, whatever the precision of the products.
 struct MinSqdist {
   Rows x;
-  const int64_t* numbers;  // [count]: the rows to bound, each once; null: all
-  int64_t count;           // x.rows when numbers is null
+  const int64_t* indices;  // [count]: the rows to bound, each once; null: all
+  int64_t count;           // x.rows when indices is null
   const float* centers;    // [num_centers, dim], contiguous: the centres' stored values
   int64_t num_centers;     // >= 1
   const float* offset;     // [dim]: subtracted from rows and centres before the products; any finite values
   float* bound;            // [x.rows], in place; -infinity stays
   int64_t* first_bad_row;  // written: the lowest row that holds a value that is not finite, or -1
   bool general;            // on a GPU: only the kernel that serves every GPU, even where the call suits Hopper's
-  Target on;
+  ExecutionTarget target;
 };
 
 Status min_sqdist(const MinSqdist& call);
@@ -91,7 +91,7 @@ Status pool_min_sqdist(const PoolMinSqdist& call);
 
 // Greedy K-Center inside a block, exact: the winner is picked while it is above every row outside.
 struct PickBlock {
-  const float* rows;  // [num_rows, dim], contiguous, in ascending order of their numbers in the data
+  const float* rows;  // [num_rows, dim], contiguous, in ascending order of their indices in the data
   int64_t num_rows;
   const float* centers;  // [num_centers, dim], contiguous: all centres so far
   int64_t num_centers;   // >= 1
@@ -105,7 +105,7 @@ struct PickBlock {
   double* sqdist;      // [max_picks] written: each one's float64 squared distance to its nearest centre when picked
   int64_t* num_picks;  // written
   double* next;        // written: no row that is left is farther (squared); -1: none is left
-  Target on;
+  ExecutionTarget target;
 };
 
 Status pick_block(const PickBlock& call);
@@ -116,7 +116,7 @@ struct UpdateArgmax {
   const float* center;  // [dim]
   double* nearest;      // [rows], in place; negative: the row is a centre, and stays so
   int64_t* farthest;    // written: the lowest row that attains the maximum of nearest
-  Target on;
+  ExecutionTarget target;
 };
 
 Status update_argmax(const UpdateArgmax& call);
@@ -137,7 +137,7 @@ struct LogitStats {
   float* margin;             // [tokens]
   float* entropy;            // [tokens]
   int64_t* first_bad_token;  // written: the lowest token with a logit that is not finite, or -1
-  Target on;
+  ExecutionTarget target;
 };
 
 #ifdef DEF_CUDA
@@ -152,7 +152,7 @@ int64_t scratch_bytes(const UpdateArgmax& call);
 int64_t scratch_bytes(const LogitStats& call);
 
 // Whether min_sqdist gives the call to Hopper's own kernel: one check is of that kernel, another of the general one.
-// Of the call only x, numbers, count, num_centers, general and on are read.
+// Of the call only x, indices, count, num_centers, general and target are read.
 bool suits_hopper(const MinSqdist& call);
 
 Status masked_mean_pool(const MaskedMeanPool& call);

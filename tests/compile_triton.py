@@ -66,18 +66,18 @@ def pool_and_screen(dtype, has_mask, has_prefix):
     return Configuration(pool_min_sqdist._pool_min_sqdist_kernel, signature, constants, {})
 
 
-def screen(dtype, has_numbers, products, more, aligned):
+def screen(dtype, has_indices, products, more, aligned):
     """min_sqdist, of all rows or of some, for few centres or more."""
     how = min_sqdist.PRODUCTS[products]
     elements = {torch.bfloat16: BF16, torch.float16: F16, torch.float32: F32}[how.elements]
     signature = {
-        "x": dtype, "numbers": I64, "centers": elements, "center_sqnorm": F32, "center_norms": F64, "offset": F32,
+        "x": dtype, "indices": I64, "centers": elements, "center_sqnorm": F32, "center_norms": F64, "offset": F32,
         "bound": F32, "first_bad": I64, "count": "i32", "dim": "i32", "num_centers": "i32", "stride_row": "i32",
     }  # fmt: skip
     size = 4 if dtype == F32 else 2
     tile = (min_sqdist.TILES if aligned else min_sqdist.UNALIGNED)[size][more]
     constants = {
-        "HAS_NUMBERS": has_numbers, "WIDEN": False, "PRECISION": how.precision, "SUMMANDS": how.summands,
+        "HAS_INDICES": has_indices, "WIDEN": False, "PRECISION": how.precision, "SUMMANDS": how.summands,
         "ROUNDOFF": how.roundoff, **tile.constants(),
     }  # fmt: skip
     return Configuration(

@@ -73,10 +73,10 @@ namespace diverseevol {
 
 Kernels amxbf16_kernels() {
   Kernels kernels = avx512bf16_kernels();
-  kernels.gram.row_group = kGroup;
-  kernels.gram.panel = kGroup;
-  kernels.gram.padding = kDepth;
-  kernels.gram.multiply = multiply;
+  kernels.gemm.row_group = kGroup;
+  kernels.gemm.panel = kGroup;
+  kernels.gemm.padding = kDepth;
+  kernels.gemm.multiply = multiply;
   return kernels;
 }
 

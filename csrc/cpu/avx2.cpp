@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #include "cpu/convert.h"
-#include "cpu/gram.h"
+#include "cpu/gemm_kernel.h"
 #include "cpu/masked_mean_pool.h"
 #include "cpu/sqdist.h"
 
@@ -48,7 +48,7 @@ struct Vec {
   };
 };
 
-struct Mul {
+struct MicroKernel {
   using Element = float;
   using Acc = __m256;
   using Operand = __m256;
@@ -78,7 +78,7 @@ namespace diverseevol {
 
 Kernels avx2_kernels() {
   return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
-          gram_of<Vec, Mul>(),
+          gemm_kernel_of<Vec, MicroKernel>(),
           {sqdist<Vec, float>, sqdist<Vec, BFloat16>, sqdist<Vec, Float16>}};
 }
 

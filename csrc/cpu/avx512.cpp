@@ -1,12 +1,12 @@
 // All kernels with sixteen lanes (AVX-512F). Compiled with its own ISA flags; called only where they hold.
-#include "cpu/gram.h"
+#include "cpu/gemm_kernel.h"
 #include "cpu/masked_mean_pool.h"
 #include "cpu/sqdist.h"
 #include "cpu/vec_avx512.h"
 
 namespace {
 
-struct Mul {
+struct MicroKernel {
   using Element = float;
   using Acc = __m512;
   using Operand = __m512;
@@ -36,7 +36,7 @@ namespace diverseevol {
 
 Kernels avx512_kernels() {
   return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
-          gram_of<Vec, Mul>(),
+          gemm_kernel_of<Vec, MicroKernel>(),
           {sqdist<Vec, float>, sqdist<Vec, BFloat16>, sqdist<Vec, Float16>}};
 }
 

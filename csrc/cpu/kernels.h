@@ -15,12 +15,12 @@ struct Float16 {
 // |row - offset|^2, and the same of what rounding the differences to the gram's elements lost. Float32 sums.
 struct Norms {
   float sqnorm;
-  float lost;
+  float rounding_sqnorm;
 };
 
 // Products of rows with centres, both after subtraction of the offset. Rows are taken `row_group` at a time, centres
 // are packed in panels of `panel`, the dimensions of both are padded with zeros to a multiple of `padding`.
-struct Gram {
+struct GemmKernel {
   int64_t row_group;
   int64_t panel;
   int64_t depth;    // elements in four bytes
@@ -40,7 +40,7 @@ struct Kernels {
   // Indexed by DType; see masked_mean_pool.h.
   void (*pool_row[3])(const void* hidden, int64_t stride_token, const int64_t* kept, int64_t count, int64_t dim,
                       int64_t prefix_len, float* out);
-  Gram gram;  // the fastest products, in any precision
+  GemmKernel gemm;  // the fastest products, in any precision
   // Float64 squared distance, summed by halving (see ops/reference.py); scratch: [dim + 16] doubles.
   // row is indexed by DType, center is float32.
   double (*sqdist[3])(const void* row, const float* center, int64_t dim, double* scratch);

@@ -26,12 +26,12 @@ void keep(const MaskedMeanPool& call, int64_t b, std::vector<int64_t>& kept) {
 }  // namespace
 
 Status masked_mean_pool(const MaskedMeanPool& call) {
-  if (!isa_usable(call.on.isa)) return Status::kUnusableIsa;
+  if (!isa_usable(call.target.isa)) return Status::kUnusableIsa;
   if (!known(call.dtype)) return Status::kUnknownDType;
-  const auto pool_row = kernels_of(call.on.isa).pool_row[static_cast<int>(call.dtype)];
+  const auto pool_row = kernels_of(call.target.isa).pool_row[static_cast<int>(call.dtype)];
   const Rows rows{call.hidden, call.dtype, call.batch, call.dim, call.hidden_stride_batch};
   std::atomic<int64_t> first_empty{call.batch};
-  parallel_ranges(call.batch, call.on.threads, [&](int64_t first, int64_t last) {
+  parallel_ranges(call.batch, call.target.threads, [&](int64_t first, int64_t last) {
     std::vector<int64_t> kept;
     for (int64_t b = first; b < last; ++b) {
       keep(call, b, kept);

@@ -36,9 +36,9 @@ class Block {
   explicit Block(const PickBlock& call)
       : call_(call),
         floor_(std::max({*call.threshold, call.stop_sqdist, -1.0})),
-        kernels_(kernels_of(call.on.isa)),
-        gram_(kernels_.gram),
-        centers_(centered_panels(gram_, call.centers, call.num_centers, call.dim, call.offset, call.on.threads)),
+        kernels_(kernels_of(call.target.isa)),
+        gemm_(kernels_.gemm),
+        centers_(centered_panels(gemm_, call.centers, call.num_centers, call.dim, call.offset, call.target.threads)),
         elements_(new char[padded_rows() * row_bytes()]),
         norms_(size()),
         error_(size()),
@@ -80,12 +80,12 @@ class Block {
   }
 
  private:
-  int threads_for(int64_t multiplications) const { return multiplications > kWorthThreads ? call_.on.threads : 1; }
+  int threads_for(int64_t multiplications) const { return multiplications > kWorthThreads ? call_.target.threads : 1; }
   size_t size() const { return static_cast<size_t>(call_.num_rows); }
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
   size_t row_bytes() const { return at(centers_.row_bytes()); }
   size_t padded_rows() const {
-    const int64_t group = gram_.row_group;
+    const int64_t group = gemm_.row_group;
     return at((call_.num_rows + group - 1) / group * group);
   }
   char* element(int64_t i) { return elements_.get() + at(i) * row_bytes(); }
@@ -95,14 +95,14 @@ class Block {
     parallel_ranges(call_.num_rows, threads_for(call_.num_rows * call_.dim), [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const float* row = call_.rows + i * call_.dim;
-        norms_[at(i)] = gram_.center_row[0](row, call_.offset, call_.dim, centers_.padded(), element(i));
+        norms_[at(i)] = gemm_.center_row[0](row, call_.offset, call_.dim, centers_.padded(), element(i));
       }
     });
     RowNorms largest = centers_.largest();
     for (const Norms& norms : norms_) {
-      const RowNorms member = above(norms, gram_, call_.dim);
+      const RowNorms member = above(norms, gemm_, call_.dim);
       largest.norm = std::max(largest.norm, member.norm);
-      largest.lost = std::max(largest.lost, member.lost);
+      largest.rounding_norm = std::max(largest.rounding_norm, member.rounding_norm);
     }
     multiply(centers_, [&](int64_t i, const float* products) {
       Nearest nearest;
@@ -119,7 +119,7 @@ class Block {
   // Calls use(i, products of member i with the panels' centres) for every member, from any thread.
   template <class Use>
   void multiply(const Panels& panels, const Use& use) {
-    const int64_t group = gram_.row_group;
+    const int64_t group = gemm_.row_group;
     parallel_ranges(static_cast<int64_t>(padded_rows()) / group,
                     threads_for(call_.num_rows * panels.width() * call_.dim), [&](int64_t first, int64_t last) {
                       std::vector<float> products(at(group * panels.width()));
@@ -134,7 +134,7 @@ class Block {
 
   // Distances of all members to member `pick`, computed together with those to the likeliest next picks.
   const float* column(int64_t pick) {
-    const int64_t panel = gram_.panel;
+    const int64_t panel = gemm_.panel;
     if (column_[at(pick)] < 0) {
       std::vector<int64_t> likely;
       for (const int64_t i : race_) {
@@ -145,7 +145,7 @@ class Block {
                         [this](int64_t a, int64_t b) { return high_[at(a)] > high_[at(b)]; });
       likely.resize(at(others));
       likely.push_back(pick);
-      const Panels panels(gram_, others + 1, call_.dim, 1, [&](int64_t place, char* elements) {
+      const Panels panels(gemm_, others + 1, call_.dim, 1, [&](int64_t place, char* elements) {
         const int64_t i = likely[at(place)];
         column_[at(i)] = static_cast<int64_t>(columns_.size()) * panel + place;
         std::memcpy(elements, element(i), row_bytes());
@@ -164,7 +164,7 @@ class Block {
   }
 
   void first_interval(int64_t i, const RowNorms& largest) {
-    const double error = certified_error(above(norms_[at(i)], gram_, call_.dim), largest, call_.dim);
+    const double error = certified_error(above(norms_[at(i)], gemm_, call_.dim), largest, call_.dim);
     error_[at(i)] = std::isfinite(error) ? error : kInfinity;
     const bool known = std::isfinite(error);
     const double nearest = static_cast<double>(nearest_[at(i)].distance);
@@ -260,9 +260,9 @@ class Block {
   double next_ = -1.0;
   std::vector<int64_t> race_;  // members that may be picked, ascending
   const Kernels kernels_;
-  const Gram& gram_;
+  const GemmKernel& gemm_;
   Panels centers_;
-  const std::unique_ptr<char[]> elements_;  // [padded rows]: less the offset, as the gram stores them
+  const std::unique_ptr<char[]> elements_;  // [padded rows]: less the offset, as the gemm stores them
   std::vector<Norms> norms_;
   std::vector<double> error_;
   const std::unique_ptr<float[]> to_centers_;      // [num_rows, num_centers]: approximate distances
@@ -277,7 +277,7 @@ class Block {
 }  // namespace
 
 Status pick_block(const PickBlock& call) {
-  if (!isa_usable(call.on.isa)) return Status::kUnusableIsa;
+  if (!isa_usable(call.target.isa)) return Status::kUnusableIsa;
   return Block(call).run();
 }
 

@@ -1,6 +1,6 @@
 // All kernels without vector instructions: any CPU, and the yardstick of the others.
 #include "cpu/convert.h"
-#include "cpu/gram.h"
+#include "cpu/gemm_kernel.h"
 #include "cpu/masked_mean_pool.h"
 #include "cpu/sqdist.h"
 
@@ -34,7 +34,7 @@ struct Vec {
   };
 };
 
-struct Mul {
+struct MicroKernel {
   using Element = float;
   using Acc = float;
   using Operand = float;
@@ -61,7 +61,7 @@ namespace diverseevol {
 
 Kernels scalar_kernels() {
   return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
-          gram_of<Vec, Mul>(),
+          gemm_kernel_of<Vec, MicroKernel>(),
           {sqdist<Vec, float>, sqdist<Vec, BFloat16>, sqdist<Vec, Float16>}};
 }
 

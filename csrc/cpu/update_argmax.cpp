@@ -18,13 +18,13 @@ void prefetch(const void* data, int64_t bytes) {
 }  // namespace
 
 Status update_argmax(const UpdateArgmax& call) {
-  if (!isa_usable(call.on.isa)) return Status::kUnusableIsa;
+  if (!isa_usable(call.target.isa)) return Status::kUnusableIsa;
   if (!known(call.x.dtype)) return Status::kUnknownDType;
-  const auto sqdist = kernels_of(call.on.isa).sqdist[static_cast<int>(call.x.dtype)];
+  const auto sqdist = kernels_of(call.target.isa).sqdist[static_cast<int>(call.x.dtype)];
   const int64_t row_bytes = call.x.dim * (call.x.dtype == DType::kFloat32 ? 4 : 2);
   std::mutex mutex;
   int64_t farthest_of_all = -1;
-  parallel_ranges(call.x.rows, call.on.threads, [&](int64_t first, int64_t last) {
+  parallel_ranges(call.x.rows, call.target.threads, [&](int64_t first, int64_t last) {
     std::vector<double> scratch(static_cast<size_t>(call.x.dim) + 16);
     int64_t farthest = first;
     for (int64_t i = first; i < last; ++i) {

@@ -35,7 +35,7 @@ struct HalfElement {
 // Over all centres; zero before.
 struct Largest {
   float sqnorm;
-  float lost;           // of what rounding to elements lost, the squared norm
+  float rounding_sqnorm;
   float offset_sqnorm;  // of the offset
 };
 
@@ -69,25 +69,25 @@ __global__ void __launch_bounds__(kCenterThreads)
                           CenteredCenters<typename Element::Stored> out) {
   __shared__ double shared[kCenterThreads / 32];
   const int64_t center = blockIdx.x;
-  double sqnorm = 0.0, lost = 0.0, shift = 0.0, offset_sqnorm = 0.0;
+  double sqnorm = 0.0, rounding_sqnorm = 0.0, shift = 0.0, offset_sqnorm = 0.0;
   for (int64_t d = threadIdx.x; d < out.padded_dim; d += kCenterThreads) {
     typename Element::Stored element = Element::of(0.0F);
     if (center == 0) out.offset[d] = d < dim ? offset[d] : 0.0F;
     if (center < num_centers && d < dim) {
       const float value = centers[center * dim + d] - offset[d];
       element = Element::of(value);
-      const float kept = Element::back(element);
-      const double gone = static_cast<double>(value) - static_cast<double>(kept);
+      const float stored = Element::back(element);
+      const double residual = static_cast<double>(value) - static_cast<double>(stored);
       const double origin = static_cast<double>(offset[d]);
       sqnorm += static_cast<double>(value) * static_cast<double>(value);
-      lost += gone * gone;
-      shift += origin * static_cast<double>(kept);
+      rounding_sqnorm += residual * residual;
+      shift += origin * static_cast<double>(stored);
       offset_sqnorm += origin * origin;
     }
     out.elements[center * out.padded_dim + d] = element;
   }
   sqnorm = block_sum(sqnorm, shared);
-  lost = block_sum(lost, shared);
+  rounding_sqnorm = block_sum(rounding_sqnorm, shared);
   shift = block_sum(shift, shared);
   offset_sqnorm = block_sum(offset_sqnorm, shared);
   if (threadIdx.x != 0) return;
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kCenterThreads)
   }
   out.own[center] = static_cast<float>(kShifted ? sqnorm + 2.0 * shift : sqnorm);
   raise_to(&out.largest->sqnorm, float_above(sqnorm));
-  raise_to(&out.largest->lost, float_above(lost));
+  raise_to(&out.largest->rounding_sqnorm, float_above(rounding_sqnorm));
   raise_to(&out.largest->offset_sqnorm, float_above(offset_sqnorm));
 }
 
@@ -109,13 +109,13 @@ __device__ inline double norm_above(float sum_of_squares, int64_t dim) {
 // How far approximate squared distances can be off: csrc/cpu/centered.h, which derives it. norm and lost are the row's,
 // roundoff that of one addition in the products' sums. `unshifted`: where the products are with rows as they are, their
 // norm and the offset's; they enter the sums alone.
-__device__ inline double certified_error(double norm, double lost, double unshifted, const Largest& centers,
+__device__ inline double certified_error(double norm, double rounding_norm, double unshifted, const Largest& centers,
                                          int64_t dim, double roundoff) {
-  const double center = norm_above(centers.sqnorm, dim), center_lost = norm_above(centers.lost, dim);
+  const double center = norm_above(centers.sqnorm, dim), center_rounding = norm_above(centers.rounding_sqnorm, dim);
   const double reach = norm + center;
   const double sums =
-      (static_cast<double>(dim) + 32.0) * roundoff * (reach * reach + 2.0 * unshifted * (center + center_lost));
-  const double elements = 2.0 * (lost * center + (norm + lost) * center_lost);
+      (static_cast<double>(dim) + 32.0) * roundoff * (reach * reach + 2.0 * unshifted * (center + center_rounding));
+  const double elements = 2.0 * (rounding_norm * center + (norm + rounding_norm) * center_rounding);
   const double error = 1.02 * (sums + elements) + static_cast<double>(dim) * 0x1p-124 * (1.0 + reach + unshifted);
   return reach + unshifted < 0x1p63 ? error : static_cast<double>(__uint_as_float(0x7F800000U));
 }

@@ -23,7 +23,7 @@ inline void check(cudaError_t status, const char* what) {
 // The target's device is current while this lives.
 class Device {
  public:
-  explicit Device(const Target& on) : wanted_(on.device) {
+  explicit Device(const ExecutionTarget& target) : wanted_(target.device) {
     check(cudaGetDevice(&before_), "cudaGetDevice");
     if (before_ != wanted_) check(cudaSetDevice(wanted_), "cudaSetDevice");
   }
@@ -38,23 +38,26 @@ class Device {
   const int wanted_;
 };
 
-inline int attribute(const Target& on, cudaDeviceAttr which) {
+inline int attribute(const ExecutionTarget& target, cudaDeviceAttr which) {
   int value = 0;
-  check(cudaDeviceGetAttribute(&value, which, on.device), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&value, which, target.device), "cudaDeviceGetAttribute");
   return value;
 }
 
-inline int multiprocessors(const Target& on) { return attribute(on, cudaDevAttrMultiProcessorCount); }
+inline int multiprocessors(const ExecutionTarget& target) { return attribute(target, cudaDevAttrMultiProcessorCount); }
 
-inline int capability(const Target& on) {
-  return 10 * attribute(on, cudaDevAttrComputeCapabilityMajor) + attribute(on, cudaDevAttrComputeCapabilityMinor);
+inline int capability(const ExecutionTarget& target) {
+  return 10 * attribute(target, cudaDevAttrComputeCapabilityMajor) +
+         attribute(target, cudaDevAttrComputeCapabilityMinor);
 }
 
 // What a block may have at most, static memory included.
-inline int64_t shared_memory(const Target& on) { return attribute(on, cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+inline int64_t shared_memory(const ExecutionTarget& target) {
+  return attribute(target, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+}
 
-inline void fill(const Target& on, void* data, int byte, int64_t bytes) {
-  check(cudaMemsetAsync(data, byte, static_cast<size_t>(bytes), static_cast<cudaStream_t>(on.stream)),
+inline void fill(const ExecutionTarget& target, void* data, int byte, int64_t bytes) {
+  check(cudaMemsetAsync(data, byte, static_cast<size_t>(bytes), static_cast<cudaStream_t>(target.stream)),
         "cudaMemsetAsync");
 }
 
@@ -67,32 +70,32 @@ struct Shape {
 
 // Lets a kernel have all shared memory that its static part leaves, once for each device: more than 48 KB are asked
 // for. Returns how much that is.
-inline int64_t most_shared(const void* kernel, const Target& on) {
+inline int64_t most_shared(const void* kernel, const ExecutionTarget& target) {
   static std::mutex mutex;
   static std::map<std::pair<const void*, int>, int64_t> known;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = known.find({kernel, on.device});
+  const auto found = known.find({kernel, target.device});
   if (found != known.end()) return found->second;
   cudaFuncAttributes attributes;
   check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
-  const int64_t most = shared_memory(on) - static_cast<int64_t>(attributes.sharedSizeBytes);
+  const int64_t most = shared_memory(target) - static_cast<int64_t>(attributes.sharedSizeBytes);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most)),
         "cudaFuncSetAttribute");
-  known[{kernel, on.device}] = most;
+  known[{kernel, target.device}] = most;
   return most;
 }
 
-inline void check_shared(const void* kernel, const Target& on, int64_t wanted) {
-  const int64_t most = most_shared(kernel, on);
+inline void check_shared(const void* kernel, const ExecutionTarget& target, int64_t wanted) {
+  const int64_t most = most_shared(kernel, target);
   if (wanted <= most) return;
   throw std::runtime_error("launch: " + std::to_string(wanted) +
                            " bytes of shared memory for a block, of which this GPU has " + std::to_string(most));
 }
 
 template <class... Arguments>
-void launch_with(void (*kernel)(Arguments...), const Target& on, const Shape& shape, bool cooperative,
+void launch_with(void (*kernel)(Arguments...), const ExecutionTarget& target, const Shape& shape, bool cooperative,
                  Arguments... arguments) {
-  check_shared(reinterpret_cast<const void*>(kernel), on, shape.shared);
+  check_shared(reinterpret_cast<const void*>(kernel), target, shape.shared);
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeCooperative;
   attribute.val.cooperative = cooperative ? 1 : 0;
@@ -100,28 +103,29 @@ void launch_with(void (*kernel)(Arguments...), const Target& on, const Shape& sh
   config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
   config.dynamicSmemBytes = static_cast<size_t>(shape.shared);
-  config.stream = static_cast<cudaStream_t>(on.stream);
+  config.stream = static_cast<cudaStream_t>(target.stream);
   config.attrs = &attribute;
   config.numAttrs = 1;
   check(cudaLaunchKernelEx(&config, kernel, arguments...), "launch");
 }
 
 template <class... Arguments>
-void launch(void (*kernel)(Arguments...), const Target& on, const Shape& shape, Arguments... arguments) {
-  launch_with(kernel, on, shape, false, arguments...);
+void launch(void (*kernel)(Arguments...), const ExecutionTarget& target, const Shape& shape, Arguments... arguments) {
+  launch_with(kernel, target, shape, false, arguments...);
 }
 
 // All blocks run at once: as many as fit on the device, at most shape.blocks.
 template <class... Arguments>
-void launch_cooperative(void (*kernel)(Arguments...), const Target& on, Shape shape, Arguments... arguments) {
-  check_shared(reinterpret_cast<const void*>(kernel), on, shape.shared);
+void launch_cooperative(void (*kernel)(Arguments...), const ExecutionTarget& target, Shape shape,
+                        Arguments... arguments) {
+  check_shared(reinterpret_cast<const void*>(kernel), target, shape.shared);
   int each = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, shape.threads, static_cast<size_t>(shape.shared)),
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-  const int64_t most = static_cast<int64_t>(each) * multiprocessors(on);
+  const int64_t most = static_cast<int64_t>(each) * multiprocessors(target);
   if (most == 0) throw std::runtime_error("cooperative launch: not one block fits on this GPU");
   if (shape.blocks > most) shape.blocks = most;
-  launch_with(kernel, on, shape, true, arguments...);
+  launch_with(kernel, target, shape, true, arguments...);
 }
 
 }  // namespace diverseevol::cuda

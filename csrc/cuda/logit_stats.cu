@@ -189,12 +189,12 @@ __global__ void __launch_bounds__(256) merge_spans_kernel(LogitStats call, int64
 template <class Tiles>
 void run(const LogitStats& call) {
   static_assert(sizeof(typename Tiles::Memory) <= kLeastSharedMemory);
-  Stats* stats = static_cast<Stats*>(call.on.scratch);
+  Stats* stats = static_cast<Stats*>(call.target.scratch);
   const int64_t token_blocks = blocks_of(call.tokens, Tiles::kTokens), spans = blocks_of(call.vocabulary, kSpan);
-  launch(logit_stats_kernel<Tiles>, call.on,
+  launch(logit_stats_kernel<Tiles>, call.target,
          {token_blocks * spans, kTileThreads, static_cast<int64_t>(sizeof(typename Tiles::Memory))}, call, token_blocks,
          stats);
-  launch(merge_spans_kernel, call.on, {blocks_of(call.tokens, 256), 256, 0}, call, spans,
+  launch(merge_spans_kernel, call.target, {blocks_of(call.tokens, 256), 256, 0}, call, spans,
          static_cast<const Stats*>(stats));
 }
 
@@ -214,8 +214,8 @@ int64_t scratch_bytes(const LogitStats& call) {
 }
 
 Status logit_stats(const LogitStats& call) {
-  const Device device(call.on);
-  fill(call.on, call.first_bad_token, 0xFF, sizeof(int64_t));
+  const Device device(call.target);
+  fill(call.target, call.first_bad_token, 0xFF, sizeof(int64_t));
   if (call.tokens == 0) return Status::kOk;
   switch (call.dtype) {
     case DType::kFloat32:

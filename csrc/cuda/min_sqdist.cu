@@ -22,12 +22,12 @@ struct Memory {
   uint16_t centers[kStages][kCenters * kTileStride];
   uint16_t elements[kTileRows * kTileStride];
   float sqnorm[kTileRows];  // these two once the first tile of centres is done: registers are short
-  float lost[kTileRows];
+  float rounding_sqnorm[kTileRows];
 };
 
 // What a row's values say besides their products.
 struct RowSums {
-  float sqnorm, lost;
+  float sqnorm, rounding_sqnorm;
 };
 
 // Brings the block's rows to shared memory, and from there to elements. A thread always has the same rows, and the same
@@ -44,7 +44,7 @@ class RowReader {
     for (int pass = 0; pass < kPasses; ++pass) {
       // Beyond the last row the block's first one is read again, for nothing.
       const int64_t place = first_place + row_of(pass) < call.count ? first_place + row_of(pass) : first_place;
-      const int64_t number = call.numbers == nullptr ? place : call.numbers[place];
+      const int64_t number = call.indices == nullptr ? place : call.indices[place];
       rows_[pass] = static_cast<const T*>(call.x.data) + number * call.x.stride;
     }
   }
@@ -78,10 +78,10 @@ class RowReader {
         const float two = to_float(stored.values[v + 1]) - offset.values[v + 1];
         out.pairs[v / 2] = floats_to_bfloats(one, two);
         if constexpr (kSums) {
-          const float one_lost = one - __uint_as_float(out.pairs[v / 2] << 16);
-          const float two_lost = two - __uint_as_float(out.pairs[v / 2] & 0xFFFF0000U);
+          const float one_residual = one - __uint_as_float(out.pairs[v / 2] << 16);
+          const float two_residual = two - __uint_as_float(out.pairs[v / 2] & 0xFFFF0000U);
           sums[pass].sqnorm += one * one + two * two;
-          sums[pass].lost += one_lost * one_lost + two_lost * two_lost;
+          sums[pass].rounding_sqnorm += one_residual * one_residual + two_residual * two_residual;
         }
       }
       *reinterpret_cast<Elements*>(elements + row_of(pass) * kTileStride + column_of()) = out;
@@ -162,12 +162,12 @@ __device__ void put_sums(const RowSums (&sums)[Reader::kPasses], Memory<kCenters
 #pragma unroll
     for (int lanes = Reader::kPerRow / 2; lanes > 0; lanes /= 2) {
       all.sqnorm += shuffle_xor(all.sqnorm, lanes);
-      all.lost += shuffle_xor(all.lost, lanes);
+      all.rounding_sqnorm += shuffle_xor(all.rounding_sqnorm, lanes);
     }
     if (threadIdx.x % Reader::kPerRow == 0) {
       const int row = Reader::row_of(pass);
       memory.sqnorm[row] = all.sqnorm;
-      memory.lost[row] = all.lost;
+      memory.rounding_sqnorm[row] = all.rounding_sqnorm;
     }
   }
 }
@@ -220,14 +220,15 @@ __global__ void __launch_bounds__(kTileThreads, kAligned ? 2 : 1)
   const int row = static_cast<int>(threadIdx.x);
   const int64_t place = first_place + row;
   if (row >= kTileRows || place >= call.count) return;
-  const int64_t number = call.numbers == nullptr ? place : call.numbers[place];
+  const int64_t number = call.indices == nullptr ? place : call.indices[place];
   // A value that is not finite makes the norm so; a norm can be so without one.
   if (!is_finite(memory.sqnorm[row]) &&
       !all_finite(static_cast<const T*>(call.x.data) + number * call.x.stride, call.x.dim)) {
     lower_to(call.first_bad_row, number);
   }
-  const double error = certified_error(norm_above(memory.sqnorm[row], dim), norm_above(memory.lost[row], dim), 0.0,
-                                       *centers.largest, dim, kMatrixUnitRoundoff);
+  const double error =
+      certified_error(norm_above(memory.sqnorm[row], dim), norm_above(memory.rounding_sqnorm[row], dim), 0.0,
+                      *centers.largest, dim, kMatrixUnitRoundoff);
   const float nearest_center = fminf(found.nearest[0][row], found.nearest[1][row]);
   lower_bound(call.bound + number,
               static_cast<double>(memory.sqnorm[row]) + static_cast<double>(nearest_center) + error);
@@ -251,12 +252,12 @@ void screen(const MinSqdist& call, const CenteredCenters<uint16_t>& centers) {
   static_assert(sizeof(Memory<kCenters>) <= kLeastSharedMemory);
   const int64_t row_blocks = blocks_of(call.count, kTileRows), tiles = centers.padded_count / kCenters;
   // Few rows: the centres are spread over blocks too, until the device is filled twice.
-  const int64_t spread = blocks_of(2 * multiprocessors(call.on), row_blocks);
+  const int64_t spread = blocks_of(2 * multiprocessors(call.target), row_blocks);
   const int64_t each = blocks_of(tiles, spread < tiles ? spread : tiles);
   const Shape shape{row_blocks * blocks_of(tiles, each), kTileThreads, sizeof(Memory<kCenters>)};
   const bool aligned = in_chunks<T>(call.x.data, call.x.stride);
-  launch(aligned ? min_sqdist_kernel<T, true, kCenters> : min_sqdist_kernel<T, false, kCenters>, call.on, shape, call,
-         centers, row_blocks, each);
+  launch(aligned ? min_sqdist_kernel<T, true, kCenters> : min_sqdist_kernel<T, false, kCenters>, call.target, shape,
+         call, centers, row_blocks, each);
 }
 
 }  // namespace
@@ -273,15 +274,15 @@ int64_t scratch_bytes(const MinSqdist& call) {
 }
 
 Status min_sqdist(const MinSqdist& call) {
-  const Device device(call.on);
-  fill(call.on, call.first_bad_row, 0xFF, sizeof(int64_t));
+  const Device device(call.target);
+  fill(call.target, call.first_bad_row, 0xFF, sizeof(int64_t));
   if (call.count == 0) return Status::kOk;
   if (suits_hopper(call)) return hopper_min_sqdist(call);
-  Scratch scratch(call.on.scratch);
+  Scratch scratch(call.target.scratch);
   const CenteredCenters<uint16_t> centers = centers_in(scratch, call);
-  fill(call.on, centers.largest, 0, sizeof(Largest));
-  launch(center_centers_kernel<BFloatElement, false>, call.on, {centers.padded_count, kCenterThreads, 0}, call.centers,
-         call.num_centers, call.x.dim, call.offset, centers);
+  fill(call.target, centers.largest, 0, sizeof(Largest));
+  launch(center_centers_kernel<BFloatElement, false>, call.target, {centers.padded_count, kCenterThreads, 0},
+         call.centers, call.num_centers, call.x.dim, call.offset, centers);
   const bool known = with_type(call.x.dtype, [&](auto type) {
     using T = decltype(type);
     if (tile_of(call) == kFew) {

@@ -49,11 +49,11 @@ struct Gathered {
 // A warp for each row. kAligned: all rows of x can be read in aligned chunks.
 template <bool kAligned>
 __global__ void __launch_bounds__(kGatherThreads)
-    gather_rows_kernel(Rows x, const int64_t* numbers, Gathered gathered) {
+    gather_rows_kernel(Rows x, const int64_t* indices, Gathered gathered) {
   constexpr int kValues = Chunk<uint16_t>::kValues;
   const int64_t place = (static_cast<int64_t>(blockIdx.x) * kGatherThreads + threadIdx.x) / 32;
   if (place >= gathered.count) return;
-  const uint16_t* from = static_cast<const uint16_t*>(x.data) + numbers[place] * x.stride;
+  const uint16_t* from = static_cast<const uint16_t*>(x.data) + indices[place] * x.stride;
   uint16_t* to = gathered.rows + place * gathered.stride;
 #pragma unroll 4
   for (int64_t d = threadIdx.x % 32 * kValues; d < x.dim; d += 32 * kValues) {
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kGatherThreads)
 // Kernels get a call whose x is `count` rows to be multiplied: all rows of the data, or gathered ones. Bounds and the
 // first bad row go by a row's number in the data.
 __device__ int64_t number_of(const MinSqdist& call, int64_t row) {
-  return call.numbers == nullptr ? row : call.numbers[row];
+  return call.indices == nullptr ? row : call.indices[row];
 }
 
 // What a row's bound is besides its products, from above: its squared norm less the offset, and the certified error. A
@@ -266,7 +266,7 @@ CenteredCenters<uint16_t> centers_in(Scratch& scratch, const MinSqdist& call) {
 
 Space space_in(Scratch& scratch, const MinSqdist& call) {
   const CenteredCenters<uint16_t> centers = centers_in(scratch, call);
-  if (call.numbers == nullptr) return {centers, {nullptr, 0, 0}, scratch.take<double>(call.count)};
+  if (call.indices == nullptr) return {centers, {nullptr, 0, 0}, scratch.take<double>(call.count)};
   const int64_t stride = rounded_up(call.x.dim, Chunk<uint16_t>::kValues), count = chunk_of(call, stride);
   return {centers, {scratch.take<uint16_t>(count * stride), count, stride}, scratch.take<double>(count)};
 }
@@ -274,13 +274,13 @@ Space space_in(Scratch& scratch, const MinSqdist& call) {
 // Lowers the bounds of the rows call.x, which number call.count.
 template <class T, bool kHalf>
 void screen_rows(const MinSqdist& call, const CenteredCenters<uint16_t>& centers, double* terms) {
-  launch(row_terms_kernel<T>, call.on, {blocks_of(call.count, 32), 256, 0}, call,
+  launch(row_terms_kernel<T>, call.target, {blocks_of(call.count, 32), 256, 0}, call,
          static_cast<const float*>(centers.offset), static_cast<const Largest*>(centers.largest), terms);
   const int center_tiles = static_cast<int>(centers.padded_count / kCenters);
   const Grid grid{static_cast<int>(blocks_of(call.count, kRows)) * center_tiles, center_tiles,
                   static_cast<int>(centers.padded_dim / kColumns)};
-  const int most = multiprocessors(call.on);
-  launch(min_sqdist_hopper_kernel<kHalf>, call.on, {grid.tiles < most ? grid.tiles : most, kThreads, kMemory}, call,
+  const int most = multiprocessors(call.target);
+  launch(min_sqdist_hopper_kernel<kHalf>, call.target, {grid.tiles < most ? grid.tiles : most, kThreads, kMemory}, call,
          grid, tensor_map(call.x.data, kHalf, call.count, call.x.dim, call.x.stride, kRows),
          tensor_map(centers.elements, kHalf, centers.padded_count, centers.padded_dim, centers.padded_dim, kCenters),
          static_cast<const double*>(terms), static_cast<const float*>(centers.own));
@@ -290,23 +290,23 @@ void screen_rows(const MinSqdist& call, const CenteredCenters<uint16_t>& centers
 MinSqdist gather(const MinSqdist& call, int64_t first, Gathered gathered) {
   if (call.count - first < gathered.count) gathered.count = call.count - first;
   MinSqdist chunk = call;
-  chunk.numbers = call.numbers + first;
+  chunk.indices = call.indices + first;
   chunk.count = gathered.count;
   chunk.x = {gathered.rows, call.x.dtype, gathered.count, call.x.dim, gathered.stride};
   const bool aligned = in_chunks<uint16_t>(call.x.data, call.x.stride);
-  launch(aligned ? gather_rows_kernel<true> : gather_rows_kernel<false>, call.on,
-         {blocks_of(gathered.count, kGatherThreads / 32), kGatherThreads, 0}, call.x, chunk.numbers, gathered);
+  launch(aligned ? gather_rows_kernel<true> : gather_rows_kernel<false>, call.target,
+         {blocks_of(gathered.count, kGatherThreads / 32), kGatherThreads, 0}, call.x, chunk.indices, gathered);
   return chunk;
 }
 
 template <class T, class Element, bool kHalf>
 void screen(const MinSqdist& call) {
-  Scratch scratch(call.on.scratch);
+  Scratch scratch(call.target.scratch);
   const Space space = space_in(scratch, call);
-  fill(call.on, space.centers.largest, 0, sizeof(Largest));
-  launch(center_centers_kernel<Element, true>, call.on, {space.centers.padded_count, kCenterThreads, 0}, call.centers,
-         call.num_centers, call.x.dim, call.offset, space.centers);
-  if (call.numbers == nullptr) return screen_rows<T, kHalf>(call, space.centers, space.terms);
+  fill(call.target, space.centers.largest, 0, sizeof(Largest));
+  launch(center_centers_kernel<Element, true>, call.target, {space.centers.padded_count, kCenterThreads, 0},
+         call.centers, call.num_centers, call.x.dim, call.offset, space.centers);
+  if (call.indices == nullptr) return screen_rows<T, kHalf>(call, space.centers, space.terms);
   for (int64_t first = 0; first < call.count; first += space.gathered.count) {
     screen_rows<T, kHalf>(gather(call, first, space.gathered), space.centers, space.terms);
   }
@@ -322,7 +322,7 @@ bool suits_hopper(const MinSqdist& call) {
   return !call.general && call.x.dtype != DType::kFloat32 && call.num_centers >= kWorthIt &&
          call.count >= kFewestTiles * kRows && call.count < (int64_t{1} << 30) &&
          call.count / kRows * (call.num_centers / kCenters + 1) < (int64_t{1} << 30) &&
-         (call.numbers != nullptr || lie_evenly(call.x)) && capability(call.on) == 90;
+         (call.indices != nullptr || lie_evenly(call.x)) && capability(call.target) == 90;
 }
 
 int64_t hopper_scratch_bytes(const MinSqdist& call) {

@@ -22,8 +22,9 @@ struct Space {
 // of the additions (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), squares lost below 2^-126
 // aside. What may be the nearest for all one knows is at most this.
 __device__ double nearest_limit(float least, int64_t dim) {
-  const double relative = 1.02 * (static_cast<double>(dim) + 4.0) * 0x1p-24, lost = static_cast<double>(dim) * 0x1p-125;
-  const double limit = (static_cast<double>(least) + lost) * (1.0 + relative) / (1.0 - relative) + lost;
+  const double relative = 1.02 * (static_cast<double>(dim) + 4.0) * 0x1p-24,
+               underflow = static_cast<double>(dim) * 0x1p-125;
+  const double limit = (static_cast<double>(least) + underflow) * (1.0 + relative) / (1.0 - relative) + underflow;
   return limit < 0x1p127 ? limit : static_cast<double>(__uint_as_float(0x7F800000U));  // float32 sums may overflow
 }
 
@@ -156,7 +157,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2) pick_block_kernel(PickBlock c
   }
 }
 
-int64_t most_blocks(const PickBlock& call) { return 4 * static_cast<int64_t>(multiprocessors(call.on)); }
+int64_t most_blocks(const PickBlock& call) { return 4 * static_cast<int64_t>(multiprocessors(call.target)); }
 
 Space space_in(Scratch& scratch, const PickBlock& call) {
   return {scratch.take<float>(call.num_rows * call.num_centers), scratch.take<float>(call.num_rows),
@@ -172,11 +173,12 @@ int64_t scratch_bytes(const PickBlock& call) {
 }
 
 Status pick_block(const PickBlock& call) {
-  const Device device(call.on);
-  Scratch scratch(call.on.scratch);
+  const Device device(call.target);
+  Scratch scratch(call.target.scratch);
   const Space space = space_in(scratch, call);
-  fill(call.on, space.least, 0x7F, call.num_rows * static_cast<int64_t>(sizeof(float)));  // 3e38, above all that counts
-  const int warps = warps_of("pick_block", call.on, call.dim, kSharedBytes);
+  fill(call.target, space.least, 0x7F,
+       call.num_rows * static_cast<int64_t>(sizeof(float)));  // 3e38, above all that counts
+  const int warps = warps_of("pick_block", call.target, call.dim, kSharedBytes);
   const int64_t for_members = blocks_of(call.num_rows, warps);
   const int64_t tiles = blocks_of(call.num_rows, kSimtSide) * blocks_of(call.num_centers, kSimtSide);
   const int64_t wanted = for_members > tiles ? for_members : tiles;
@@ -184,7 +186,8 @@ Status pick_block(const PickBlock& call) {
                     warps * warp_scratch_bytes(call.dim)};
   const bool chunks = halves_in_chunks<float>(call.dim, call.rows, call.dim) &&
                       halves_in_chunks<float>(call.dim, call.centers, call.dim);
-  launch_cooperative(chunks ? pick_block_kernel<true> : pick_block_kernel<false>, call.on, shape, call, space, warps);
+  launch_cooperative(chunks ? pick_block_kernel<true> : pick_block_kernel<false>, call.target, shape, call, space,
+                     warps);
   return Status::kOk;
 }
 

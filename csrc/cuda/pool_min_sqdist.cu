@@ -130,7 +130,7 @@ struct Space {
   Space(const PoolMinSqdist& call, int64_t columns_each) {
     const MaskedMeanPool& pool = call.pool;
     const int64_t column_blocks = blocks_of(pool.dim, columns_each);
-    Scratch scratch(pool.on.scratch);
+    Scratch scratch(pool.target.scratch);
     centers = {scratch.take<float>(kFirst * pool.dim),
                scratch.take<float>(kFirst),
                scratch.take<float>(pool.dim),
@@ -139,13 +139,13 @@ struct Space {
                pool.dim};
     parts = {scratch.take<Part>(pool.batch * column_blocks), scratch.take<unsigned>(pool.batch), column_blocks};
     const int64_t before = scratch.bytes();
-    others = static_cast<char*>(pool.on.scratch) + before;
+    others = static_cast<char*>(pool.target.scratch) + before;
     bytes = before + (call.screen.num_centers > kFirst ? cuda::scratch_bytes(other_centers(call)) : 0);
   }
 
   static MinSqdist other_centers(const PoolMinSqdist& call) {
     MinSqdist others = call.screen;
-    others.on = call.pool.on;
+    others.target = call.pool.target;
     others.centers += kFirst * call.pool.dim;
     others.num_centers -= kFirst;
     return others;
@@ -156,16 +156,16 @@ template <class T, int kVec>
 void run(const PoolMinSqdist& call) {
   const MaskedMeanPool& pool = call.pool;
   const Space space(call, static_cast<int64_t>(kPoolThreads) * kVec);
-  fill(pool.on, space.centers.largest, 0, sizeof(Largest));
-  fill(pool.on, space.parts.arrived, 0, pool.batch * static_cast<int64_t>(sizeof(unsigned)));
+  fill(pool.target, space.centers.largest, 0, sizeof(Largest));
+  fill(pool.target, space.parts.arrived, 0, pool.batch * static_cast<int64_t>(sizeof(unsigned)));
   const int64_t first = call.screen.num_centers < kFirst ? call.screen.num_centers : kFirst;
-  launch(center_centers_kernel<FloatElement, false>, pool.on, {kFirst, kCenterThreads, 0}, call.screen.centers, first,
-         pool.dim, call.screen.offset, space.centers);
-  launch(pool_min_sqdist_kernel<T, kVec>, pool.on, {pool.batch * space.parts.column_blocks, kPoolThreads, 0}, call,
+  launch(center_centers_kernel<FloatElement, false>, pool.target, {kFirst, kCenterThreads, 0}, call.screen.centers,
+         first, pool.dim, call.screen.offset, space.centers);
+  launch(pool_min_sqdist_kernel<T, kVec>, pool.target, {pool.batch * space.parts.column_blocks, kPoolThreads, 0}, call,
          space.centers, space.parts);
   if (call.screen.num_centers > kFirst) {
     MinSqdist others = Space::other_centers(call);
-    others.on.scratch = space.others;
+    others.target.scratch = space.others;
     cuda::min_sqdist(others);
   }
 }
@@ -176,9 +176,9 @@ int64_t scratch_bytes(const PoolMinSqdist& call) { return Space(call, kPoolThrea
 
 Status pool_min_sqdist(const PoolMinSqdist& call) {
   const MaskedMeanPool& pool = call.pool;
-  const Device device(pool.on);
-  fill(pool.on, pool.first_empty_row, 0xFF, sizeof(int64_t));
-  fill(pool.on, call.screen.first_bad_row, 0xFF, sizeof(int64_t));
+  const Device device(pool.target);
+  fill(pool.target, pool.first_empty_row, 0xFF, sizeof(int64_t));
+  fill(pool.target, call.screen.first_bad_row, 0xFF, sizeof(int64_t));
   if (pool.batch == 0 || pool.dim == 0) return Status::kOk;
   const bool known = with_type(pool.dtype, [&](auto type) {
     using T = decltype(type);

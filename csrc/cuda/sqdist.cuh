@@ -24,8 +24,8 @@ inline int64_t warp_scratch_bytes(int64_t dim) { return halving_width(dim) / 8 *
 constexpr int64_t kStaticBytes = 16 * 1024;  // more than a kernel that takes float64 distances has besides
 
 // As many warps as fit into `bytes` of shared memory with their scratch, at least one and at most eight.
-inline int warps_of(const char* op, const Target& on, int64_t dim, int64_t bytes) {
-  const int64_t most = shared_memory(on) - kStaticBytes;
+inline int warps_of(const char* op, const ExecutionTarget& target, int64_t dim, int64_t bytes) {
+  const int64_t most = shared_memory(target) - kStaticBytes;
   if (warp_scratch_bytes(dim) > most) {
     int64_t columns = dim;
     while (warp_scratch_bytes(columns) > most) columns = halving_width(columns) / 2;

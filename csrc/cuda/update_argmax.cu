@@ -62,23 +62,23 @@ __global__ void __launch_bounds__(256, 2) update_argmax_kernel(UpdateArgmax call
 }
 
 Blocks blocks_in(Scratch& scratch, const UpdateArgmax& call) {
-  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.on);
+  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.target);
   return {scratch.take<Farthest>(most), scratch.take<unsigned>(1)};
 }
 
 template <class T>
 void run(const UpdateArgmax& call, const Blocks& blocks) {
-  const int warps = warps_of("update_argmax", call.on, call.x.dim, kSharedBytes);
-  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.on);
+  const int warps = warps_of("update_argmax", call.target, call.x.dim, kSharedBytes);
+  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.target);
   const int64_t wanted = blocks_of(call.x.rows, warps);
   const int64_t center = call.x.dim * static_cast<int64_t>(sizeof(double));
   Shape shape{wanted < most ? wanted : most, warps * kLanes, warps * warp_scratch_bytes(call.x.dim)};
   if (halves_in_chunks<T>(call.x.dim, call.x.data, call.x.stride) && center <= kCenterBytes &&
-      center + shape.shared <= shared_memory(call.on) - kStaticBytes) {
+      center + shape.shared <= shared_memory(call.target) - kStaticBytes) {
     shape.shared += center;
-    launch(update_argmax_kernel<T, true>, call.on, shape, call, blocks);
+    launch(update_argmax_kernel<T, true>, call.target, shape, call, blocks);
   } else {
-    launch(update_argmax_kernel<T, false>, call.on, shape, call, blocks);
+    launch(update_argmax_kernel<T, false>, call.target, shape, call, blocks);
   }
 }
 
@@ -91,10 +91,10 @@ int64_t scratch_bytes(const UpdateArgmax& call) {
 }
 
 Status update_argmax(const UpdateArgmax& call) {
-  const Device device(call.on);
-  Scratch scratch(call.on.scratch);
+  const Device device(call.target);
+  Scratch scratch(call.target.scratch);
   const Blocks blocks = blocks_in(scratch, call);
-  fill(call.on, blocks.arrived, 0, sizeof(unsigned));
+  fill(call.target, blocks.arrived, 0, sizeof(unsigned));
   const bool known = with_type(call.x.dtype, [&](auto type) { run<decltype(type)>(call, blocks); });
   return known ? Status::kOk : Status::kUnknownDType;
 }

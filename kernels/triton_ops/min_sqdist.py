@@ -67,36 +67,38 @@ def norm_above(sum_of_squares, dim):
 
 
 @triton.jit
-def certified_error(norm, lost, center_norm, center_lost, dim, SUMMANDS: tl.constexpr, ROUNDOFF: tl.constexpr):
+def certified_error(
+    norm, rounding_norm, center_norm, center_rounding, dim, SUMMANDS: tl.constexpr, ROUNDOFF: tl.constexpr
+):
     """How far approximate squared distances can be off, [ROWS] float64: csrc/cpu/centered.h, which derives it.
 
     SUMMANDS, ROUNDOFF: as Products says.
     """
     reach = norm + center_norm
     sums = (SUMMANDS * dim + 32.0) * ROUNDOFF * reach * reach
-    elements = 2.0 * (lost * center_norm + (norm + lost) * center_lost)
+    elements = 2.0 * (rounding_norm * center_norm + (norm + rounding_norm) * center_rounding)
     error = 1.02 * (sums + elements) + dim * 2.0**-124 * (1.0 + reach)
     return tl.where(reach < 2.0**63, error, float("inf"))  # float32 sums may overflow
 
 
 @triton.jit(do_not_specialize=["count", "num_centers"])  # they change from call to call, and no address follows
 def _min_sqdist_kernel(
-    x, numbers, centers, center_sqnorm, center_norms, offset, bound, first_bad,
+    x, indices, centers, center_sqnorm, center_norms, offset, bound, first_bad,
     count, dim, num_centers, stride_row,
-    HAS_NUMBERS: tl.constexpr, PRECISION: tl.constexpr, SUMMANDS: tl.constexpr, ROUNDOFF: tl.constexpr,
+    HAS_INDICES: tl.constexpr, PRECISION: tl.constexpr, SUMMANDS: tl.constexpr, ROUNDOFF: tl.constexpr,
     WIDEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CENTERS: tl.constexpr, BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # [BLOCK_ROWS]
     kept = place < count
     # Beyond the last row or centre the last is read again: a mask in two dimensions would cost registers.
     row = tl.minimum(place, count - 1)
-    if HAS_NUMBERS:
-        row = tl.load(numbers + row)
+    if HAS_INDICES:
+        row = tl.load(indices + row)
     rows_at = x + row[:, None] * stride_row
     padded = tl.cdiv(dim, BLOCK_DIM) * BLOCK_DIM  # columns of the centres and the offset: read without a mask
     nearest = tl.full((BLOCK_ROWS,), float("inf"), dtype=tl.float32)
     sqnorm = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
-    lost = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
+    rounding_sqnorm = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
     strange = tl.zeros((BLOCK_ROWS,), dtype=tl.int32)
     for first in range(0, num_centers, BLOCK_CENTERS):
         center = first + tl.arange(0, BLOCK_CENTERS)  # [BLOCK_CENTERS]
@@ -110,9 +112,9 @@ def _min_sqdist_kernel(
             values = stored - shift[None, :]  # [BLOCK_ROWS, BLOCK_DIM], zero beyond the last column
             elements = values.to(centers.dtype.element_ty)
             if first == 0:
-                gone = values - elements.to(tl.float32)
+                residual = values - elements.to(tl.float32)
                 sqnorm += tl.sum(values * values, axis=1)
-                lost += tl.sum(gone * gone, axis=1)
+                rounding_sqnorm += tl.sum(residual * residual, axis=1)
                 strange = tl.maximum(strange, tl.max((stored - stored != 0.0).to(tl.int32), axis=1))
             other = tl.load(centers_at + column[:, None])  # [BLOCK_DIM, BLOCK_CENTERS]
             if WIDEN:
@@ -123,7 +125,7 @@ def _min_sqdist_kernel(
         nearest = tl.minimum(nearest, tl.min(own[None, :] - 2.0 * products, axis=1))
     width = tl.full((BLOCK_ROWS,), 1.0, dtype=tl.float64) * dim
     error = certified_error(
-        norm_above(sqnorm, width), norm_above(lost, width), tl.load(center_norms), tl.load(center_norms + 1), width,
+        norm_above(sqnorm, width), norm_above(rounding_sqnorm, width), tl.load(center_norms), tl.load(center_norms + 1), width,
         SUMMANDS, ROUNDOFF,
     )  # fmt: skip
     above = (sqnorm.to(tl.float64) + nearest.to(tl.float64) + error).to(tl.float32)
@@ -139,9 +141,9 @@ def centered_centers(
     centered = centers - offset
     elements = centered.to(dtype)
     sqnorm = centered.square().sum(dim=1)
-    lost = (centered - elements.to(torch.float32)).square().sum(dim=1)
+    rounding_sqnorm = (centered - elements.to(torch.float32)).square().sum(dim=1)
     tiny = centers.shape[1] * 2.0**-125  # squares lost below float32's normal numbers
-    norms = 1.005 * (torch.stack([sqnorm.max(), lost.max()]).to(torch.float64) + tiny).sqrt()
+    norms = 1.005 * (torch.stack([sqnorm.max(), rounding_sqnorm.max()]).to(torch.float64) + tiny).sqrt()
     return elements, sqnorm, norms
 
 
@@ -157,12 +159,12 @@ def min_sqdist(
     centers: torch.Tensor,
     offset: torch.Tensor,
     bound: torch.Tensor,
-    numbers: torch.Tensor | None,
+    indices: torch.Tensor | None,
     products: str | None = None,
 ) -> torch.Tensor:
     """As native.min_sqdist; products: one of PRODUCTS, None for that of x's dtype."""
     how = PRODUCTS[products or PRODUCTS_OF[x.dtype]]
-    count = len(x) if numbers is None else len(numbers)
+    count = len(x) if indices is None else len(indices)
     if count == 0:
         return torch.full((1,), -1, device=x.device)
     tile = tile_of(x, len(centers), how.elements)
@@ -172,9 +174,9 @@ def min_sqdist(
     elements, sqnorm, norms = centered_centers(centers, offset, how.elements)
     first_bad = torch.full((1,), NO_BAD_ROW, dtype=torch.int64, device=x.device)
     _min_sqdist_kernel[(triton.cdiv(count, tile.rows),)](
-        x, x if numbers is None else numbers, elements, sqnorm, norms, offset, bound, first_bad,
+        x, x if indices is None else indices, elements, sqnorm, norms, offset, bound, first_bad,
         count, x.shape[1], len(centers), x.stride(0),
-        HAS_NUMBERS=numbers is not None,
+        HAS_INDICES=indices is not None,
         PRECISION=how.precision, SUMMANDS=how.summands, ROUNDOFF=how.roundoff,
         WIDEN=triton.knobs.runtime.interpret,  # the interpreter multiplies bfloat16 as the integers that hold it
         **tile.constants(), **tile.options(),
