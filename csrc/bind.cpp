@@ -1,6 +1,5 @@
-// The extension module: the only file that knows pybind11. Releases the GIL, turns a status into an
-// exception. Shapes, dtypes and devices are checked in Python (diverseevol_fast/ops); addresses come from
-// torch tensors.
+// The extension module, the only file that uses pybind11: it releases the GIL and turns a Status into an exception.
+// diverseevol_fast/ops checks shapes, dtypes and devices, and passes the addresses of torch tensors.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -116,7 +115,7 @@ void run(const char* op, Kernel<Call> cpu, [[maybe_unused]] Kernel<Call> gpu, Ca
 #define DEF_BOTH(op) diverseevol::op, nullptr
 #endif
 
-// What masked_mean_pool and pool_min_sqdist have in common, as Python gives it.
+// The arguments that masked_mean_pool and pool_min_sqdist share.
 MaskedMeanPool pool_call(uintptr_t hidden, int dtype, uintptr_t mask, uintptr_t cu_seqlens, uintptr_t prefix_sum,
                          int64_t prefix_len, uintptr_t out, int64_t batch, int64_t tokens, int64_t dim,
                          int64_t hidden_stride_batch, int64_t hidden_stride_token, uintptr_t first_empty_row) {

@@ -1,4 +1,4 @@
-// All kernels with eight lanes (AVX2, FMA, F16C). Compiled with its own ISA flags; called only where they hold.
+// All kernels with eight lanes (AVX2, FMA, F16C). Compiled with its own ISA flags; called only if isa_usable.
 #include <immintrin.h>
 
 #include "cpu/convert.h"

@@ -1,4 +1,4 @@
-// All kernels with sixteen lanes (AVX-512F). Compiled with its own ISA flags; called only where they hold.
+// All kernels with sixteen lanes (AVX-512F). Compiled with its own ISA flags; called only if isa_usable.
 #include "cpu/gemm_kernel.h"
 #include "cpu/masked_mean_pool.h"
 #include "cpu/sqdist.h"

@@ -1,4 +1,4 @@
-// The AVX-512 kernels with screening in bfloat16 pairs (AVX512_BF16): twice the products of float32 in a cycle.
+// The AVX-512 kernels with a bfloat16 matrix product (AVX512_BF16): twice as many products per cycle as float32.
 #include "cpu/gemm_kernel.h"
 #include "cpu/vec_avx512.h"
 
@@ -32,7 +32,7 @@ struct MicroKernel {
     *to = round(value);
     return value - to_float(*to);
   }
-  // To nearest, ties to even, as the vector instruction does.
+  // Rounds to nearest, ties to even, like the vector instruction.
   static Element round(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);

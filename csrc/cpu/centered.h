@@ -1,4 +1,4 @@
-// Rows and centres less a common offset, their norms, and how far approximate squared distances can be off.
+// Rows and centres minus a common offset, their norms, and the certified error of approximate squared distances.
 #pragma once
 
 #include <algorithm>
@@ -14,29 +14,30 @@
 
 namespace diverseevol {
 
-// A norm out of a float32 sum of squares, from above: the sum's rounding, and squares lost below 2^-126.
+// Upper bound of a norm from its float32 sum of squares: covers the sum's rounding and squares that underflow below
+// 2^-126.
 inline double norm_above(float sum_of_squares, int64_t dim) {
   return 1.005 * std::sqrt(static_cast<double>(sum_of_squares) + static_cast<double>(dim) * 0x1p-125);
 }
 
 struct RowNorms {
-  double norm;           // |x - offset|, from above
-  double rounding_norm;  // |(x - offset) - x'| where x' is its stored elements, from above
+  double norm;           // upper bound of |x - offset|
+  double rounding_norm;  // upper bound of |(x - offset) - x'|, where x' is x - offset as elements
 };
 
-inline RowNorms above(const Norms& norms, const GemmKernel& gemm, int64_t dim) {
+inline RowNorms norms_above(const Norms& norms, const GemmKernel& gemm, int64_t dim) {
   return {norm_above(norms.sqnorm, dim), gemm.rounds ? norm_above(norms.rounding_sqnorm, dim) : 0.0};
 }
 
-// |approximate - exact| for a squared distance got as |x|^2 + |c|^2 - 2 x.c from float32 sums in any order, where
-// x and c are rows less the offset. With r = |x| + |c| and u = 2^-24:
+// Upper bound of |approximate - exact| for a squared distance computed as |x|^2 + |c|^2 - 2 x.c from float32 sums in
+// any order, where x and c are a row and a centre minus the offset. With r = |x| + |c| and u = 2^-24:
 //   sums          (dim + 1) u r^2       Higham, Accuracy and Stability of Numerical Algorithms, section 3.1
-//   offset        2 u r^2               each difference is off by u of itself
-//   additions     4 u r^2               the three terms, and the result kept in float32
-//   elements      2 (|x - x'| |c| + |x'| |c - c'|)      rounded to x', c' before the products
+//   offset        2 u r^2               each difference has a relative error of u
+//   additions     4 u r^2               the three terms, and rounding the result to float32
+//   elements      2 (|x - x'| |c| + |x'| |c - c'|)      x and c are rounded to x' and c' before the products
 //   underflow     dim 2^-124 (1 + r)
-// The float64 value that the specification gives is within 2^-24 u r^2 of the exact one; 32 leaves room for it and for
-// terms of second order, as does the 2 %. Holds for dim below 2^16; infinite where the sums may overflow.
+// The specification's float64 value is within 2^-24 u r^2 of the exact one; the 32 and the 2 % leave room for it and
+// for second-order terms. Valid for dim < 2^16; infinite if the sums may overflow.
 inline double certified_error(const RowNorms& row, const RowNorms& center, int64_t dim) {
   const double r = row.norm + center.norm;
   if (!(r < 0x1p63)) return std::numeric_limits<double>::infinity();  // float32 sums may overflow
@@ -46,24 +47,25 @@ inline double certified_error(const RowNorms& row, const RowNorms& center, int64
   return 1.02 * (sums + elements) + static_cast<double>(dim) * 0x1p-124 * (1.0 + r);
 }
 
-// Lays out `count` centres' elements, `groups` times four bytes each, as a panel [groups][panel], zero beyond the last.
+// Lays out the elements of `count` centres, `groups` times four bytes each, as a panel [groups][panel] whose columns
+// beyond the last centre are zero.
 inline void pack_panel(const char* elements, int64_t count, int64_t panel, int64_t groups, char* panel_data) {
-  constexpr int64_t kStep = 16;  // groups taken at once, so that what is written stays in the L1 cache
+  constexpr int64_t kStep = 16;  // groups per pass, so that the written part of the panel stays in the L1 cache
   std::memset(panel_data, 0, static_cast<size_t>(groups * panel) * sizeof(uint32_t));
   for (int64_t first = 0; first < groups; first += kStep) {
     const int64_t last = std::min(first + kStep, groups);
-    for (int64_t place = 0; place < count; ++place) {
+    for (int64_t j = 0; j < count; ++j) {
       for (int64_t group = first; group < last; ++group) {
-        std::memcpy(panel_data + (group * panel + place) * 4, elements + (place * groups + group) * 4, 4);
+        std::memcpy(panel_data + (group * panel + j) * 4, elements + (j * groups + group) * 4, 4);
       }
     }
   }
 }
 
-// Centres packed for a gemm.
+// Centres packed in panels for a GemmKernel.
 class Panels {
  public:
-  // elements_of(j, elements) writes centre j's elements [padded] and returns its norms; called from any thread.
+  // elements_of(j, elements) writes centre j's elements [padded] and returns its norms; any thread may call it.
   template <class ElementsOf>
   Panels(const GemmKernel& gemm, int64_t num_centers, int64_t dim, int threads, const ElementsOf& elements_of)
       : gemm_(gemm),
@@ -80,7 +82,7 @@ class Panels {
         for (int64_t j = 0; j < count; ++j) {
           const Norms one = elements_of(first + j, elements.data() + j * row_bytes());
           sqnorm_[static_cast<size_t>(first + j)] = one.sqnorm;
-          norms[static_cast<size_t>(first + j)] = above(one, gemm, dim);
+          norms[static_cast<size_t>(first + j)] = norms_above(one, gemm, dim);
         }
         pack_panel(elements.data(), count, gemm.panel, padded_ / gemm.depth, data_.get() + first * row_bytes());
       }
@@ -91,8 +93,8 @@ class Panels {
     }
   }
 
-  // products[r][j] = row_r . centre_j, [num_rows, width()], meaningful for j < num_centers() alone; num_rows a
-  // multiple of the gram's row group.
+  // products[r][j] = row_r . centre_j, [num_rows, width()], undefined for j >= num_centers(); num_rows is a multiple of
+  // the GemmKernel's row_group.
   void multiply(const void* rows, int64_t num_rows, float* products) const {
     gemm_.multiply(rows, num_rows, data_.get(), num_centers_, padded_, products);
   }
@@ -112,7 +114,7 @@ class Panels {
   RowNorms largest_{0.0, 0.0};
 };
 
-// Float32 centres [num_centers, dim], contiguous, less the offset.
+// Packs float32 centres [num_centers, dim], contiguous, minus the offset.
 inline Panels centered_panels(const GemmKernel& gemm, const float* centers, int64_t num_centers, int64_t dim,
                               const float* offset, int threads) {
   return Panels(gemm, num_centers, dim, threads, [&](int64_t j, char* elements) {

@@ -1,7 +1,7 @@
-// Which ISAs this CPU can run, and the kernels of each. Compiled for any CPU of the architecture.
+// Which ISAs this CPU runs, and the kernels of each. This file is compiled without ISA flags.
 #include "cpu/dispatch.h"
 
-// The rows of isas.def whose architecture this build is for.
+// Keep the code of isas.def rows whose architecture this build is for, and drop that of the others.
 #define DEF_IF_ANY(code) code
 #ifdef DEF_X86
 #define DEF_IF_X86(code) code
@@ -38,8 +38,8 @@ bool amx_usable() {
 }  // namespace
 #endif
 
-// The compiler's probe reads CPUID and, for the AVX families, XCR0: an ISA whose registers the operating system
-// does not save is not reported.
+// The builtin reads CPUID and, for the AVX families, XCR0: it is false if the operating system does not save the ISA's
+// registers.
 #define cpu_has(feature) __builtin_cpu_supports(feature)
 
 bool isa_usable(Isa isa) {

@@ -1,10 +1,10 @@
-// Products of rows with centres, written once for all vector widths and both element types.
-// Included by one .cpp per ISA. In an unnamed namespace for the reason masked_mean_pool.h gives.
+// The matrix product of rows with centres, written once for all vector widths and both element types.
+// Included by one .cpp per ISA; the namespace is unnamed for the reason that masked_mean_pool.h gives.
 //
-// `MicroKernel` says how a group of rows meets a panel of centres:
-//   Element            what rows and centres are stored as; kDepth of them are four bytes
-//   kDepth             elements that one multiply takes from each row (2 where products come in pairs)
-//   kRows, kVecs       rows of a group; vectors of a panel, each of kLanes centres
+// A `MicroKernel` multiplies a group of rows with a panel of centres in registers. It defines:
+//   Element            type that rows and centres are stored as; kDepth elements are four bytes
+//   kDepth             elements of each row in one multiply_add (2 if the instruction adds pairs of products)
+//   kRows, kVecs       rows of a group; vectors of a panel, each with kLanes centres
 //   Acc, zero, load, store, broadcast(const Element*), panel(const Element*), multiply_add(acc, row, centres)
 #pragma once
 
@@ -16,9 +16,9 @@
 
 namespace {
 
-constexpr int64_t kDepthBlock = 1024;  // dimensions taken at once, so that rows and centres stay in the L2 cache
+constexpr int64_t kDepthBlock = 1024;  // dimensions per pass, so that rows and centres stay in the L2 cache
 
-// One group of rows with one panel over dimensions [first, last); adds to products unless first is 0.
+// Multiplies one group of rows with one panel over dimensions [first, last); adds to products unless first is 0.
 template <class MicroKernel>
 void multiply_group(const typename MicroKernel::Element* rows, int64_t padded,
                     const typename MicroKernel::Element* panel, int64_t first, int64_t last, float* products,
@@ -67,7 +67,7 @@ void multiply(const void* rows_data, int64_t num_rows, const void* panels_data, 
   }
 }
 
-// The row less the offset as elements, zero beyond dim. Vec: the ISA's float vector.
+// Writes row - offset as elements, zero beyond dim. Vec: the ISA's float vector.
 template <class Vec, class MicroKernel, class T>
 diverseevol::Norms center_row(const void* row_data, const float* offset, int64_t dim, int64_t padded, void* out) {
   const T* row = static_cast<const T*>(row_data);
@@ -95,7 +95,7 @@ diverseevol::Norms center_row(const void* row_data, const float* offset, int64_t
 template <class Vec, class MicroKernel>
 diverseevol::GemmKernel gemm_kernel_of() {
   static_assert(MicroKernel::kDepth * sizeof(typename MicroKernel::Element) == sizeof(uint32_t),
-                "what pack_panel moves at a time");
+                "pack_panel moves four bytes at a time");
   return {MicroKernel::kRows,
           MicroKernel::kVecs * MicroKernel::kLanes,
           MicroKernel::kDepth,

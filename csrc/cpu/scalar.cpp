@@ -1,4 +1,4 @@
-// All kernels without vector instructions: any CPU, and the yardstick of the others.
+// All kernels without vector instructions: they run on any CPU, and tests compare the other ISAs with them.
 #include "cpu/convert.h"
 #include "cpu/gemm_kernel.h"
 #include "cpu/masked_mean_pool.h"

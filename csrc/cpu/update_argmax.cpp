@@ -1,4 +1,4 @@
-// update_argmax: one pass over the rows for one centre, in float64; bound by memory.
+// update_argmax: one pass over the rows for one centre, in float64; limited by memory bandwidth.
 #include <algorithm>
 #include <mutex>
 #include <vector>
@@ -10,7 +10,7 @@ namespace diverseevol {
 
 namespace {
 
-// The sum by halving takes a row from eight places at once, which the processor's own prefetching does not follow.
+// The sum by halving reads eight parts of a row at once, a pattern that the hardware prefetcher does not follow.
 void prefetch(const void* data, int64_t bytes) {
   for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(data) + line);
 }
@@ -34,7 +34,7 @@ Status update_argmax(const UpdateArgmax& call) {
       if (nearest > call.nearest[farthest]) farthest = i;
     }
     const std::lock_guard<std::mutex> lock(mutex);
-    // The other one, if any, is of a range that is finished: nobody writes to it any more.
+    // farthest_of_all belongs to a finished range: no thread writes its `nearest` any more.
     const double ours = call.nearest[farthest];
     const double theirs = farthest_of_all < 0 ? -1.0 : call.nearest[farthest_of_all];
     if (farthest_of_all < 0 || ours > theirs || (ours == theirs && farthest < farthest_of_all))

@@ -1,4 +1,4 @@
-// The host's side of a launch: statuses become exceptions, the caller's device and stream are used.
+// Kernel launches from the host, on the target's device and stream; an error status becomes an exception.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,11 +16,11 @@ namespace diverseevol::cuda {
 
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();  // a launch's error stays with the thread until it is read
+  cudaGetLastError();  // clears the error, which would otherwise show up in the thread's next call
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
 }
 
-// The target's device is current while this lives.
+// Makes the target's device current for the lifetime of the object.
 class Device {
  public:
   explicit Device(const ExecutionTarget& target) : wanted_(target.device) {
@@ -51,7 +51,7 @@ inline int capability(const ExecutionTarget& target) {
          attribute(target, cudaDevAttrComputeCapabilityMinor);
 }
 
-// What a block may have at most, static memory included.
+// Maximum shared memory of a block in bytes, static memory included.
 inline int64_t shared_memory(const ExecutionTarget& target) {
   return attribute(target, cudaDevAttrMaxSharedMemoryPerBlockOptin);
 }
@@ -61,15 +61,15 @@ inline void fill(const ExecutionTarget& target, void* data, int byte, int64_t by
         "cudaMemsetAsync");
 }
 
-// How a kernel is spread: blocks, threads of each, and the bytes of shared memory that it asks for at run time.
+// Launch configuration: blocks, threads per block, and bytes of dynamic shared memory per block.
 struct Shape {
   int64_t blocks;
   int threads;
   int64_t shared;
 };
 
-// Lets a kernel have all shared memory that its static part leaves, once for each device: more than 48 KB are asked
-// for. Returns how much that is.
+// Opts a kernel in to all dynamic shared memory that its static part leaves, because CUDA grants more than 48 KB only
+// on request. Returns that number of bytes, cached per kernel and device.
 inline int64_t most_shared(const void* kernel, const ExecutionTarget& target) {
   static std::mutex mutex;
   static std::map<std::pair<const void*, int>, int64_t> known;
@@ -114,7 +114,7 @@ void launch(void (*kernel)(Arguments...), const ExecutionTarget& target, const S
   launch_with(kernel, target, shape, false, arguments...);
 }
 
-// All blocks run at once: as many as fit on the device, at most shape.blocks.
+// Cooperative launch with as many blocks as fit on the device at once, at most shape.blocks.
 template <class... Arguments>
 void launch_cooperative(void (*kernel)(Arguments...), const ExecutionTarget& target, Shape shape,
                         Arguments... arguments) {

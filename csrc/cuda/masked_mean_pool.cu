@@ -1,4 +1,4 @@
-// masked_mean_pool: a block for a row and some of its columns; bound by reading the tokens.
+// masked_mean_pool: one block per row and range of columns; limited by memory bandwidth.
 #include "cuda/launch.cuh"
 #include "cuda/masked_mean_pool.cuh"
 

@@ -1,5 +1,5 @@
-// pool_min_sqdist in one launch: a block pools some columns of a row and multiplies them with the first centres; the
-// last block of a row adds the parts in order and bounds it. Other centres are screened after it.
+// pool_min_sqdist: in one launch, a block pools a range of a row's columns and multiplies them with the first centres;
+// the row's last block to finish adds the parts in order and bounds the row. min_sqdist screens the remaining centres.
 #include "cuda/centered.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/masked_mean_pool.cuh"
@@ -8,10 +8,10 @@ namespace diverseevol::cuda {
 
 namespace {
 
-constexpr int kFirst = 32;  // centres in the launch: a lane for each
+constexpr int kFirst = 32;  // centres in the launch, one per lane
 constexpr int kWarps = kPoolThreads / 32;
 
-// A row's products with the centres, and its squared norm, over some of its columns.
+// A row's products with the centres and its squared norm, over one block's columns.
 struct Part {
   float products[kFirst];
   float sqnorm;
@@ -19,7 +19,7 @@ struct Part {
 
 struct Parts {
   Part* parts;        // [rows, column_blocks]
-  unsigned* arrived;  // [rows], 0
+  unsigned* arrived;  // [rows]: number of finished blocks, initially 0
   int64_t column_blocks;
 };
 
@@ -30,7 +30,7 @@ __device__ float warp_sum(float value) {
   return value;
 }
 
-// The part of a block's columns, of which each thread has kVec; lane l of warp 0 gets product l.
+// Writes the part of a block's columns, kVec per thread; lane l of warp 0 writes product l.
 template <int kVec>
 __device__ void add_columns(const float (&values)[kVec], int64_t column, bool inside, const float* centers, int64_t dim,
                             Part (&warps)[kWarps], Part* part) {
@@ -66,7 +66,7 @@ __device__ void add_columns(const float (&values)[kVec], int64_t column, bool in
   if (lane == 0) part->sqnorm = norm;
 }
 
-// By warp 0 of a row's last block.
+// Bounds a row; called by warp 0 of the row's last block.
 __device__ void bound_row(const MinSqdist& call, const CenteredCenters<float>& centers, const Parts& parts,
                           int64_t row) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   bound_row(call.screen, centers, parts, row);
 }
 
-// The call's memory: the first centres, the rows' parts, and what screening the other centres takes.
+// The call's scratch memory: the first centres, the rows' parts, and the scratch of screening the other centres.
 struct Space {
   CenteredCenters<float> centers;
   Parts parts;

@@ -1,5 +1,5 @@
-// The AMX kernel on an emulation of its six instructions (Intel SDM, volume 2, TDPBF16PS and its neighbours): checks
-// what is in which tile. Prints the largest difference from float64 products, relative to the norms.
+// Runs the AMX kernel on an emulation of its six instructions (Intel SDM, volume 2, TDPBF16PS and its neighbours), to
+// check the layout of the tiles. Prints the largest difference from float64 products, relative to the norms.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -80,7 +80,7 @@ void dpbf16ps(int sums, int a, int b) {
 
 namespace diverseevol {
 
-// What the kernel takes over from the AVX512-BF16 file; of it the elements alone, one value at a time.
+// Stands for the AVX512-BF16 kernels, of which the AMX kernels use center_row here; converts one value at a time.
 Kernels avx512bf16_kernels() {
   Kernels kernels{};
   kernels.gemm.depth = 2;

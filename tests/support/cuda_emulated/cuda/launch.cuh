@@ -1,4 +1,4 @@
-// csrc/cuda/launch.cuh on a CPU: a launch runs at once.
+// csrc/cuda/launch.cuh on a CPU: a launch runs the kernel and returns when it is done.
 #pragma once
 
 #include <algorithm>
