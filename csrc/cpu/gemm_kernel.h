@@ -16,6 +16,29 @@
 
 namespace {
 
+// The part of a float32 MicroKernel that follows from the ISA's float vector; the rest is kRows, kVecs, broadcast and
+// multiply_add. store_elements and store_element return the rounding residual.
+template <class Vec>
+struct FloatMicroKernel {
+  using Element = float;
+  using Acc = decltype(Vec::zero());
+  using Operand = Acc;
+  static constexpr int64_t kDepth = 1;
+  static constexpr int64_t kLanes = Vec::kWidth;
+  static Acc zero() { return Vec::zero(); }
+  static Acc load(const float* from) { return Vec::load(from); }
+  static void store(float* to, Acc value) { Vec::store(to, value); }
+  static Acc panel(const float* from) { return Vec::load(from); }
+  static Acc store_elements(float* to, Acc value) {
+    Vec::store(to, value);
+    return Vec::zero();
+  }
+  static float store_element(float* to, float value) {
+    *to = value;
+    return 0.0F;
+  }
+};
+
 constexpr int64_t kDepthBlock = 1024;  // dimensions per pass, so that rows and centres stay in the L2 cache
 
 // Multiplies one group of rows with one panel over dimensions [first, last); adds to products unless first is 0.

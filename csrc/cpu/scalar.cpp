@@ -34,25 +34,11 @@ struct Vec {
   };
 };
 
-struct MicroKernel {
-  using Element = float;
-  using Acc = float;
-  using Operand = float;
-  static constexpr int64_t kDepth = 1;
-  static constexpr int64_t kLanes = 1;
+struct MicroKernel : FloatMicroKernel<Vec> {
   static constexpr int kRows = 4;
   static constexpr int kVecs = 4;
-  static float zero() { return 0.0F; }
-  static float load(const float* from) { return *from; }
-  static void store(float* to, float value) { *to = value; }
   static float broadcast(const float* from) { return *from; }
-  static float panel(const float* from) { return *from; }
   static float multiply_add(float acc, float a, float b) { return acc + a * b; }
-  static float store_elements(float* to, float value) { return store_element(to, value); }
-  static float store_element(float* to, float value) {
-    *to = value;
-    return 0.0F;
-  }
 };
 
 }  // namespace
