@@ -12,15 +12,15 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parents[1] / "csrc"
 CAPABILITIES = ("80", "89", "90a", "100")
-HOPPER_ALONE = "min_sqdist_hopper.cu"
-WITH_HOST = "90a"  # every source is compiled for it, and what runs on the host is the same for all
+HOPPER_ONLY = "min_sqdist_hopper.cu"
+WITH_HOST = "90a"  # host code is the same for all capabilities, so it is compiled for this one only
 
 
 def compiled(source: Path, capability: str) -> list[dict]:
-    """What ptxas says of each kernel of a source; for WITH_HOST, its host code is compiled too.
+    """ptxas's report on each kernel of a source; for WITH_HOST, also compiles its host code.
 
     Raises:
-        RuntimeError: nvcc did not compile it.
+        RuntimeError: nvcc failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
@@ -43,7 +43,7 @@ def compiled(source: Path, capability: str) -> list[dict]:
 def main() -> None:
     for capability in sys.argv[1:] or CAPABILITIES:
         for source in sorted(SOURCES.glob("cuda/*.cu")):
-            if source.name != HOPPER_ALONE or capability == "90a":
+            if source.name != HOPPER_ONLY or capability == "90a":
                 for line in compiled(source, capability):
                     print(json.dumps(line), flush=True)
 

@@ -27,13 +27,13 @@ from triton.compiler import ASTSource
 
 CAPABILITIES = (80, 90, 100)
 I64, I32, F64, F32, BF16, F16, U8 = "*i64", "*i32", "*fp64", "*fp32", "*bf16", "*fp16", "*u8"
-# A launch tells the compiler which addresses and sizes are divisible by 16. Here those are everything, as is usual, or
-# the addresses alone, so that rows are read an element at a time.
+# A launch tells the compiler which addresses and sizes are divisible by 16: usually all are; with only the addresses
+# divisible, rows are read an element at a time.
 SPECIALISATIONS = {"all divisible": lambda kind: True, "pointers divisible": lambda kind: kind.startswith("*")}
 
 
 class Configuration(NamedTuple):
-    """A kernel as it is launched."""
+    """A kernel, its arguments' types and constants, and its launch options."""
 
     kernel: Any
     signature: dict[str, str]
@@ -66,18 +66,18 @@ def pool_and_screen(dtype, has_mask, has_prefix):
     return Configuration(pool_min_sqdist._pool_min_sqdist_kernel, signature, constants, {})
 
 
-def screen(dtype, has_numbers, products, more, aligned):
+def screen(dtype, has_indices, products, more, aligned):
     """min_sqdist, of all rows or of some, for few centres or more."""
     how = min_sqdist.PRODUCTS[products]
     elements = {torch.bfloat16: BF16, torch.float16: F16, torch.float32: F32}[how.elements]
     signature = {
-        "x": dtype, "numbers": I64, "centers": elements, "center_sqnorm": F32, "center_norms": F64, "offset": F32,
+        "x": dtype, "indices": I64, "centers": elements, "center_sqnorm": F32, "center_norms": F64, "offset": F32,
         "bound": F32, "first_bad": I64, "count": "i32", "dim": "i32", "num_centers": "i32", "stride_row": "i32",
     }  # fmt: skip
     size = 4 if dtype == F32 else 2
     tile = (min_sqdist.TILES if aligned else min_sqdist.UNALIGNED)[size][more]
     constants = {
-        "HAS_NUMBERS": has_numbers, "WIDEN": False, "PRECISION": how.precision, "SUMMANDS": how.summands,
+        "HAS_INDICES": has_indices, "WIDEN": False, "PRECISION": how.precision, "SUMMANDS": how.summands,
         "ROUNDOFF": how.roundoff, **tile.constants(),
     }  # fmt: skip
     return Configuration(
@@ -89,7 +89,7 @@ def screen(dtype, has_numbers, products, more, aligned):
 def update(dtype, width):
     """update_argmax for rows of one width."""
     signature = {
-        "x": dtype, "center": F32, "nearest": F64, "best": F64, "where": I64, "count": "i32", "dim": "i32",
+        "x": dtype, "center": F32, "nearest": F64, "largest": F64, "farthest": I64, "count": "i32", "dim": "i32",
         "stride_row": "i32",
     }  # fmt: skip
     constants = {"ROWS": rows_of(width), "WIDTH": width}
@@ -127,7 +127,7 @@ CONFIGURATIONS = [
         {"BLOCK": logit_stats.BLOCK_MERGED}, {},
     ),
     Configuration(
-        update_argmax._farthest_kernel, {"best": F64, "where": I64, "farthest": I64, "programs": "i32"},
+        update_argmax._farthest_kernel, {"largest": F64, "farthest": I64, "result": I64, "programs": "i32"},
         {"BLOCK": 1024}, {},
     ),
     *(
@@ -142,7 +142,7 @@ CONFIGURATIONS = [
         Configuration(
             pick_block._pick_block_kernel,
             {"nearest": F64, "between": F64, "floor": F64, "max_picks": "i32", "picks": I64, "sqdist": F64,
-             "found": I32, "num_rows": "i32"},
+             "num_picks": I32, "num_rows": "i32"},
             {"BLOCK": block}, {},
         )
         for block in (256, 512, 4096)
@@ -151,7 +151,7 @@ CONFIGURATIONS = [
 
 
 def compiled(configuration: Configuration, specialisation: str, capability: int) -> tuple[str, int]:
-    """What ptxas says as Triton runs it, and the bytes of shared memory."""
+    """The log of ptxas, and the bytes of shared memory."""
     kernel, signature, constants, options, _ = configuration
     divisible = SPECIALISATIONS[specialisation]
     source = ASTSource(
@@ -179,21 +179,21 @@ def usage(log: str) -> dict[str, int]:
     return {"spilled": sum(spilled), "registers": max(registers)}
 
 
-def lines(number: int) -> list[str]:
-    """What is printed of one configuration."""
-    configuration = CONFIGURATIONS[number]
+def lines(index: int) -> list[str]:
+    """The lines to print for one configuration."""
+    configuration = CONFIGURATIONS[index]
     shown = {"constants": configuration.constants, "types": list(configuration.signature.values())}
-    found = []
+    result = []
     for specialisation in configuration.specialisations:
         for capability in CAPABILITIES:
             log, shared = compiled(configuration, specialisation, capability)
             line = {"kernel": configuration.kernel.__name__, "sm": capability, "specialisation": specialisation}
-            found.append(json.dumps(line | usage(log) | {"shared": shared} | shown))
-    return found
+            result.append(json.dumps(line | usage(log) | {"shared": shared} | shown))
+    return result
 
 
 def main() -> None:
-    triton.knobs.compilation.always_compile = True  # what is cached comes without ptxas's report
+    triton.knobs.compilation.always_compile = True  # a cached kernel comes without ptxas's report
     triton.knobs.nvidia.dump_ptxas_log = True
     with ProcessPoolExecutor(2) as pool_of_processes:
         for of_one in pool_of_processes.map(lines, range(len(CONFIGURATIONS))):

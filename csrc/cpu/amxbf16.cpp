@@ -1,4 +1,4 @@
-// The AVX512-BF16 kernels with products in tiles (AMX-BF16): 16 x 16 products of 32 dimensions in one instruction.
+// The AVX512-BF16 kernels with an AMX-BF16 matrix product: one instruction does 16 x 16 products of 32 dimensions.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -11,8 +11,8 @@ using diverseevol::BFloat16;
 
 constexpr int64_t kTile = 16;                // rows of a tile; 64 bytes each
 constexpr int64_t kDepth = 32;               // dimensions of a tile of rows
-constexpr int64_t kGroup = 2 * kTile;        // rows at a time, and centres of a panel: two tiles by two
-constexpr int64_t kPanelBytes = kGroup * 4;  // from one pair of dimensions to the next
+constexpr int64_t kGroup = 2 * kTile;        // rows of a group and centres of a panel: 2 x 2 tiles
+constexpr int64_t kPanelBytes = kGroup * 4;  // distance in a panel from one pair of dimensions to the next
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1;
@@ -29,7 +29,7 @@ struct alignas(64) TileConfig {
   }
 };
 
-// Tiles 0 to 3 are the products, 4 and 5 the rows, 6 and 7 the centres.
+// Tiles 0 to 3 hold the products, 4 and 5 the rows, 6 and 7 the centres.
 void multiply_group(const BFloat16* rows, int64_t padded, const BFloat16* panel, float* products, int64_t stride) {
   _tile_zero(0);
   _tile_zero(1);
@@ -73,10 +73,10 @@ namespace diverseevol {
 
 Kernels amxbf16_kernels() {
   Kernels kernels = avx512bf16_kernels();
-  kernels.gram.row_group = kGroup;
-  kernels.gram.panel = kGroup;
-  kernels.gram.padding = kDepth;
-  kernels.gram.multiply = multiply;
+  kernels.gemm.row_group = kGroup;
+  kernels.gemm.panel = kGroup;
+  kernels.gemm.padding = kDepth;
+  kernels.gemm.multiply = multiply;
   return kernels;
 }
 

@@ -1,8 +1,8 @@
-// All kernels with eight lanes (AVX2, FMA, F16C). Compiled with its own ISA flags; called only where they hold.
+// All kernels with eight lanes (AVX2, FMA, F16C). Compiled with its own ISA flags; called only if isa_usable.
 #include <immintrin.h>
 
 #include "cpu/convert.h"
-#include "cpu/gram.h"
+#include "cpu/gemm_kernel.h"
 #include "cpu/masked_mean_pool.h"
 #include "cpu/sqdist.h"
 
@@ -48,28 +48,11 @@ struct Vec {
   };
 };
 
-struct Mul {
-  using Element = float;
-  using Acc = __m256;
-  using Operand = __m256;
-  static constexpr int64_t kDepth = 1;
-  static constexpr int64_t kLanes = 8;
+struct MicroKernel : FloatMicroKernel<Vec> {
   static constexpr int kRows = 6;
   static constexpr int kVecs = 2;
-  static __m256 zero() { return _mm256_setzero_ps(); }
-  static __m256 load(const float* from) { return _mm256_loadu_ps(from); }
-  static void store(float* to, __m256 value) { _mm256_storeu_ps(to, value); }
   static __m256 broadcast(const float* from) { return _mm256_broadcast_ss(from); }
-  static __m256 panel(const float* from) { return _mm256_loadu_ps(from); }
   static __m256 multiply_add(__m256 acc, __m256 a, __m256 b) { return _mm256_fmadd_ps(a, b, acc); }
-  static __m256 store_elements(float* to, __m256 value) {
-    _mm256_storeu_ps(to, value);
-    return _mm256_setzero_ps();
-  }
-  static float store_element(float* to, float value) {
-    *to = value;
-    return 0.0F;
-  }
 };
 
 }  // namespace
@@ -78,7 +61,7 @@ namespace diverseevol {
 
 Kernels avx2_kernels() {
   return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
-          gram_of<Vec, Mul>(),
+          gemm_kernel_of<Vec, MicroKernel>(),
           {sqdist<Vec, float>, sqdist<Vec, BFloat16>, sqdist<Vec, Float16>}};
 }
 

@@ -1,33 +1,16 @@
-// All kernels with sixteen lanes (AVX-512F). Compiled with its own ISA flags; called only where they hold.
-#include "cpu/gram.h"
+// All kernels with sixteen lanes (AVX-512F). Compiled with its own ISA flags; called only if isa_usable.
+#include "cpu/gemm_kernel.h"
 #include "cpu/masked_mean_pool.h"
 #include "cpu/sqdist.h"
 #include "cpu/vec_avx512.h"
 
 namespace {
 
-struct Mul {
-  using Element = float;
-  using Acc = __m512;
-  using Operand = __m512;
-  static constexpr int64_t kDepth = 1;
-  static constexpr int64_t kLanes = 16;
+struct MicroKernel : FloatMicroKernel<Vec> {
   static constexpr int kRows = 12;
   static constexpr int kVecs = 2;
-  static __m512 zero() { return _mm512_setzero_ps(); }
-  static __m512 load(const float* from) { return _mm512_loadu_ps(from); }
-  static void store(float* to, __m512 value) { _mm512_storeu_ps(to, value); }
   static __m512 broadcast(const float* from) { return _mm512_set1_ps(*from); }
-  static __m512 panel(const float* from) { return _mm512_loadu_ps(from); }
   static __m512 multiply_add(__m512 acc, __m512 a, __m512 b) { return _mm512_fmadd_ps(a, b, acc); }
-  static __m512 store_elements(float* to, __m512 value) {
-    _mm512_storeu_ps(to, value);
-    return _mm512_setzero_ps();
-  }
-  static float store_element(float* to, float value) {
-    *to = value;
-    return 0.0F;
-  }
 };
 
 }  // namespace
@@ -36,7 +19,7 @@ namespace diverseevol {
 
 Kernels avx512_kernels() {
   return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
-          gram_of<Vec, Mul>(),
+          gemm_kernel_of<Vec, MicroKernel>(),
           {sqdist<Vec, float>, sqdist<Vec, BFloat16>, sqdist<Vec, Float16>}};
 }
 

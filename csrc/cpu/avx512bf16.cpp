@@ -1,10 +1,10 @@
-// The AVX-512 kernels with screening in bfloat16 pairs (AVX512_BF16): twice the products of float32 in a cycle.
-#include "cpu/gram.h"
+// The AVX-512 kernels with a bfloat16 matrix product (AVX512_BF16): twice as many products per cycle as float32.
+#include "cpu/gemm_kernel.h"
 #include "cpu/vec_avx512.h"
 
 namespace {
 
-struct Mul {
+struct MicroKernel {
   using Element = diverseevol::BFloat16;
   using Acc = __m512;
   using Operand = __m512bh;
@@ -32,7 +32,7 @@ struct Mul {
     *to = round(value);
     return value - to_float(*to);
   }
-  // To nearest, ties to even, as the vector instruction does.
+  // Rounds to nearest, ties to even, like the vector instruction.
   static Element round(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
@@ -47,7 +47,7 @@ namespace diverseevol {
 
 Kernels avx512bf16_kernels() {
   Kernels kernels = avx512_kernels();
-  kernels.gram = gram_of<Vec, Mul>();
+  kernels.gemm = gemm_kernel_of<Vec, MicroKernel>();
   return kernels;
 }
 

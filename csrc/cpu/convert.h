@@ -1,4 +1,4 @@
-// Scalar half-precision conversions, exact. In an unnamed namespace for the reason masked_mean_pool.h gives.
+// Exact scalar half-precision conversions; the namespace is unnamed for the reason that masked_mean_pool.h gives.
 #pragma once
 
 #include <cstdint>

@@ -1,10 +1,15 @@
-// Which ISAs this CPU can run, and the kernels of each. Compiled for any CPU of the architecture.
+// Which ISAs this CPU runs, and the kernels of each. This file is compiled without ISA flags.
 #include "cpu/dispatch.h"
 
+// Keep the code of isas.def rows whose architecture this build is for, and drop that of the others.
+#define DEF_IF_ANY(code) code
 #ifdef DEF_X86
+#define DEF_IF_X86(code) code
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#else
+#define DEF_IF_X86(code)
 #endif
 
 namespace diverseevol {
@@ -13,8 +18,8 @@ namespace diverseevol {
 namespace {
 
 // CPUID leaf 7: AMX-TILE (EDX bit 24) and AMX-BF16 (bit 22); XCR0: tile configuration and data (bits 17 and 18); and
-// Linux's permission for this process to use tile data, which is asked for here.
-bool tiles_usable() {
+// Linux's permission for this process to use tile data, which is requested here.
+bool request_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & bit_OSXSAVE) == 0) return false;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & (1U << 24)) == 0 || (d & (1U << 22)) == 0) return false;
@@ -25,42 +30,34 @@ bool tiles_usable() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
+bool amx_usable() {
+  static const bool usable = request_amx();
+  return usable;
+}
+
 }  // namespace
 #endif
 
-// The compiler's probe reads CPUID and, for the AVX families, XCR0: an ISA whose registers the operating system
-// does not save is not reported.
+// The builtin reads CPUID and, for the AVX families, XCR0: it is false if the operating system does not save the ISA's
+// registers.
+#define cpu_has(feature) __builtin_cpu_supports(feature)
+
 bool isa_usable(Isa isa) {
   switch (isa) {
-    case Isa::kScalar:
-      return true;
-#ifdef DEF_X86
-    case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    case Isa::kAvx512:
-      return __builtin_cpu_supports("avx512f") && isa_usable(Isa::kAvx2);
-    case Isa::kAvx512Bf16:
-      return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512vl") && isa_usable(Isa::kAvx512);
-    case Isa::kAmxBf16: {
-      static const bool usable = tiles_usable();
-      return usable && isa_usable(Isa::kAvx512Bf16);
-    }
-#endif
+#define DEF_ISA(name, architecture, flags, probe) DEF_IF_##architecture(case Isa::name : return probe;)
+#include "isas.def"
     default:
       return false;
   }
 }
 
 Kernels kernels_of(Isa isa) {
-#ifdef DEF_X86
-  if (isa == Isa::kAmxBf16) return amxbf16_kernels();
-  if (isa == Isa::kAvx512Bf16) return avx512bf16_kernels();
-  if (isa == Isa::kAvx512) return avx512_kernels();
-  if (isa == Isa::kAvx2) return avx2_kernels();
-#endif
-  (void)isa;
-  return scalar_kernels();
+  switch (isa) {
+#define DEF_ISA(name, architecture, flags, probe) DEF_IF_##architecture(case Isa::name : return name##_kernels();)
+#include "isas.def"
+    default:
+      return scalar_kernels();
+  }
 }
 
 }  // namespace diverseevol

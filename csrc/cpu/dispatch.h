@@ -1,4 +1,4 @@
-// The kernels of an ISA.
+// Access to the kernels of an ISA, and to stored rows.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -6,7 +6,7 @@
 
 namespace diverseevol {
 
-// Defined for a usable ISA alone.
+// Call only with a usable ISA.
 Kernels kernels_of(Isa isa);
 
 inline bool known(DType dtype) {

@@ -1,4 +1,4 @@
-// What every ISA's file provides, as a table of functions, and the element types. Declarations only.
+// The table of functions that each ISA's file provides, and the element types. Declarations only.
 #pragma once
 
 #include <cstdint>
@@ -12,44 +12,41 @@ struct Float16 {
   uint16_t bits;
 };
 
-// |row - offset|^2, and the same of what rounding the differences to the gram's elements lost. Float32 sums.
+// Float32 sums for one row or centre x.
 struct Norms {
-  float sqnorm;
-  float lost;
+  float sqnorm;           // |x - offset|^2
+  float rounding_sqnorm;  // squared norm of the rounding residual (x - offset) - element(x - offset)
 };
 
-// Products of rows with centres, both after subtraction of the offset. Rows are taken `row_group` at a time, centres
-// are packed in panels of `panel`, the dimensions of both are padded with zeros to a multiple of `padding`.
-struct Gram {
+// Matrix product of rows with centres, both after subtraction of the offset. Rows come in groups of `row_group`,
+// centres are packed in panels of `panel`, and the dimensions of both are zero-padded to a multiple of `padding`.
+struct GemmKernel {
   int64_t row_group;
   int64_t panel;
-  int64_t depth;    // elements in four bytes
+  int64_t depth;    // number of elements in four bytes
   int64_t padding;  // a multiple of depth
   int64_t element_size;
-  bool rounds;  // whether elements are narrower than float32
+  bool rounds;  // elements are narrower than float32
   int64_t padded(int64_t dim) const { return (dim + padding - 1) / padding * padding; }
-  // Writes one row's elements [padded]; indexed by DType.
+  // Writes the elements [padded] of one row; indexed by the row's DType.
   Norms (*center_row[3])(const void* row, const float* offset, int64_t dim, int64_t padded, void* elements);
-  // products[r][j] = row_r . centre_j, [num_rows, num_centers rounded up to whole panels], of which columns beyond the
-  // last centre mean nothing; num_rows a multiple of row_group. Panel data: [padded / depth][panel][depth] elements.
+  // products[r][j] = row_r . centre_j, [num_rows, num_centers rounded up to whole panels]; columns beyond the last
+  // centre are undefined; num_rows is a multiple of row_group. A panel is [padded / depth][panel][depth] elements.
   void (*multiply)(const void* rows, int64_t num_rows, const void* panels, int64_t num_centers, int64_t padded,
                    float* products);
 };
 
 struct Kernels {
   // Indexed by DType; see masked_mean_pool.h.
-  void (*pool_row[3])(const void* hidden, int64_t stride_token, const int64_t* kept, int64_t count, int64_t dim,
+  void (*pool_row[3])(const void* hidden, int64_t stride_token, const int64_t* indices, int64_t count, int64_t dim,
                       int64_t prefix_len, float* out);
-  Gram gram;  // the fastest products, in any precision
+  GemmKernel gemm;  // the ISA's fastest, whatever its precision
   // Float64 squared distance, summed by halving (see ops/reference.py); scratch: [dim + 16] doubles.
   // row is indexed by DType, center is float32.
   double (*sqdist[3])(const void* row, const float* center, int64_t dim, double* scratch);
 };
 
-Kernels scalar_kernels();
-Kernels avx2_kernels();
-Kernels avx512_kernels();
-Kernels avx512bf16_kernels();
-Kernels amxbf16_kernels();
+#define DEF_ISA(name, ...) Kernels name##_kernels();
+#include "isas.def"
 
 }  // namespace diverseevol

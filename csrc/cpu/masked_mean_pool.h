@@ -1,6 +1,6 @@
-// One pooled row, written once for all vector widths. Included by one .cpp per ISA, each of which defines
-// `Vec` first. Everything is in an unnamed namespace: a function shared between files that are compiled with
-// different ISA flags would be merged by the linker, perhaps into one that the running CPU lacks.
+// The pooling of one row, written once for all vector widths. Included by one .cpp per ISA, with the ISA's `Vec`.
+// The namespace is unnamed because the linker would merge functions of the same name from files with different ISA
+// flags, possibly into a version that the running CPU cannot execute.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace {
 
-// sums[d] += the group's tree sum, for the eight tokens at `rows`.
+// sums[d] += the tree sum of the eight tokens at `rows`.
 template <class Vec, class T>
 void add_group(const T* const* rows, int64_t dim, float* sums) {
   int64_t d = 0;
@@ -48,19 +48,19 @@ void divide(float* sums, int64_t dim, float count) {
   for (; d < dim; ++d) sums[d] = sums[d] / count;
 }
 
-// hidden: the row's [tokens, dim]; kept: the `count` unmasked token numbers, ascending; out: [dim], holding the prefix
-// sum (or 0) of `prefix_len` tokens on entry. count + prefix_len >= 1.
+// hidden: [tokens, dim]; indices: [count], the unmasked tokens, ascending; out: [dim], on entry the sum of the
+// `prefix_len` prefix tokens (or 0), on return the mean. count + prefix_len >= 1.
 template <class Vec, class T>
-void pool_row(const void* hidden_data, int64_t stride_token, const int64_t* kept, int64_t count, int64_t dim,
+void pool_row(const void* hidden_data, int64_t stride_token, const int64_t* indices, int64_t count, int64_t dim,
               int64_t prefix_len, float* out) {
   const T* hidden = static_cast<const T*>(hidden_data);
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
     const T* rows[8];
-    for (int j = 0; j < 8; ++j) rows[j] = hidden + kept[i + j] * stride_token;
+    for (int j = 0; j < 8; ++j) rows[j] = hidden + indices[i + j] * stride_token;
     add_group<Vec>(rows, dim, out);
   }
-  for (; i < count; ++i) add_one<Vec>(hidden + kept[i] * stride_token, dim, out);
+  for (; i < count; ++i) add_one<Vec>(hidden + indices[i] * stride_token, dim, out);
   divide<Vec>(out, dim, static_cast<float>(count + prefix_len));
 }
 

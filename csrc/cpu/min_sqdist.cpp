@@ -1,4 +1,5 @@
-// min_sqdist: a tile of rows is centred, multiplied with all centres and reduced to its minimum while in the cache.
+// min_sqdist: centres a tile of rows, multiplies it with all centres and takes the minimum, all while it is in the
+// cache.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -13,7 +14,7 @@ namespace diverseevol {
 
 namespace {
 
-constexpr int64_t kTileRows = 96;  // a multiple of every gram's row group
+constexpr int64_t kTileRows = 96;  // a multiple of every GemmKernel's row_group
 
 template <class T>
 bool all_finite(const void* row_data, int64_t dim) {
@@ -27,7 +28,7 @@ bool all_finite(const Rows& x, int64_t row) {
   return all_finite<float>(row_of(x, row), x.dim);
 }
 
-// One thread's tile buffers, and the work on a tile.
+// The tile buffers of one thread, and the work on a tile.
 class Tile {
  public:
   Tile(const MinSqdist& call, const Kernels& kernels, const Panels& panels)
@@ -37,39 +38,40 @@ class Tile {
         rows_(static_cast<size_t>(kTileRows * panels.row_bytes())),
         products_(static_cast<size_t>(kTileRows * panels.width())) {}
 
-  // Bounds the rows at places [first, last) of those asked for; returns the first that is not finite, or -1.
+  // Bounds the rows indices[first, last); returns the first row with a non-finite value, or -1.
   int64_t bound(int64_t first, int64_t last) {
-    const Gram& gram = kernels_.gram;
-    const auto center_row = gram.center_row[static_cast<int>(call_.x.dtype)];
+    const GemmKernel& gemm = kernels_.gemm;
+    const auto center_row = gemm.center_row[static_cast<int>(call_.x.dtype)];
     const int64_t count = last - first;
     Norms norms[kTileRows];
     for (int64_t r = 0; r < count; ++r) {
-      norms[r] = center_row(row_of(call_.x, number(first + r)), call_.offset, call_.x.dim, panels_.padded(),
+      norms[r] = center_row(row_of(call_.x, row(first + r)), call_.offset, call_.x.dim, panels_.padded(),
                             rows_.data() + r * panels_.row_bytes());
-      // Finite values can have an infinite norm: such a row keeps its bound.
-      if (!std::isfinite(norms[r].sqnorm) && !all_finite(call_.x, number(first + r))) {
-        return number(first + r);
+      // A row of finite values whose norm overflows keeps its bound.
+      if (!std::isfinite(norms[r].sqnorm) && !all_finite(call_.x, row(first + r))) {
+        return row(first + r);
       }
     }
-    const int64_t whole_groups = (count + gram.row_group - 1) / gram.row_group * gram.row_group;
+    const int64_t whole_groups = (count + gemm.row_group - 1) / gemm.row_group * gemm.row_group;
     panels_.multiply(rows_.data(), whole_groups, products_.data());
     for (int64_t r = 0; r < count; ++r) {
-      lower(call_.bound[number(first + r)], norms[r], products_.data() + r * panels_.width());
+      lower(call_.bound[row(first + r)], norms[r], products_.data() + r * panels_.width());
     }
     return -1;
   }
 
  private:
-  int64_t number(int64_t place) const { return call_.numbers == nullptr ? place : call_.numbers[place]; }
+  int64_t row(int64_t i) const { return call_.indices == nullptr ? i : call_.indices[i]; }
 
   void lower(float& bound, const Norms& norms, const float* products) const {
     float nearest = std::numeric_limits<float>::infinity();
     for (int64_t j = 0; j < panels_.num_centers(); ++j) {
       nearest = std::min(nearest, panels_.sqnorm()[j] - 2.0F * products[j]);
     }
-    const double error = certified_error(above(norms, kernels_.gram, call_.x.dim), panels_.largest(), call_.x.dim);
-    const double above_exact = static_cast<double>(norms.sqnorm) + static_cast<double>(nearest) + error;
-    if (above_exact < static_cast<double>(bound)) bound = static_cast<float>(above_exact);  // false for NaN
+    const double error =
+        certified_error(norms_above(norms, kernels_.gemm, call_.x.dim), panels_.largest(), call_.x.dim);
+    const double upper = static_cast<double>(norms.sqnorm) + static_cast<double>(nearest) + error;
+    if (upper < static_cast<double>(bound)) bound = static_cast<float>(upper);  // false for NaN
   }
 
   const MinSqdist& call_;
@@ -82,14 +84,14 @@ class Tile {
 }  // namespace
 
 Status min_sqdist(const MinSqdist& call) {
-  if (!isa_usable(call.on.isa)) return Status::kUnusableIsa;
+  if (!isa_usable(call.target.isa)) return Status::kUnusableIsa;
   if (!known(call.x.dtype)) return Status::kUnknownDType;
-  const Kernels kernels = kernels_of(call.on.isa);
+  const Kernels kernels = kernels_of(call.target.isa);
   const Panels panels =
-      centered_panels(kernels.gram, call.centers, call.num_centers, call.x.dim, call.offset, call.on.threads);
+      centered_panels(kernels.gemm, call.centers, call.num_centers, call.x.dim, call.offset, call.target.threads);
   const int64_t tiles = (call.count + kTileRows - 1) / kTileRows;
   std::atomic<int64_t> first_bad{call.x.rows};
-  parallel_ranges(tiles, call.on.threads, [&](int64_t first, int64_t last) {
+  parallel_ranges(tiles, call.target.threads, [&](int64_t first, int64_t last) {
     Tile tile(call, kernels, panels);
     for (int64_t t = first; t < last; ++t) {
       const int64_t bad = tile.bound(t * kTileRows, std::min((t + 1) * kTileRows, call.count));

@@ -1,4 +1,4 @@
-// Work over ranges, on OpenMP's threads: the ones that torch uses, so that the two never compete for a core.
+// Parallel loops on OpenMP's threads: torch uses the same threads, so the two never compete for a core.
 #pragma once
 
 #include <omp.h>
@@ -9,8 +9,8 @@
 
 namespace diverseevol {
 
-// Calls work(first, last) on at most `threads` threads, over disjoint ranges that cover [0, count). An exception of
-// any of them is thrown here.
+// Calls work(first, last) on at most `threads` threads, over disjoint ranges that cover [0, count). Rethrows an
+// exception of any thread.
 template <class Work>
 void parallel_ranges(int64_t count, int threads, const Work& work) {
   const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
@@ -18,7 +18,7 @@ void parallel_ranges(int64_t count, int threads, const Work& work) {
   std::exception_ptr failed;
 #pragma omp parallel num_threads(parts)
   {
-    const int64_t ranges = omp_get_num_threads();  // may be fewer
+    const int64_t ranges = omp_get_num_threads();  // OpenMP may start fewer threads than requested
     const int64_t range = omp_get_thread_num();
     try {
       work(count * range / ranges, count * (range + 1) / ranges);

@@ -1,4 +1,4 @@
-// pool_min_sqdist: pools a batch and bounds the pooled rows while they are in the cache.
+// pool_min_sqdist: pools a batch, and bounds the pooled rows while they are in the cache.
 #include "ops.h"
 
 namespace diverseevol {

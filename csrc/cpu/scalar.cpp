@@ -1,6 +1,6 @@
-// All kernels without vector instructions: any CPU, and the yardstick of the others.
+// All kernels without vector instructions: they run on any CPU, and tests compare the other ISAs with them.
 #include "cpu/convert.h"
-#include "cpu/gram.h"
+#include "cpu/gemm_kernel.h"
 #include "cpu/masked_mean_pool.h"
 #include "cpu/sqdist.h"
 
@@ -34,25 +34,11 @@ struct Vec {
   };
 };
 
-struct Mul {
-  using Element = float;
-  using Acc = float;
-  using Operand = float;
-  static constexpr int64_t kDepth = 1;
-  static constexpr int64_t kLanes = 1;
+struct MicroKernel : FloatMicroKernel<Vec> {
   static constexpr int kRows = 4;
   static constexpr int kVecs = 4;
-  static float zero() { return 0.0F; }
-  static float load(const float* from) { return *from; }
-  static void store(float* to, float value) { *to = value; }
   static float broadcast(const float* from) { return *from; }
-  static float panel(const float* from) { return *from; }
   static float multiply_add(float acc, float a, float b) { return acc + a * b; }
-  static float store_elements(float* to, float value) { return store_element(to, value); }
-  static float store_element(float* to, float value) {
-    *to = value;
-    return 0.0F;
-  }
 };
 
 }  // namespace
@@ -61,7 +47,7 @@ namespace diverseevol {
 
 Kernels scalar_kernels() {
   return {{pool_row<Vec, float>, pool_row<Vec, BFloat16>, pool_row<Vec, Float16>},
-          gram_of<Vec, Mul>(),
+          gemm_kernel_of<Vec, MicroKernel>(),
           {sqdist<Vec, float>, sqdist<Vec, BFloat16>, sqdist<Vec, Float16>}};
 }
 

@@ -1,5 +1,5 @@
 // The float64 squared distance of the specification: squares of differences, summed by halving.
-// Written once for all vector widths; in an unnamed namespace for the reason masked_mean_pool.h gives.
+// Written once for all vector widths; the namespace is unnamed for the reason that masked_mean_pool.h gives.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace {
 
-// The squares of a row's differences from a centre, one or a vector of them.
+// The squared differences of a row and a centre, one by one or a vector at a time.
 template <class Vec, class T>
 struct Squares {
   using Double = typename Vec::Double;
@@ -20,13 +20,13 @@ struct Squares {
     const double difference = static_cast<double>(to_float(row[d])) - static_cast<double>(center[d]);
     return difference * difference;
   }
-  auto some(int64_t d) const {
+  auto vector(int64_t d) const {
     const auto difference = Double::sub(Double::load(row + d), Double::load(center + d));
     return Double::mul(difference, difference);
   }
 };
 
-// Three halvings at once, for d in [first, last): element d of each eighth, of which those from kParts on are zero.
+// The first three halvings in one step: adds one value of each eighth, of which eighths kParts to 7 are zero.
 template <int kParts, class Value, class Add>
 inline auto add_eighths(const Value& value, const Add& add) {
   const auto pair = [&](auto part) {
@@ -45,7 +45,7 @@ void sum_eighths(const Squares<Vec, T>& squares, int64_t first, int64_t last, in
   using Double = typename Vec::Double;
   int64_t d = first;
   for (; d + Double::kWidth <= last; d += Double::kWidth) {
-    Double::store(sums + d, add_eighths<kParts>([&](int part) { return squares.some(d + part * eighth); },
+    Double::store(sums + d, add_eighths<kParts>([&](int part) { return squares.vector(d + part * eighth); },
                                                 [](auto a, auto b) { return Double::add(a, b); }));
   }
   for (; d < last; ++d) {
@@ -64,7 +64,7 @@ void sum_eighths(int64_t parts, const Squares<Vec, T>& squares, int64_t first, i
   if (parts == 8) sum_eighths<8>(squares, first, last, eighth, sums);
 }
 
-// scratch: at least dim + 16 doubles. Vec: the ISA's float vector, which knows its float64 counterpart.
+// scratch: at least dim + 16 doubles. Vec: the ISA's float vector; Vec::Double is its float64 counterpart.
 template <class Vec, class T>
 double sqdist(const void* row, const float* center, int64_t dim, double* scratch) {
   using Double = typename Vec::Double;

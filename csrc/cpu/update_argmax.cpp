@@ -1,4 +1,4 @@
-// update_argmax: one pass over the rows for one centre, in float64; bound by memory.
+// update_argmax: one pass over the rows for one centre, in float64; limited by memory bandwidth.
 #include <algorithm>
 #include <mutex>
 #include <vector>
@@ -10,7 +10,7 @@ namespace diverseevol {
 
 namespace {
 
-// The sum by halving takes a row from eight places at once, which the processor's own prefetching does not follow.
+// The sum by halving reads eight parts of a row at once, a pattern that the hardware prefetcher does not follow.
 void prefetch(const void* data, int64_t bytes) {
   for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(data) + line);
 }
@@ -18,13 +18,13 @@ void prefetch(const void* data, int64_t bytes) {
 }  // namespace
 
 Status update_argmax(const UpdateArgmax& call) {
-  if (!isa_usable(call.on.isa)) return Status::kUnusableIsa;
+  if (!isa_usable(call.target.isa)) return Status::kUnusableIsa;
   if (!known(call.x.dtype)) return Status::kUnknownDType;
-  const auto sqdist = kernels_of(call.on.isa).sqdist[static_cast<int>(call.x.dtype)];
+  const auto sqdist = kernels_of(call.target.isa).sqdist[static_cast<int>(call.x.dtype)];
   const int64_t row_bytes = call.x.dim * (call.x.dtype == DType::kFloat32 ? 4 : 2);
   std::mutex mutex;
   int64_t farthest_of_all = -1;
-  parallel_ranges(call.x.rows, call.on.threads, [&](int64_t first, int64_t last) {
+  parallel_ranges(call.x.rows, call.target.threads, [&](int64_t first, int64_t last) {
     std::vector<double> scratch(static_cast<size_t>(call.x.dim) + 16);
     int64_t farthest = first;
     for (int64_t i = first; i < last; ++i) {
@@ -34,7 +34,7 @@ Status update_argmax(const UpdateArgmax& call) {
       if (nearest > call.nearest[farthest]) farthest = i;
     }
     const std::lock_guard<std::mutex> lock(mutex);
-    // The other one, if any, is of a range that is finished: nobody writes to it any more.
+    // farthest_of_all belongs to a finished range: no thread writes its `nearest` any more.
     const double ours = call.nearest[farthest];
     const double theirs = farthest_of_all < 0 ? -1.0 : call.nearest[farthest_of_all];
     if (farthest_of_all < 0 || ours > theirs || (ours == theirs && farthest < farthest_of_all))

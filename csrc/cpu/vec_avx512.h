@@ -1,4 +1,5 @@
-// Sixteen float lanes, for the two AVX-512 files. In an unnamed namespace for the reason masked_mean_pool.h gives.
+// A vector of sixteen floats for the two AVX-512 files; the namespace is unnamed for the reason that
+// masked_mean_pool.h gives.
 #pragma once
 
 #include <immintrin.h>

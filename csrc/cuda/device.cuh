@@ -1,5 +1,5 @@
-// The instructions that kernels are written in, one thin function each, for sm_80 and later. What is special to Hopper
-// is in hopper.cuh.
+// The GPU instructions that the kernels use, one thin function each, for sm_80 and later; hopper.cuh has Hopper's own.
+// tests/support/cuda_emulated replaces both files to run the kernels on a CPU.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -9,7 +9,7 @@
 
 namespace diverseevol::cuda {
 
-constexpr unsigned kWarp = 0xFFFFFFFFU;  // every lane takes part
+constexpr unsigned kWarp = 0xFFFFFFFFU;  // mask of all lanes
 
 template <class T>
 __device__ T shuffle_xor(T value, int lanes) {
@@ -37,40 +37,41 @@ __device__ inline void sync_warp() { __syncwarp(); }
 
 __device__ inline void sync_grid() { cooperative_groups::this_grid().sync(); }
 
-// Shared memory asked for at launch.
+// The dynamic shared memory of the launch.
 template <class T>
 __device__ T* launch_shared() {
   extern __shared__ __align__(1024) unsigned char memory[];
   return reinterpret_cast<T*>(memory);
 }
 
-__device__ inline void lower_to(int64_t* place, int64_t value) {  // -1 stands for none: the largest when unsigned
-  atomicMin(reinterpret_cast<unsigned long long*>(place), static_cast<unsigned long long>(value));
+__device__ inline void lower_to(int64_t* address, int64_t value) {  // -1 (none) is the largest unsigned value
+  atomicMin(reinterpret_cast<unsigned long long*>(address), static_cast<unsigned long long>(value));
 }
 
-// Values from 0 to infinity order like their bits.
-__device__ inline void lower_to(double* place, double value) {
-  atomicMin(reinterpret_cast<unsigned long long*>(place), static_cast<unsigned long long>(__double_as_longlong(value)));
+// Values from 0 to infinity are ordered like their bits.
+__device__ inline void lower_to(double* address, double value) {
+  atomicMin(reinterpret_cast<unsigned long long*>(address),
+            static_cast<unsigned long long>(__double_as_longlong(value)));
 }
 
-// As signed integers the bits of floats from 0 to infinity order like them, below them those of -infinity.
-__device__ inline void lower_to(float* place, float value) {
-  atomicMin(reinterpret_cast<int*>(place), __float_as_int(value));
+// Floats from 0 to infinity are ordered like their bits as signed integers, and -infinity is below them.
+__device__ inline void lower_to(float* address, float value) {
+  atomicMin(reinterpret_cast<int*>(address), __float_as_int(value));
 }
 
-__device__ inline void raise_to(float* place, float value) {  // from 0 on; NaN is above all
-  atomicMax(reinterpret_cast<unsigned*>(place), __float_as_uint(value));
+__device__ inline void raise_to(float* address, float value) {  // values >= 0; NaN is above all
+  atomicMax(reinterpret_cast<unsigned*>(address), __float_as_uint(value));
 }
 
-__device__ inline unsigned add_one(unsigned* place) { return atomicAdd(place, 1U); }
+__device__ inline unsigned add_one(unsigned* address) { return atomicAdd(address, 1U); }
 
-// What other blocks wrote before a fence, not what this one's cache holds.
+// Loads from L2, because this multiprocessor's L1 may hold a value from before another block's write and fence.
 template <class T>
-__device__ T load_fresh(const T* place) {
-  return __ldcg(place);
+__device__ T load_fresh(const T* address) {
+  return __ldcg(address);
 }
 
-// Never fused: a multiplication fused with an addition would round once less than the specification.
+// Never contracted: a fused multiply-add rounds once where the specification rounds twice.
 __device__ inline double add(double a, double b) { return __dadd_rn(a, b); }
 __device__ inline double subtract(double a, double b) { return __dsub_rn(a, b); }
 __device__ inline double multiply(double a, double b) { return __dmul_rn(a, b); }
@@ -87,32 +88,32 @@ __device__ inline uint16_t float_to_bfloat(float value) {
   return static_cast<uint16_t>(both);
 }
 
-// The first in the lower half.
+// `first` is in the lower half of the result.
 __device__ inline uint32_t floats_to_bfloats(float first, float second) {
   uint32_t both;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
   return both;
 }
 
-__device__ inline uint32_t shared_address(const void* place) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(place));
+__device__ inline uint32_t shared_address(const void* address) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(address));
 }
 
-// 16 bytes from global to shared memory, both aligned to 16; there once a wait says so.
+// Copies 16 bytes asynchronously from global to shared memory, both aligned to 16; complete after await_copies.
 __device__ inline void copy_later(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
 }
 
-// The thread's copies since the last one are a group.
+// Commits the thread's copies since the last commit as a group.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Until at most kPending of the thread's groups are still on their way.
+// Waits until at most kPending of the thread's groups are in flight.
 template <int kPending>
 __device__ void await_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
+// Loads four 8 x 8 matrices of 16-bit elements; lane l passes the address of row l % 8 of matrix l / 8.
 __device__ inline void load_matrices(uint32_t (&out)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
@@ -120,7 +121,7 @@ __device__ inline void load_matrices(uint32_t (&out)[4], const void* row) {
                : "memory");
 }
 
-// acc [16, 8] += left [16, 16] . right [8, 16]^T, fragments as in PTX ISA, mma.m16n8k16.
+// acc [16, 8] += left [16, 16] . right [8, 16]^T, with the fragments of mma.m16n8k16 in the PTX ISA.
 __device__ inline void multiply_bfloats(float (&acc)[4], const uint32_t (&left)[4], uint32_t right0, uint32_t right1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -1,4 +1,4 @@
-// Stored values and how they are read.
+// Stored values, how kernels read them, and how scratch memory is divided.
 #pragma once
 
 #include <cstdint>
@@ -29,15 +29,15 @@ __device__ bool all_finite(const T* row, int64_t dim) {
   return finite;
 }
 
-// 16 bytes of stored values: one load.
+// 16 bytes of stored values, the largest single load.
 template <class T>
 struct alignas(16) Chunk {
   static constexpr int kValues = 16 / sizeof(T);
   T values[kValues];
 };
 
-// The values at `from` on, zero from `count` on. kAligned: `from` is aligned to 16 bytes, so that whole chunks are one
-// load.
+// The values from[0] to from[kValues - 1], zero from index `count` on. kAligned: `from` is aligned to 16 bytes, so that
+// a whole chunk is one load.
 template <bool kAligned, class T>
 __device__ Chunk<T> load_chunk(const T* from, int64_t count) {
   if (kAligned && count >= Chunk<T>::kValues) return *reinterpret_cast<const Chunk<T>*>(from);
@@ -49,7 +49,7 @@ __device__ Chunk<T> load_chunk(const T* from, int64_t count) {
   return chunk;
 }
 
-// Whether all rows of a matrix can be read in aligned chunks.
+// Whether all rows of a matrix are aligned to 16 bytes.
 template <class T>
 bool in_chunks(const void* data, int64_t stride) {
   return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride * static_cast<int64_t>(sizeof(T)) % 16 == 0;
@@ -61,7 +61,7 @@ inline int64_t blocks_of(int64_t count, int64_t each) { return (count + each - 1
 
 inline int64_t rounded_up(int64_t count, int64_t to) { return blocks_of(count, to) * to; }
 
-// Calls use(T{}) for the type that a dtype names; false for none.
+// Calls use(T{}) with the type T of a dtype; returns false for an unknown dtype.
 template <class Use>
 bool with_type(DType dtype, const Use& use) {
   switch (dtype) {
@@ -78,7 +78,7 @@ bool with_type(DType dtype, const Use& use) {
   return false;
 }
 
-// Cuts scratch memory into arrays.
+// Divides scratch memory into arrays.
 class Scratch {
  public:
   explicit Scratch(void* data) : data_(static_cast<char*>(data)) {}

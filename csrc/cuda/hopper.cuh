@@ -1,4 +1,4 @@
-// Hopper's own instructions (sm_90a): bulk tensor copies, their barriers, and products of a warpgroup.
+// Instructions of Hopper (sm_90a) alone: bulk tensor copies, their barriers, and warpgroup matrix products.
 #pragma once
 
 #include <cuda.h>
@@ -11,14 +11,14 @@
 
 namespace diverseevol::cuda {
 
-// A matrix of 16-bit elements that is copied in boxes of 64 columns, swizzled in units of 128 bytes.
+// Describes a matrix of 16-bit elements to the copy engine, which copies boxes of 64 columns with a 128-byte swizzle.
 struct TensorMap {
   CUtensorMap map;
 };
 
 constexpr int kBoxColumns = 64;
 
-// Throws std::runtime_error. stride in elements, a multiple of 8; data aligned to 16 bytes.
+// stride: in elements, a multiple of 8. data: aligned to 16 bytes. Throws std::runtime_error if the driver fails.
 inline TensorMap tensor_map(const void* data, bool half, int64_t rows, int64_t columns, int64_t stride, int box_rows) {
   void* entry = nullptr;
   cudaDriverEntryPointQueryResult found;
@@ -40,7 +40,7 @@ inline TensorMap tensor_map(const void* data, bool half, int64_t rows, int64_t c
   return result;
 }
 
-// A barrier in shared memory; its phase ends when `count` threads have arrived and all announced bytes have come.
+// A barrier in shared memory; a phase ends when `count` threads have arrived and all announced bytes are copied.
 struct CopyBarrier {
   uint64_t state;
 
@@ -57,7 +57,7 @@ struct CopyBarrier {
                  : "memory");
   }
 
-  // Until the phase of this parity has ended.
+  // Waits until the phase of this parity has ended.
   __device__ void wait(unsigned parity) {
     asm volatile(
         "{\n"
@@ -71,15 +71,15 @@ struct CopyBarrier {
   }
 };
 
-// Initialised barriers become visible to the copy engine.
+// Makes initialised barriers visible to the copy engine.
 __device__ inline void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
 __device__ inline void prefetch_map(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// The box from (row, column) on, zero beyond the matrix, to shared memory aligned to 1,024 bytes; counted by the
-// barrier.
+// Copies the box that begins at (row, column), zero beyond the matrix, to shared memory aligned to 1,024 bytes; the
+// barrier counts its bytes.
 __device__ inline void copy_box(void* to, const TensorMap* map, int64_t row, int64_t column, CopyBarrier* barrier) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
@@ -88,31 +88,32 @@ __device__ inline void copy_box(void* to, const TensorMap* map, int64_t row, int
       : "memory");
 }
 
-// Where a warpgroup's operand lies: rows of 128 bytes, swizzled as copy_box leaves them, eight of them 1,024 bytes.
-__device__ inline uint64_t operand(const void* place) {
+// Descriptor of a warpgroup's operand: rows of 128 bytes with the swizzle of copy_box, in groups of eight (1,024
+// bytes).
+__device__ inline uint64_t operand(const void* data) {
   constexpr uint64_t kSwizzle128 = 1ULL << 62, kEightRows = (1024ULL >> 4) << 32, kLeading = 1ULL << 16;
-  return kSwizzle128 | kEightRows | kLeading | ((shared_address(place) & 0x3FFFFU) >> 4);
+  return kSwizzle128 | kEightRows | kLeading | ((shared_address(data) & 0x3FFFFU) >> 4);
 }
 
 __device__ inline void before_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 __device__ inline void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-// Until at most kPending committed groups are still being computed.
+// Waits until at most kPending committed groups are in flight.
 template <int kPending>
 __device__ void await_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// What awaits products is not moved before the wait by the compiler, which does not know that they are computed till
-// then.
+// Keeps the compiler from moving uses of the products before the wait: it does not know that the asynchronous
+// instructions write them until then.
 __device__ inline void products_have_come(float (&acc)[128]) {
 #pragma unroll
   for (int i = 0; i < 128; ++i) asm volatile("" : "+f"(acc[i])::"memory");
 }
 
-// acc [64, 256] = left [64, 16] . right [256, 16]^T, plus acc if `adding`. Thread's acc[4 n + i] is of row
-// 16 (warp of the group) + 8 (i / 2) + lane / 4, column 8 n + 2 (lane % 4) + i % 2.
+// acc [64, 256] = left [64, 16] . right [256, 16]^T, plus acc if `adding`. A thread's acc[4 n + i] is at row
+// 16 (warp of the group) + 8 (i / 2) + lane / 4 and column 8 n + 2 (lane % 4) + i % 2.
 #define DEF_MULTIPLY(name, type)                                                               \
   __device__ inline void name(float (&acc)[128], uint64_t left, uint64_t right, bool adding) { \
     asm volatile(                                                                              \
@@ -163,7 +164,7 @@ DEF_MULTIPLY(multiply_half_tiles, "f16")
 #undef DEF_REGISTERS
 #undef DEF_ACCUMULATORS
 
-// A warpgroup gives back registers, or asks for more.
+// A warpgroup releases registers down to kRegisters per thread, or requests up to as many.
 template <int kRegisters>
 __device__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));

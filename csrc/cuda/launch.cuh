@@ -1,4 +1,4 @@
-// The host's side of a launch: statuses become exceptions, the caller's device and stream are used.
+// Kernel launches from the host, on the target's device and stream; an error status becomes an exception.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,14 +16,14 @@ namespace diverseevol::cuda {
 
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();  // a launch's error stays with the thread until it is read
+  cudaGetLastError();  // clears the error, which would otherwise show up in the thread's next call
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
 }
 
-// The target's device is current while this lives.
+// Makes the target's device current for the lifetime of the object.
 class Device {
  public:
-  explicit Device(const Target& on) : wanted_(on.device) {
+  explicit Device(const ExecutionTarget& target) : wanted_(target.device) {
     check(cudaGetDevice(&before_), "cudaGetDevice");
     if (before_ != wanted_) check(cudaSetDevice(wanted_), "cudaSetDevice");
   }
@@ -38,61 +38,64 @@ class Device {
   const int wanted_;
 };
 
-inline int attribute(const Target& on, cudaDeviceAttr which) {
+inline int attribute(const ExecutionTarget& target, cudaDeviceAttr which) {
   int value = 0;
-  check(cudaDeviceGetAttribute(&value, which, on.device), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&value, which, target.device), "cudaDeviceGetAttribute");
   return value;
 }
 
-inline int multiprocessors(const Target& on) { return attribute(on, cudaDevAttrMultiProcessorCount); }
+inline int multiprocessors(const ExecutionTarget& target) { return attribute(target, cudaDevAttrMultiProcessorCount); }
 
-inline int capability(const Target& on) {
-  return 10 * attribute(on, cudaDevAttrComputeCapabilityMajor) + attribute(on, cudaDevAttrComputeCapabilityMinor);
+inline int capability(const ExecutionTarget& target) {
+  return 10 * attribute(target, cudaDevAttrComputeCapabilityMajor) +
+         attribute(target, cudaDevAttrComputeCapabilityMinor);
 }
 
-// What a block may have at most, static memory included.
-inline int64_t shared_memory(const Target& on) { return attribute(on, cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+// Maximum shared memory of a block in bytes, static memory included.
+inline int64_t shared_memory(const ExecutionTarget& target) {
+  return attribute(target, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+}
 
-inline void fill(const Target& on, void* data, int byte, int64_t bytes) {
-  check(cudaMemsetAsync(data, byte, static_cast<size_t>(bytes), static_cast<cudaStream_t>(on.stream)),
+inline void fill(const ExecutionTarget& target, void* data, int byte, int64_t bytes) {
+  check(cudaMemsetAsync(data, byte, static_cast<size_t>(bytes), static_cast<cudaStream_t>(target.stream)),
         "cudaMemsetAsync");
 }
 
-// How a kernel is spread: blocks, threads of each, and the bytes of shared memory that it asks for at run time.
+// Launch configuration: blocks, threads per block, and bytes of dynamic shared memory per block.
 struct Shape {
   int64_t blocks;
   int threads;
   int64_t shared;
 };
 
-// Lets a kernel have all shared memory that its static part leaves, once for each device: more than 48 KB are asked
-// for. Returns how much that is.
-inline int64_t most_shared(const void* kernel, const Target& on) {
+// Opts a kernel in to all dynamic shared memory that its static part leaves, because CUDA grants more than 48 KB only
+// on request. Returns that number of bytes, cached per kernel and device.
+inline int64_t most_shared(const void* kernel, const ExecutionTarget& target) {
   static std::mutex mutex;
   static std::map<std::pair<const void*, int>, int64_t> known;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = known.find({kernel, on.device});
+  const auto found = known.find({kernel, target.device});
   if (found != known.end()) return found->second;
   cudaFuncAttributes attributes;
   check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
-  const int64_t most = shared_memory(on) - static_cast<int64_t>(attributes.sharedSizeBytes);
+  const int64_t most = shared_memory(target) - static_cast<int64_t>(attributes.sharedSizeBytes);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most)),
         "cudaFuncSetAttribute");
-  known[{kernel, on.device}] = most;
+  known[{kernel, target.device}] = most;
   return most;
 }
 
-inline void check_shared(const void* kernel, const Target& on, int64_t wanted) {
-  const int64_t most = most_shared(kernel, on);
+inline void check_shared(const void* kernel, const ExecutionTarget& target, int64_t wanted) {
+  const int64_t most = most_shared(kernel, target);
   if (wanted <= most) return;
   throw std::runtime_error("launch: " + std::to_string(wanted) +
                            " bytes of shared memory for a block, of which this GPU has " + std::to_string(most));
 }
 
 template <class... Arguments>
-void launch_with(void (*kernel)(Arguments...), const Target& on, const Shape& shape, bool cooperative,
+void launch_with(void (*kernel)(Arguments...), const ExecutionTarget& target, const Shape& shape, bool cooperative,
                  Arguments... arguments) {
-  check_shared(reinterpret_cast<const void*>(kernel), on, shape.shared);
+  check_shared(reinterpret_cast<const void*>(kernel), target, shape.shared);
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeCooperative;
   attribute.val.cooperative = cooperative ? 1 : 0;
@@ -100,28 +103,29 @@ void launch_with(void (*kernel)(Arguments...), const Target& on, const Shape& sh
   config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
   config.dynamicSmemBytes = static_cast<size_t>(shape.shared);
-  config.stream = static_cast<cudaStream_t>(on.stream);
+  config.stream = static_cast<cudaStream_t>(target.stream);
   config.attrs = &attribute;
   config.numAttrs = 1;
   check(cudaLaunchKernelEx(&config, kernel, arguments...), "launch");
 }
 
 template <class... Arguments>
-void launch(void (*kernel)(Arguments...), const Target& on, const Shape& shape, Arguments... arguments) {
-  launch_with(kernel, on, shape, false, arguments...);
+void launch(void (*kernel)(Arguments...), const ExecutionTarget& target, const Shape& shape, Arguments... arguments) {
+  launch_with(kernel, target, shape, false, arguments...);
 }
 
-// All blocks run at once: as many as fit on the device, at most shape.blocks.
+// Cooperative launch with as many blocks as fit on the device at once, at most shape.blocks.
 template <class... Arguments>
-void launch_cooperative(void (*kernel)(Arguments...), const Target& on, Shape shape, Arguments... arguments) {
-  check_shared(reinterpret_cast<const void*>(kernel), on, shape.shared);
+void launch_cooperative(void (*kernel)(Arguments...), const ExecutionTarget& target, Shape shape,
+                        Arguments... arguments) {
+  check_shared(reinterpret_cast<const void*>(kernel), target, shape.shared);
   int each = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, shape.threads, static_cast<size_t>(shape.shared)),
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-  const int64_t most = static_cast<int64_t>(each) * multiprocessors(on);
+  const int64_t most = static_cast<int64_t>(each) * multiprocessors(target);
   if (most == 0) throw std::runtime_error("cooperative launch: not one block fits on this GPU");
   if (shape.blocks > most) shape.blocks = most;
-  launch_with(kernel, on, shape, true, arguments...);
+  launch_with(kernel, target, shape, true, arguments...);
 }
 
 }  // namespace diverseevol::cuda

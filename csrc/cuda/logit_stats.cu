@@ -1,5 +1,5 @@
-// logit_stats: a block for a tile of tokens and a span of the vocabulary; logits are kept a tile at a time, in shared
-// memory, and folded into four numbers for each token. Spans are put together in order by a second launch.
+// logit_stats: one block per tile of tokens and span of the vocabulary. It computes a tile of logits at a time in
+// shared memory and reduces them to four numbers per token; a second kernel merges the spans in order.
 #include <type_traits>
 
 #include "cuda/launch.cuh"
@@ -10,10 +10,11 @@ namespace diverseevol::cuda {
 
 namespace {
 
-constexpr int64_t kSpan = 1024;  // of the vocabulary; fixed, so that a token's numbers do not depend on its neighbours
-constexpr int kStages = 3;       // steps that are on their way or being multiplied
+constexpr int64_t kSpan =
+    1024;                   // words; fixed, so that a token's result does not depend on how many tokens come with it
+constexpr int kStages = 3;  // steps in flight or being multiplied
 
-// Of some logits: the two largest, and the sums of exp(z - largest) and of exp(z - largest) (z - largest).
+// Statistics of logits z: the two largest, the sum of exp(z - largest), and the sum of exp(z - largest) (z - largest).
 struct Stats {
   float largest, second, sum, weighted;
 
@@ -22,7 +23,7 @@ struct Stats {
     return {lowest, lowest, 0.0F, 0.0F};
   }
 
-  // The sums relative to a larger or equal maximum.
+  // Makes the sums relative to `to`, a maximum that is at least `largest`.
   __device__ void rescale(float to) {
     if (sum > 0.0F) {
       const float shift = largest - to, factor = expf(shift);
@@ -32,7 +33,7 @@ struct Stats {
     largest = to;
   }
 
-  __device__ void meet(Stats other) {
+  __device__ void merge(Stats other) {
     const float most = fmaxf(largest, other.largest);
     second = fmaxf(fmaxf(second, other.second), fminf(largest, other.largest));
     if (other.sum == 0.0F) return;
@@ -42,8 +43,8 @@ struct Stats {
     weighted += other.weighted;
   }
 
-  // `count` logits that lie one after the other.
-  __device__ void meet(const float* logits, int count) {
+  // Merges `count` consecutive logits.
+  __device__ void merge(const float* logits, int count) {
     if (count <= 0) return;
     float one = logits[0], two = -__uint_as_float(0x7F800000U);
     for (int i = 1; i < count; ++i) {
@@ -56,15 +57,16 @@ struct Stats {
       tile.sum += weight;
       tile.weighted += weight * shift;
     }
-    meet(tile);
+    merge(tile);
   }
 };
 
-// Computes tiles of logits of 16-bit values on the matrix units.
+// Computes tiles of logits from 16-bit values on the matrix units.
 template <class T, bool kAligned>
 struct MatrixTiles {
   static constexpr int kTokens = kTileRows, kWords = 64;
-  static constexpr int kBlocks = kAligned ? 2 : 1;  // of a multiprocessor at least; more would spill registers
+  static constexpr int kBlocks =
+      kAligned ? 2 : 1;  // per multiprocessor at least; a higher minimum would spill registers
   static constexpr bool kHalf = std::is_same_v<T, Float16>;
 
   struct Steps {
@@ -73,10 +75,10 @@ struct MatrixTiles {
   };
   union Memory {
     Steps steps;
-    float logits[kTokens * (kWords + 1)];  // once all steps are done
+    float logits[kTokens * (kWords + 1)];  // valid after the last step
   };
 
-  // All threads call.
+  // All threads of the block call this.
   __device__ static void compute(const LogitStats& call, int64_t first_token, int64_t first_word, Memory& memory) {
     Steps& steps = memory.steps;
     const auto copy = [&](int64_t step) {
@@ -118,7 +120,7 @@ struct MatrixTiles {
   }
 };
 
-// Computes tiles of logits of float32 values.
+// Computes tiles of logits from float32 values.
 struct FloatTiles {
   static constexpr int kTokens = kSimtSide, kWords = kSimtSide, kBlocks = 2;
 
@@ -143,7 +145,7 @@ struct FloatTiles {
   }
 };
 
-// stats [spans, tokens]
+// stats: [spans, tokens].
 template <class Tiles>
 __global__ void __launch_bounds__(kTileThreads, Tiles::kBlocks)
     logit_stats_kernel(LogitStats call, int64_t token_blocks, Stats* stats) {
@@ -157,44 +159,44 @@ __global__ void __launch_bounds__(kTileThreads, Tiles::kBlocks)
   for (int64_t word = span * kSpan; word < beyond; word += Tiles::kWords) {
     Tiles::compute(call, first_token, word, memory);
     float* mine = memory.logits + row * (Tiles::kWords + 1) + part * kEachThread;
-    const int64_t first = word + part * kEachThread, left = beyond - first;
-    const int count = left < kEachThread ? static_cast<int>(left) : kEachThread;
+    const int64_t first = word + part * kEachThread, remaining = beyond - first;
+    const int count = remaining < kEachThread ? static_cast<int>(remaining) : kEachThread;
     for (int i = 0; i < count && call.bias != nullptr; ++i) mine[i] += call.bias[first + i];
-    all.meet(mine, count);
+    all.merge(mine, count);
     __syncthreads();
   }
 #pragma unroll
   for (int lanes = 1; lanes < kPerToken; lanes *= 2) {
     const Stats other{shuffle_xor(all.largest, lanes), shuffle_xor(all.second, lanes), shuffle_xor(all.sum, lanes),
                       shuffle_xor(all.weighted, lanes)};
-    all.meet(other);
+    all.merge(other);
   }
   if (inside && part == 0) stats[span * call.tokens + first_token + row] = all;
 }
 
-// A thread for each token.
+// One thread per token.
 __global__ void __launch_bounds__(256) merge_spans_kernel(LogitStats call, int64_t spans, const Stats* stats) {
   const int64_t token = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   if (token >= call.tokens) return;
   Stats all = Stats::none();
-  for (int64_t span = 0; span < spans; ++span) all.meet(stats[span * call.tokens + token]);
+  for (int64_t span = 0; span < spans; ++span) all.merge(stats[span * call.tokens + token]);
   call.largest[token] = all.largest;
   call.margin[token] = all.largest - all.second;
   const float entropy = logf(all.sum) - all.weighted / all.sum;
   call.entropy[token] = entropy;
-  // NaN where a logit, or its difference from the largest, is not finite: 0 times -infinity, or infinity less infinity.
+  // The entropy is NaN if a logit or its difference from the largest is not finite: 0 * -infinity, infinity - infinity.
   if (!is_finite(entropy)) lower_to(call.first_bad_token, token);
 }
 
 template <class Tiles>
 void run(const LogitStats& call) {
   static_assert(sizeof(typename Tiles::Memory) <= kLeastSharedMemory);
-  Stats* stats = static_cast<Stats*>(call.on.scratch);
+  Stats* stats = static_cast<Stats*>(call.target.scratch);
   const int64_t token_blocks = blocks_of(call.tokens, Tiles::kTokens), spans = blocks_of(call.vocabulary, kSpan);
-  launch(logit_stats_kernel<Tiles>, call.on,
+  launch(logit_stats_kernel<Tiles>, call.target,
          {token_blocks * spans, kTileThreads, static_cast<int64_t>(sizeof(typename Tiles::Memory))}, call, token_blocks,
          stats);
-  launch(merge_spans_kernel, call.on, {blocks_of(call.tokens, 256), 256, 0}, call, spans,
+  launch(merge_spans_kernel, call.target, {blocks_of(call.tokens, 256), 256, 0}, call, spans,
          static_cast<const Stats*>(stats));
 }
 
@@ -214,8 +216,8 @@ int64_t scratch_bytes(const LogitStats& call) {
 }
 
 Status logit_stats(const LogitStats& call) {
-  const Device device(call.on);
-  fill(call.on, call.first_bad_token, 0xFF, sizeof(int64_t));
+  const Device device(call.target);
+  fill(call.target, call.first_bad_token, 0xFF, sizeof(int64_t));
   if (call.tokens == 0) return Status::kOk;
   switch (call.dtype) {
     case DType::kFloat32:

@@ -1,4 +1,4 @@
-// masked_mean_pool: a block for a row and some of its columns; bound by reading the tokens.
+// masked_mean_pool: one block per row and range of columns; limited by memory bandwidth.
 #include "cuda/launch.cuh"
 #include "cuda/masked_mean_pool.cuh"
 
@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(kPoolThreads, 4) masked_mean_pool_kernel(Maske
 template <class T, int kVec>
 void pool(const MaskedMeanPool& call) {
   const int64_t column_blocks = blocks_of(call.dim, static_cast<int64_t>(kPoolThreads) * kVec);
-  launch(masked_mean_pool_kernel<T, kVec>, call.on, {call.batch * column_blocks, kPoolThreads, 0}, call, column_blocks);
+  launch(masked_mean_pool_kernel<T, kVec>, call.target, {call.batch * column_blocks, kPoolThreads, 0}, call,
+         column_blocks);
 }
 
 }  // namespace
@@ -34,8 +35,8 @@ void pool(const MaskedMeanPool& call) {
 int64_t scratch_bytes(const MaskedMeanPool&) { return 0; }
 
 Status masked_mean_pool(const MaskedMeanPool& call) {
-  const Device device(call.on);
-  fill(call.on, call.first_empty_row, 0xFF, sizeof(int64_t));
+  const Device device(call.target);
+  fill(call.target, call.first_empty_row, 0xFF, sizeof(int64_t));
   if (call.batch == 0 || call.dim == 0) return Status::kOk;
   const bool known = with_type(call.dtype, [&](auto type) {
     using T = decltype(type);

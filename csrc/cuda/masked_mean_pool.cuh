@@ -1,4 +1,4 @@
-// The mean of one row's tokens at some columns: shared by masked_mean_pool and pool_min_sqdist.
+// The sum of one row's tokens at a thread's columns, which masked_mean_pool and pool_min_sqdist share.
 #pragma once
 
 #include <cstdint>
@@ -8,22 +8,22 @@
 namespace diverseevol::cuda {
 
 constexpr int kPoolThreads = 128;
-constexpr int kGroup = 8;      // tokens that are added as a tree
-constexpr int kListed = 1024;  // tokens looked at for one list, eight a thread
+constexpr int kGroup = 8;      // tokens that are summed as a tree
+constexpr int kListed = 1024;  // tokens per list, eight per thread
 
-// Tokens of a row that count, in order, some at a time.
+// The next unmasked tokens of a row, ascending.
 struct TokenList {
-  int tokens[kListed + kGroup];  // the first may be left over from the list before
+  int tokens[kListed + kGroup];  // begins with the previous list's incomplete group
   int counts[kPoolThreads / 32];
 };
 
-// Where a block reads: one row's tokens.
+// The tokens of one row.
 template <class T>
 struct RowTokens {
   const T* first;
   int64_t stride;
   int length;
-  const uint8_t* mask;  // null: all count
+  const uint8_t* mask;  // null: no token is masked
 
   __device__ RowTokens(const MaskedMeanPool& call, int64_t row) : stride(call.hidden_stride_token), mask(nullptr) {
     const T* hidden = static_cast<const T*>(call.hidden);
@@ -38,18 +38,18 @@ struct RowTokens {
   }
 };
 
-// Appends the tokens in [start, start + kListed) that count to `pending` listed ones; all threads call and get how many
-// are listed.
+// Appends the unmasked tokens in [start, start + kListed) to the `pending` listed ones. All threads of the block call
+// it; returns the new length of the list.
 __device__ inline int list_tokens(const uint8_t* mask, int start, int length, int pending, TokenList& list) {
   constexpr int kEach = kListed / kPoolThreads;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int begin = start + thread * kEach;
-  unsigned kept = 0;  // a bit for each token
+  unsigned unmasked = 0;  // bit i: token begin + i
   for (int i = 0; i < kEach; ++i) {
-    if (begin + i < length && mask[begin + i] != 0) kept |= 1U << i;
+    if (begin + i < length && mask[begin + i] != 0) unmasked |= 1U << i;
   }
-  const int count = __popc(kept);
-  int upto = count;  // over the lanes before and this one
+  const int count = __popc(unmasked);
+  int upto = count;  // inclusive prefix sum over the lanes
 #pragma unroll
   for (int lanes = 1; lanes < 32; lanes *= 2) {
     const int before = shuffle_up(upto, lanes);
@@ -57,23 +57,23 @@ __device__ inline int list_tokens(const uint8_t* mask, int start, int length, in
   }
   if (lane == 31) list.counts[warp] = upto;
   __syncthreads();
-  int place = pending + upto - count, total = pending;
+  int next = pending + upto - count, total = pending;
   for (int w = 0; w < kPoolThreads / 32; ++w) {
-    if (w < warp) place += list.counts[w];
+    if (w < warp) next += list.counts[w];
     total += list.counts[w];
   }
   for (int i = 0; i < kEach; ++i) {
-    if ((kept >> i) & 1U) list.tokens[place++] = begin + i;
+    if ((unmasked >> i) & 1U) list.tokens[next++] = begin + i;
   }
   __syncthreads();
   return total;
 }
 
-// kVec columns of a row's sum, in the order that ops.h lays down.
+// kVec columns of a row's sum, added in the order that ops.h defines.
 template <class T, int kVec>
 struct Columns {
   float sums[kVec];
-  int64_t count = 0;  // tokens added
+  int64_t count = 0;  // number of tokens added
 
   __device__ static void load(const T* from, float (&values)[kVec]) {
     if constexpr (kVec == 1) {
@@ -85,7 +85,7 @@ struct Columns {
     }
   }
 
-  // token(i) is where token i's columns begin.
+  // token(i) points to the first of the thread's columns of the group's token i.
   template <class Token>
   __device__ void add_group(const Token& token) {
     float values[kGroup][kVec];
@@ -109,8 +109,8 @@ struct Columns {
   }
 };
 
-// The sum of a row's tokens at columns [column, column + kVec), with the prefix. All threads call; those beyond the
-// last column (inside false) only help to list.
+// The sum of a row's tokens at columns [column, column + kVec), including the prefix. All threads of the block call it;
+// those beyond the last column (inside is false) only help to list the tokens.
 template <class T, int kVec>
 __device__ Columns<T, kVec> sum_of_tokens(const MaskedMeanPool& call, int64_t row, int64_t column, bool inside,
                                           TokenList& list) {
@@ -141,9 +141,9 @@ __device__ Columns<T, kVec> sum_of_tokens(const MaskedMeanPool& call, int64_t ro
     }
     if (!inside) columns.count += whole;
     pending -= whole;
-    const int left = static_cast<int>(threadIdx.x) < pending ? list.tokens[whole + threadIdx.x] : 0;
+    const int carried = static_cast<int>(threadIdx.x) < pending ? list.tokens[whole + threadIdx.x] : 0;
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) < pending) list.tokens[threadIdx.x] = left;
+    if (static_cast<int>(threadIdx.x) < pending) list.tokens[threadIdx.x] = carried;
     __syncthreads();
   }
   for (int t = 0; t < pending && inside; ++t) columns.add_one(first + list.tokens[t] * tokens.stride);
@@ -151,7 +151,7 @@ __device__ Columns<T, kVec> sum_of_tokens(const MaskedMeanPool& call, int64_t ro
   return columns;
 }
 
-// Whether all tokens can be read in aligned chunks.
+// Whether all tokens are aligned to 16 bytes and consist of whole chunks.
 template <class T>
 bool tokens_in_chunks(const MaskedMeanPool& call) {
   return call.dim % Chunk<T>::kValues == 0 && in_chunks<T>(call.hidden, call.hidden_stride_token) &&

@@ -1,4 +1,4 @@
-// min_sqdist on Hopper's own matrix instructions: what min_sqdist.cu asks of min_sqdist_hopper.cu.
+// The Hopper kernel of min_sqdist, as min_sqdist.cu calls it.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ namespace diverseevol::cuda {
 #ifdef DEF_HOPPER  // built for sm_90a
 int64_t hopper_scratch_bytes(const MinSqdist& call);
 
-// The call's device is current, first_bad_row is -1.
+// Expects that the target's device is current and first_bad_row is -1.
 Status hopper_min_sqdist(const MinSqdist& call);
 #else
 inline int64_t hopper_scratch_bytes(const MinSqdist&) { return 0; }

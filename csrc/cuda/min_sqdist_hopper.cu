@@ -1,6 +1,6 @@
-// min_sqdist on Hopper (sm_90a): a persistent grid of products of 128 rows with 256 centres, copied by the tensor copy
-// engine and multiplied by two warpgroups. Rows are multiplied as they are stored; the offset enters through the
-// centres. Chosen rows are gathered first, a chunk at a time: the copy engine takes rows that lie evenly.
+// min_sqdist on Hopper (sm_90a): a persistent grid computes products of 128 rows with 256 centres; the tensor copy
+// engine loads them and two warpgroups multiply them. Rows are not shifted: the offset enters through the centres. Rows
+// that `indices` selects are gathered first, a chunk at a time, because the copy engine needs a constant stride.
 #include "cuda/centered.cuh"
 #include "cuda/hopper.cuh"
 #include "cuda/launch.cuh"
@@ -20,10 +20,10 @@ namespace {
 
 constexpr int kRows = 128, kCenters = 256, kColumns = kBoxColumns, kStages = 4;
 constexpr int kWarpgroup = 128, kConsumers = 2, kThreads = (1 + kConsumers) * kWarpgroup;
-constexpr int kStep = 16;                           // columns of one instruction
-constexpr int64_t kWorthIt = 192;                   // centres: for fewer, reading the rows takes the time
-constexpr int64_t kFewestTiles = DEF_FEWEST_TILES;  // of rows: for fewer, most of a Hopper would be idle
-constexpr int64_t kChunkBytes = DEF_CHUNK_BYTES;    // of rows that are gathered at once, unless those are too few
+constexpr int kStep = 16;          // columns per instruction
+constexpr int64_t kWorthIt = 192;  // centres; with fewer, reading the rows takes longer than the products
+constexpr int64_t kFewestTiles = DEF_FEWEST_TILES;  // tiles of rows; with fewer, most multiprocessors would be idle
+constexpr int64_t kChunkBytes = DEF_CHUNK_BYTES;    // bytes of rows per gathered chunk, at least kFewestTiles tiles
 constexpr int kGatherThreads = 256;
 
 struct Stage {
@@ -39,36 +39,34 @@ struct Memory {
 
 constexpr int64_t kMemory = sizeof(Memory);
 
-// The gathered rows: `count` of them, each at a multiple of `stride` elements that keeps it aligned to 16 bytes.
+// `count` gathered rows; `stride`, in elements, keeps each row aligned to 16 bytes.
 struct Gathered {
   uint16_t* rows;
   int64_t count;
   int64_t stride;
 };
 
-// A warp for each row. kAligned: all rows of x can be read in aligned chunks.
+// One warp per row. kAligned: all rows of x are aligned to 16 bytes.
 template <bool kAligned>
 __global__ void __launch_bounds__(kGatherThreads)
-    gather_rows_kernel(Rows x, const int64_t* numbers, Gathered gathered) {
+    gather_rows_kernel(Rows x, const int64_t* indices, Gathered gathered) {
   constexpr int kValues = Chunk<uint16_t>::kValues;
-  const int64_t place = (static_cast<int64_t>(blockIdx.x) * kGatherThreads + threadIdx.x) / 32;
-  if (place >= gathered.count) return;
-  const uint16_t* from = static_cast<const uint16_t*>(x.data) + numbers[place] * x.stride;
-  uint16_t* to = gathered.rows + place * gathered.stride;
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * kGatherThreads + threadIdx.x) / 32;
+  if (i >= gathered.count) return;
+  const uint16_t* from = static_cast<const uint16_t*>(x.data) + indices[i] * x.stride;
+  uint16_t* to = gathered.rows + i * gathered.stride;
 #pragma unroll 4
   for (int64_t d = threadIdx.x % 32 * kValues; d < x.dim; d += 32 * kValues) {
     *reinterpret_cast<Chunk<uint16_t>*>(to + d) = load_chunk<kAligned>(from + d, x.dim - d);
   }
 }
 
-// Kernels get a call whose x is `count` rows to be multiplied: all rows of the data, or gathered ones. Bounds and the
-// first bad row go by a row's number in the data.
-__device__ int64_t number_of(const MinSqdist& call, int64_t row) {
-  return call.numbers == nullptr ? row : call.numbers[row];
-}
+// Kernels receive a call whose x is the `count` rows to multiply: all rows of the data, or gathered ones. Bounds and
+// first_bad_row use the index of a row in the data.
+__device__ int64_t data_row(const MinSqdist& call, int64_t i) { return call.indices == nullptr ? i : call.indices[i]; }
 
-// What a row's bound is besides its products, from above: its squared norm less the offset, and the certified error. A
-// warp takes four rows at once.
+// Computes the part of a row's bound that does not depend on its products: the squared norm of the row minus the
+// offset, plus the certified error. One warp per four rows.
 template <class T>
 __global__ void __launch_bounds__(256)
     row_terms_kernel(MinSqdist call, const float* padded_offset, const Largest* largest, double* terms) {
@@ -105,9 +103,9 @@ __global__ void __launch_bounds__(256)
       unshifted[r] += shuffle_xor(unshifted[r], lanes);
     }
     if (threadIdx.x % 32 != 0 || first + r > last) continue;
-    // A value that is not finite makes the norm so; a norm can be so without one.
+    // A non-finite value makes the norm non-finite; the norm of finite values can overflow too.
     if (!is_finite(unshifted[r]) && !all_finite(rows + (first + r) * call.x.stride, dim)) {
-      lower_to(call.first_bad_row, number_of(call, first + r));
+      lower_to(call.first_bad_row, data_row(call, first + r));
     }
     const double others = norm_above(unshifted[r], dim) + norm_above(largest->offset_sqnorm, dim);
     const double error = certified_error(norm_above(sqnorm[r], dim), 0.0, others, *largest, dim, kMatrixUnitRoundoff);
@@ -115,7 +113,7 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-// Which stage comes next, and in which of its barriers' phases.
+// The next stage of the pipeline, and the parity of its barriers' phase.
 struct Turn {
   int stage = 0;
   unsigned phase = 0;
@@ -129,13 +127,13 @@ struct Turn {
 };
 
 struct Grid {
-  int tiles, center_tiles, steps;  // steps: of 64 columns
+  int tiles, center_tiles, steps;  // a step is 64 columns
 
   __device__ int row(int tile) const { return tile / center_tiles * kRows; }
   __device__ int center(int tile) const { return tile % center_tiles * kCenters; }
 };
 
-// One thread keeps the stages filled.
+// Fills the stages; called by one thread.
 __device__ void copy_tiles(const Grid& grid, const TensorMap* rows, const TensorMap* centers, Memory& memory) {
   Turn turn;
   for (int tile = static_cast<int>(blockIdx.x); tile < grid.tiles; tile += static_cast<int>(gridDim.x)) {
@@ -150,10 +148,10 @@ __device__ void copy_tiles(const Grid& grid, const TensorMap* rows, const Tensor
   }
 }
 
-// 64 rows times 256 centres, over all columns.
+// Multiplies 64 rows with 256 centres over all columns.
 template <bool kHalf>
 __device__ void multiply_tile(int steps, int group, Memory& memory, Turn& turn, float (&products)[128]) {
-  CopyBarrier* before = nullptr;  // of the stage that is still being multiplied
+  CopyBarrier* before = nullptr;  // `empty` barrier of the stage whose products are in flight
   for (int step = 0; step < steps; ++step, turn.next()) {
     const Stage& stage = memory.stages[turn.stage];
     memory.full[turn.stage].wait(turn.phase);
@@ -202,7 +200,7 @@ __device__ void lower_bounds(const MinSqdist& call, const double* terms, const f
     nearest[half] = fminf(nearest[half], shuffle_xor(nearest[half], 2));
     const int64_t row = first_row + 16 * warp + 8 * half + lane / 4;
     if (lane % 4 == 0 && row < call.count) {
-      lower_bound(call.bound + number_of(call, row), terms[row] + static_cast<double>(nearest[half]));
+      lower_bound(call.bound + data_row(call, row), terms[row] + static_cast<double>(nearest[half]));
     }
   }
 }
@@ -239,7 +237,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// How many rows are gathered at once; those of the last chunk may be fewer.
+// Rows per gathered chunk; the last chunk may have fewer.
 int64_t chunk_of(const MinSqdist& call, int64_t stride) {
   const int64_t fewest = kFewestTiles * kRows;
   const int64_t fitting = kChunkBytes / (stride * static_cast<int64_t>(sizeof(uint16_t))) / kRows * kRows;
@@ -247,11 +245,11 @@ int64_t chunk_of(const MinSqdist& call, int64_t stride) {
   return call.count < most ? call.count : most;
 }
 
-// Scratch memory of a call.
+// The call's scratch memory.
 struct Space {
   CenteredCenters<uint16_t> centers;
-  Gathered gathered;  // rows are null when the call is of all rows
-  double* terms;      // of all rows, or of the gathered ones
+  Gathered gathered;  // rows is null without indices
+  double* terms;      // [rows], or [gathered.count] with indices
 };
 
 CenteredCenters<uint16_t> centers_in(Scratch& scratch, const MinSqdist& call) {
@@ -266,63 +264,63 @@ CenteredCenters<uint16_t> centers_in(Scratch& scratch, const MinSqdist& call) {
 
 Space space_in(Scratch& scratch, const MinSqdist& call) {
   const CenteredCenters<uint16_t> centers = centers_in(scratch, call);
-  if (call.numbers == nullptr) return {centers, {nullptr, 0, 0}, scratch.take<double>(call.count)};
+  if (call.indices == nullptr) return {centers, {nullptr, 0, 0}, scratch.take<double>(call.count)};
   const int64_t stride = rounded_up(call.x.dim, Chunk<uint16_t>::kValues), count = chunk_of(call, stride);
   return {centers, {scratch.take<uint16_t>(count * stride), count, stride}, scratch.take<double>(count)};
 }
 
-// Lowers the bounds of the rows call.x, which number call.count.
+// Lowers the bounds of the call.count rows of call.x.
 template <class T, bool kHalf>
 void screen_rows(const MinSqdist& call, const CenteredCenters<uint16_t>& centers, double* terms) {
-  launch(row_terms_kernel<T>, call.on, {blocks_of(call.count, 32), 256, 0}, call,
+  launch(row_terms_kernel<T>, call.target, {blocks_of(call.count, 32), 256, 0}, call,
          static_cast<const float*>(centers.offset), static_cast<const Largest*>(centers.largest), terms);
   const int center_tiles = static_cast<int>(centers.padded_count / kCenters);
   const Grid grid{static_cast<int>(blocks_of(call.count, kRows)) * center_tiles, center_tiles,
                   static_cast<int>(centers.padded_dim / kColumns)};
-  const int most = multiprocessors(call.on);
-  launch(min_sqdist_hopper_kernel<kHalf>, call.on, {grid.tiles < most ? grid.tiles : most, kThreads, kMemory}, call,
+  const int most = multiprocessors(call.target);
+  launch(min_sqdist_hopper_kernel<kHalf>, call.target, {grid.tiles < most ? grid.tiles : most, kThreads, kMemory}, call,
          grid, tensor_map(call.x.data, kHalf, call.count, call.x.dim, call.x.stride, kRows),
          tensor_map(centers.elements, kHalf, centers.padded_count, centers.padded_dim, centers.padded_dim, kCenters),
          static_cast<const double*>(terms), static_cast<const float*>(centers.own));
 }
 
-// The call of the chosen rows from `first` on, as many as are gathered at once, whose x is where they were gathered.
+// Gathers the next chunk of rows, indices[first, ...), and returns the call whose x is that chunk.
 MinSqdist gather(const MinSqdist& call, int64_t first, Gathered gathered) {
   if (call.count - first < gathered.count) gathered.count = call.count - first;
   MinSqdist chunk = call;
-  chunk.numbers = call.numbers + first;
+  chunk.indices = call.indices + first;
   chunk.count = gathered.count;
   chunk.x = {gathered.rows, call.x.dtype, gathered.count, call.x.dim, gathered.stride};
   const bool aligned = in_chunks<uint16_t>(call.x.data, call.x.stride);
-  launch(aligned ? gather_rows_kernel<true> : gather_rows_kernel<false>, call.on,
-         {blocks_of(gathered.count, kGatherThreads / 32), kGatherThreads, 0}, call.x, chunk.numbers, gathered);
+  launch(aligned ? gather_rows_kernel<true> : gather_rows_kernel<false>, call.target,
+         {blocks_of(gathered.count, kGatherThreads / 32), kGatherThreads, 0}, call.x, chunk.indices, gathered);
   return chunk;
 }
 
 template <class T, class Element, bool kHalf>
 void screen(const MinSqdist& call) {
-  Scratch scratch(call.on.scratch);
+  Scratch scratch(call.target.scratch);
   const Space space = space_in(scratch, call);
-  fill(call.on, space.centers.largest, 0, sizeof(Largest));
-  launch(center_centers_kernel<Element, true>, call.on, {space.centers.padded_count, kCenterThreads, 0}, call.centers,
-         call.num_centers, call.x.dim, call.offset, space.centers);
-  if (call.numbers == nullptr) return screen_rows<T, kHalf>(call, space.centers, space.terms);
+  fill(call.target, space.centers.largest, 0, sizeof(Largest));
+  launch(center_centers_kernel<Element, true>, call.target, {space.centers.padded_count, kCenterThreads, 0},
+         call.centers, call.num_centers, call.x.dim, call.offset, space.centers);
+  if (call.indices == nullptr) return screen_rows<T, kHalf>(call, space.centers, space.terms);
   for (int64_t first = 0; first < call.count; first += space.gathered.count) {
     screen_rows<T, kHalf>(gather(call, first, space.gathered), space.centers, space.terms);
   }
 }
 
-// Whether the copy engine can take the rows where they are.
-bool lie_evenly(const Rows& x) { return in_chunks<uint16_t>(x.data, x.stride) && x.stride >= x.dim; }
+// Whether the copy engine can read the rows in place.
+bool copyable_in_place(const Rows& x) { return in_chunks<uint16_t>(x.data, x.stride) && x.stride >= x.dim; }
 
 }  // namespace
 
-// The products must be what takes the time: many centres, and many rows of 16 bits.
+// True if the products take most of the time: many centres, and many rows of 16-bit values.
 bool suits_hopper(const MinSqdist& call) {
   return !call.general && call.x.dtype != DType::kFloat32 && call.num_centers >= kWorthIt &&
          call.count >= kFewestTiles * kRows && call.count < (int64_t{1} << 30) &&
          call.count / kRows * (call.num_centers / kCenters + 1) < (int64_t{1} << 30) &&
-         (call.numbers != nullptr || lie_evenly(call.x)) && capability(call.on) == 90;
+         (call.indices != nullptr || copyable_in_place(call.x)) && capability(call.target) == 90;
 }
 
 int64_t hopper_scratch_bytes(const MinSqdist& call) {

@@ -1,5 +1,5 @@
-// A block's tile of products: 128 rows with 64 or 128 others, up to 64 columns at a time, on the matrix units of sm_80
-// and later.
+// A block's tile of products on the matrix units of sm_80 and later: 128 rows with 32 or 64 others, up to 64 columns
+// per step.
 #pragma once
 
 #include <cstdint>
@@ -11,16 +11,16 @@ namespace diverseevol::cuda {
 constexpr int kTileRows = 128;
 constexpr int kDepth = 64;
 constexpr int kTileThreads = 256;
-constexpr int kTileStride = kDepth + 8;  // elements: rows that are read together lie in different banks
+constexpr int kTileStride = kDepth + 8;  // elements; the padding puts rows that are read together into different banks
 
-// What a block may have of shared memory on every GPU that these kernels serve: least on sm_86 and sm_89.
+// Shared memory in bytes that a block can use on every supported GPU; sm_86 and sm_89 have the least.
 constexpr int kLeastSharedMemory = 99 * 1024;
 
-// A warp's part of the tile, 32 rows and half of the others; warps are 4 x 2. A thread's products [m][n][i] are of row
-// row_of(m, i), other column_of(n, i).
+// A warp's part of the tile: 32 rows and half of the others, with 4 x 2 warps. A thread's values[m][n][i] is the
+// product of row row_of(m, i) and other column_of(n, i).
 template <int kOthers>
 struct Products {
-  static constexpr int kEights = kOthers / 16;  // of others that a warp has
+  static constexpr int kEights = kOthers / 16;  // groups of eight others per warp
   float values[2][kEights][4];
 
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
@@ -39,7 +39,7 @@ struct Products {
     }
   }
 
-  // Adds kColumns columns' products, at most kDepth. kHalf: elements are float16, else bfloat16.
+  // Adds the products over kColumns <= kDepth columns. kHalf: elements are float16, else bfloat16.
   template <bool kHalf, int kColumns>
   __device__ void add(const uint16_t* left, const uint16_t* right) {
     const int row = lane() % 16, column = lane() / 16 * 8;
@@ -52,7 +52,7 @@ struct Products {
       }
 #pragma unroll
       for (int n = 0; n < kEights; n += 2) {
-        uint32_t others[4];  // of eight others the lower and upper columns in 0 and 2, of the next eight in 1 and 3
+        uint32_t others[4];  // columns 0 to 7 and 8 to 15 of eight others in 0 and 2, of the next eight in 1 and 3
         load_matrices(others, right + (warp() % 2 * (kOthers / 2) + n * 8 + row) * kTileStride + k + column);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
@@ -74,7 +74,7 @@ struct Products {
   }
 };
 
-// kColumns columns of kCount rows of 16-bit elements, all of them there and aligned, into a buffer; later, as a group.
+// Copies kColumns columns of kCount rows of 16-bit elements asynchronously into a buffer. All exist and are aligned.
 template <int kCount, int kColumns>
 __device__ void copy_whole_tile(const uint16_t* data, int64_t stride, uint16_t* buffer) {
   constexpr int kEach = 8, kChunks = kColumns / kEach, kRowsAtOnce = kTileThreads / kChunks;
@@ -88,7 +88,7 @@ __device__ void copy_whole_tile(const uint16_t* data, int64_t stride, uint16_t* 
   }
 }
 
-// As copy_whole_tile, zero beyond `rows` rows and `columns` columns. kAligned: rows begin at multiples of 16 bytes.
+// Like copy_whole_tile, but zero beyond `rows` rows and `columns` columns. kAligned: rows are aligned to 16 bytes.
 template <int kCount, int kColumns, bool kAligned>
 __device__ void copy_tile(const uint16_t* data, int64_t stride, int64_t rows, int64_t columns, uint16_t* buffer) {
   constexpr int kEach = 8, kChunks = kColumns / kEach, kRowsAtOnce = kTileThreads / kChunks;

@@ -1,5 +1,5 @@
-// pick_block: one persistent cooperative launch. Distances to the centres are approximate first, in float32, and exact
-// for those that can be the nearest; then the greedy runs, with one barrier of the whole grid for each pick.
+// pick_block: one persistent cooperative launch for a block's rows (its members). Distances to all centres are computed
+// in float32, and in float64 for centres that can be the nearest; then the greedy runs with one grid barrier per pick.
 #include "cuda/launch.cuh"
 #include "cuda/simt_tile.cuh"
 #include "cuda/sqdist.cuh"
@@ -10,24 +10,25 @@ namespace {
 
 constexpr int kSharedBytes = 64 * 1024;
 
-// What the grid shares.
+// Global memory that all blocks share.
 struct Space {
   float* approximate;  // [members, centres]
-  float* least;        // [members]: the smallest of them, as reliable as they are
-  double* nearest;     // [members]; negative: picked
-  Farthest* farthest;  // [2, blocks]: of this pick and of the one before
+  float* least;        // [members]: their minimum over the centres
+  double* nearest;     // [members]: squared distance to the nearest centre; negative marks a pick
+  Farthest* farthest;  // [2, blocks]: each block's farthest member for the current and the previous pick
 };
 
-// Squared distances by direct difference in float32: their relative error is below (dim + 4) 2^-24, whatever the order
-// of the additions (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), squares lost below 2^-126
-// aside. What may be the nearest for all one knows is at most this.
+// Upper bound of the approximate distance of the nearest centre. Squared distances by direct difference in float32 have
+// a relative error below (dim + 4) 2^-24 in any order of additions (Higham, Accuracy and Stability of Numerical
+// Algorithms, section 3.1), apart from squares that underflow below 2^-126.
 __device__ double nearest_limit(float least, int64_t dim) {
-  const double relative = 1.02 * (static_cast<double>(dim) + 4.0) * 0x1p-24, lost = static_cast<double>(dim) * 0x1p-125;
-  const double limit = (static_cast<double>(least) + lost) * (1.0 + relative) / (1.0 - relative) + lost;
+  const double relative = 1.02 * (static_cast<double>(dim) + 4.0) * 0x1p-24,
+               underflow = static_cast<double>(dim) * 0x1p-125;
+  const double limit = (static_cast<double>(least) + underflow) * (1.0 + relative) / (1.0 - relative) + underflow;
   return limit < 0x1p127 ? limit : static_cast<double>(__uint_as_float(0x7F800000U));  // float32 sums may overflow
 }
 
-// All approximate distances of a tile of members to a tile of centres.
+// Computes the approximate distances of a tile of members to a tile of centres.
 __device__ void approximate_tile(const PickBlock& call, const Space& space, int64_t first_member, int64_t first_center,
                                  SimtMemory& memory) {
   float sums[kSimtEach][kSimtEach];
@@ -48,7 +49,7 @@ __device__ void approximate_tile(const PickBlock& call, const Space& space, int6
   }
 }
 
-// kChunks: rows and centres are read in chunks.
+// kChunks: reads rows and centres in chunks.
 template <bool kChunks>
 __device__ double exact_sqdist(const float* row, const float* other, int64_t dim, double* sums) {
   if constexpr (kChunks) {
@@ -58,7 +59,7 @@ __device__ double exact_sqdist(const float* row, const float* other, int64_t dim
   }
 }
 
-// A member's float64 distance to its nearest centre, by a warp.
+// A member's float64 squared distance to its nearest centre, computed by a warp.
 template <bool kChunks>
 __device__ double nearest_center(const PickBlock& call, const Space& space, int64_t member, double* sums) {
   const double limit = nearest_limit(load_fresh(space.least + member), call.dim);
@@ -68,8 +69,8 @@ __device__ double nearest_center(const PickBlock& call, const Space& space, int6
     const int64_t center = first + lane;
     const bool near = center < call.num_centers &&
                       static_cast<double>(load_fresh(space.approximate + member * call.num_centers + center)) <= limit;
-    for (unsigned left = ballot(near); left != 0; left &= left - 1) {
-      const int64_t other = first + __ffs(static_cast<int>(left)) - 1;
+    for (unsigned remaining = ballot(near); remaining != 0; remaining &= remaining - 1) {
+      const int64_t other = first + __ffs(static_cast<int>(remaining)) - 1;
       nearest = fmin(nearest, exact_sqdist<kChunks>(call.rows + member * call.dim, call.centers + other * call.dim,
                                                     call.dim, sums));
       sync_warp();
@@ -78,11 +79,11 @@ __device__ double nearest_center(const PickBlock& call, const Space& space, int6
   return nearest;
 }
 
-// The farthest of what the blocks have left; every thread gets it.
+// Maximum over the blocks' farthest members, returned to every thread.
 __device__ Farthest farthest_of_grid(const Farthest* blocks, Farthest* shared) {
   Farthest all;
   for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
-    all.meet(load_fresh(&blocks[block].value), load_fresh(&blocks[block].number));
+    all.merge(load_fresh(&blocks[block].value), load_fresh(&blocks[block].row));
   }
   all = farthest_of_block(all, shared);
   __syncthreads();
@@ -93,7 +94,7 @@ __device__ Farthest farthest_of_grid(const Farthest* blocks, Farthest* shared) {
   return all;
 }
 
-// `warps` of a block have scratch for float64 distances; the others only help with the approximate ones.
+// The first `warps` warps of a block have scratch for float64 distances; the others only compute approximate ones.
 template <bool kChunks>
 __global__ void __launch_bounds__(kSimtThreads, 2) pick_block_kernel(PickBlock call, Space space, int warps) {
   __shared__ SimtMemory memory;
@@ -119,7 +120,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2) pick_block_kernel(PickBlock c
   while (true) {
     Farthest mine;
     for (int64_t member = first; member < call.num_rows; member += step) {
-      sync_warp();  // lane 0 has written
+      sync_warp();  // lane 0's write is visible
       double nearest = space.nearest[member];
       sync_warp();
       if (picked == member) nearest = -1.0;
@@ -128,7 +129,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2) pick_block_kernel(PickBlock c
                                                       call.dim, sums));
       }
       if (threadIdx.x % kLanes == 0) space.nearest[member] = nearest;
-      mine.meet(nearest, member);
+      mine.merge(nearest, member);
     }
     Farthest* blocks = space.farthest + count % 2 * gridDim.x;
     const Farthest ours = farthest_of_block(mine, shared);
@@ -138,7 +139,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2) pick_block_kernel(PickBlock c
     const Farthest winner = farthest_of_grid(blocks, shared);
     next = winner.value;
     if (count == call.max_picks || next <= floor) break;
-    picked = winner.number;
+    picked = winner.row;
     if (blockIdx.x == 0 && threadIdx.x == 0) {
       call.picks[count] = picked;
       call.sqdist[count] = next;
@@ -156,7 +157,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2) pick_block_kernel(PickBlock c
   }
 }
 
-int64_t most_blocks(const PickBlock& call) { return 4 * static_cast<int64_t>(multiprocessors(call.on)); }
+int64_t most_blocks(const PickBlock& call) { return 4 * static_cast<int64_t>(multiprocessors(call.target)); }
 
 Space space_in(Scratch& scratch, const PickBlock& call) {
   return {scratch.take<float>(call.num_rows * call.num_centers), scratch.take<float>(call.num_rows),
@@ -172,11 +173,12 @@ int64_t scratch_bytes(const PickBlock& call) {
 }
 
 Status pick_block(const PickBlock& call) {
-  const Device device(call.on);
-  Scratch scratch(call.on.scratch);
+  const Device device(call.target);
+  Scratch scratch(call.target.scratch);
   const Space space = space_in(scratch, call);
-  fill(call.on, space.least, 0x7F, call.num_rows * static_cast<int64_t>(sizeof(float)));  // 3e38, above all that counts
-  const int warps = warps_of("pick_block", call.on, call.dim, kSharedBytes);
+  fill(call.target, space.least, 0x7F,
+       call.num_rows * static_cast<int64_t>(sizeof(float)));  // 3.4e38: above every finite distance
+  const int warps = warps_of("pick_block", call.target, call.dim, kSharedBytes);
   const int64_t for_members = blocks_of(call.num_rows, warps);
   const int64_t tiles = blocks_of(call.num_rows, kSimtSide) * blocks_of(call.num_centers, kSimtSide);
   const int64_t wanted = for_members > tiles ? for_members : tiles;
@@ -184,7 +186,8 @@ Status pick_block(const PickBlock& call) {
                     warps * warp_scratch_bytes(call.dim)};
   const bool chunks = halves_in_chunks<float>(call.dim, call.rows, call.dim) &&
                       halves_in_chunks<float>(call.dim, call.centers, call.dim);
-  launch_cooperative(chunks ? pick_block_kernel<true> : pick_block_kernel<false>, call.on, shape, call, space, warps);
+  launch_cooperative(chunks ? pick_block_kernel<true> : pick_block_kernel<false>, call.target, shape, call, space,
+                     warps);
   return Status::kOk;
 }
 

@@ -1,5 +1,5 @@
-// pool_min_sqdist in one launch: a block pools some columns of a row and multiplies them with the first centres; the
-// last block of a row adds the parts in order and bounds it. Other centres are screened after it.
+// pool_min_sqdist: in one launch, a block pools a range of a row's columns and multiplies them with the first centres;
+// the row's last block to finish adds the parts in order and bounds the row. min_sqdist screens the remaining centres.
 #include "cuda/centered.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/masked_mean_pool.cuh"
@@ -8,10 +8,10 @@ namespace diverseevol::cuda {
 
 namespace {
 
-constexpr int kFirst = 32;  // centres in the launch: a lane for each
+constexpr int kFirst = 32;  // centres in the launch, one per lane
 constexpr int kWarps = kPoolThreads / 32;
 
-// A row's products with the centres, and its squared norm, over some of its columns.
+// A row's products with the centres and its squared norm, over one block's columns.
 struct Part {
   float products[kFirst];
   float sqnorm;
@@ -19,7 +19,7 @@ struct Part {
 
 struct Parts {
   Part* parts;        // [rows, column_blocks]
-  unsigned* arrived;  // [rows], 0
+  unsigned* arrived;  // [rows]: number of finished blocks, initially 0
   int64_t column_blocks;
 };
 
@@ -30,7 +30,7 @@ __device__ float warp_sum(float value) {
   return value;
 }
 
-// The part of a block's columns, of which each thread has kVec; lane l of warp 0 gets product l.
+// Writes the part of a block's columns, kVec per thread; lane l of warp 0 writes product l.
 template <int kVec>
 __device__ void add_columns(const float (&values)[kVec], int64_t column, bool inside, const float* centers, int64_t dim,
                             Part (&warps)[kWarps], Part* part) {
@@ -66,7 +66,7 @@ __device__ void add_columns(const float (&values)[kVec], int64_t column, bool in
   if (lane == 0) part->sqnorm = norm;
 }
 
-// By warp 0 of a row's last block.
+// Bounds a row; called by warp 0 of the row's last block.
 __device__ void bound_row(const MinSqdist& call, const CenteredCenters<float>& centers, const Parts& parts,
                           int64_t row) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   bound_row(call.screen, centers, parts, row);
 }
 
-// The call's memory: the first centres, the rows' parts, and what screening the other centres takes.
+// The call's scratch memory: the first centres, the rows' parts, and the scratch of screening the other centres.
 struct Space {
   CenteredCenters<float> centers;
   Parts parts;
@@ -130,7 +130,7 @@ struct Space {
   Space(const PoolMinSqdist& call, int64_t columns_each) {
     const MaskedMeanPool& pool = call.pool;
     const int64_t column_blocks = blocks_of(pool.dim, columns_each);
-    Scratch scratch(pool.on.scratch);
+    Scratch scratch(pool.target.scratch);
     centers = {scratch.take<float>(kFirst * pool.dim),
                scratch.take<float>(kFirst),
                scratch.take<float>(pool.dim),
@@ -139,13 +139,13 @@ struct Space {
                pool.dim};
     parts = {scratch.take<Part>(pool.batch * column_blocks), scratch.take<unsigned>(pool.batch), column_blocks};
     const int64_t before = scratch.bytes();
-    others = static_cast<char*>(pool.on.scratch) + before;
+    others = static_cast<char*>(pool.target.scratch) + before;
     bytes = before + (call.screen.num_centers > kFirst ? cuda::scratch_bytes(other_centers(call)) : 0);
   }
 
   static MinSqdist other_centers(const PoolMinSqdist& call) {
     MinSqdist others = call.screen;
-    others.on = call.pool.on;
+    others.target = call.pool.target;
     others.centers += kFirst * call.pool.dim;
     others.num_centers -= kFirst;
     return others;
@@ -156,16 +156,16 @@ template <class T, int kVec>
 void run(const PoolMinSqdist& call) {
   const MaskedMeanPool& pool = call.pool;
   const Space space(call, static_cast<int64_t>(kPoolThreads) * kVec);
-  fill(pool.on, space.centers.largest, 0, sizeof(Largest));
-  fill(pool.on, space.parts.arrived, 0, pool.batch * static_cast<int64_t>(sizeof(unsigned)));
+  fill(pool.target, space.centers.largest, 0, sizeof(Largest));
+  fill(pool.target, space.parts.arrived, 0, pool.batch * static_cast<int64_t>(sizeof(unsigned)));
   const int64_t first = call.screen.num_centers < kFirst ? call.screen.num_centers : kFirst;
-  launch(center_centers_kernel<FloatElement, false>, pool.on, {kFirst, kCenterThreads, 0}, call.screen.centers, first,
-         pool.dim, call.screen.offset, space.centers);
-  launch(pool_min_sqdist_kernel<T, kVec>, pool.on, {pool.batch * space.parts.column_blocks, kPoolThreads, 0}, call,
+  launch(center_centers_kernel<FloatElement, false>, pool.target, {kFirst, kCenterThreads, 0}, call.screen.centers,
+         first, pool.dim, call.screen.offset, space.centers);
+  launch(pool_min_sqdist_kernel<T, kVec>, pool.target, {pool.batch * space.parts.column_blocks, kPoolThreads, 0}, call,
          space.centers, space.parts);
   if (call.screen.num_centers > kFirst) {
     MinSqdist others = Space::other_centers(call);
-    others.on.scratch = space.others;
+    others.target.scratch = space.others;
     cuda::min_sqdist(others);
   }
 }
@@ -176,9 +176,9 @@ int64_t scratch_bytes(const PoolMinSqdist& call) { return Space(call, kPoolThrea
 
 Status pool_min_sqdist(const PoolMinSqdist& call) {
   const MaskedMeanPool& pool = call.pool;
-  const Device device(pool.on);
-  fill(pool.on, pool.first_empty_row, 0xFF, sizeof(int64_t));
-  fill(pool.on, call.screen.first_bad_row, 0xFF, sizeof(int64_t));
+  const Device device(pool.target);
+  fill(pool.target, pool.first_empty_row, 0xFF, sizeof(int64_t));
+  fill(pool.target, call.screen.first_bad_row, 0xFF, sizeof(int64_t));
   if (pool.batch == 0 || pool.dim == 0) return Status::kOk;
   const bool known = with_type(pool.dtype, [&](auto type) {
     using T = decltype(type);

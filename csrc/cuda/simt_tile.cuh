@@ -1,4 +1,4 @@
-// A block's tile of sums over columns in float32, without matrix units: 64 rows with 64 others.
+// A block's tile of sums over columns in float32 without matrix units: 64 rows against 64 others.
 #pragma once
 
 #include <cstdint>
@@ -9,20 +9,20 @@ namespace diverseevol::cuda {
 
 constexpr int kSimtThreads = 256;
 constexpr int kSimtSide = 64;
-constexpr int kSimtColumns = 16;  // taken at once
-constexpr int kSimtEach = 4;      // rows and others of a thread: 16 x 16 threads
+constexpr int kSimtColumns = 16;  // per step
+constexpr int kSimtEach = 4;      // rows, and others, of each of the 16 x 16 threads
 
 struct SimtMemory {
   float rows[kSimtColumns][kSimtSide + 1];
   float others[kSimtColumns][kSimtSide + 1];
 };
 
-// Some rows of float32, dim contiguous.
+// One operand of the tile: float32 rows, dim contiguous.
 struct SimtSide {
   const float* data;
   int64_t stride;
-  int64_t first;  // of the tile
-  int64_t count;  // in all; zeros beyond
+  int64_t first;  // first row of the tile
+  int64_t count;  // number of rows in data; rows beyond read as zero
 
   __device__ void load(int64_t column, int64_t dim, float (&side)[kSimtColumns][kSimtSide + 1]) const {
     for (int i = static_cast<int>(threadIdx.x); i < kSimtSide * kSimtColumns; i += kSimtThreads) {
@@ -33,18 +33,18 @@ struct SimtSide {
   }
 };
 
-// The thread's sums [i][j] are of row simt_row() + i, other simt_other() + j.
+// The thread's sums[i][j] belong to row simt_row() + i and other simt_other() + j.
 __device__ inline int simt_row() { return static_cast<int>(threadIdx.x) / 16 * kSimtEach; }
 __device__ inline int simt_other() { return static_cast<int>(threadIdx.x) % 16 * kSimtEach; }
 
-// sums = over the columns, add(sum, value of the row, value of the other).
+// Folds sums[i][j] = add(sums[i][j], value of the row, value of the other) over the columns, from 0.
 template <class Add>
 __device__ void simt_sums(const SimtSide& rows, const SimtSide& others, int64_t dim, SimtMemory& memory,
                           float (&sums)[kSimtEach][kSimtEach], const Add& add) {
 #pragma unroll
   for (int i = 0; i < kSimtEach * kSimtEach; ++i) sums[i / kSimtEach][i % kSimtEach] = 0.0F;
   for (int64_t column = 0; column < dim; column += kSimtColumns) {
-    __syncthreads();  // what was there before is used up
+    __syncthreads();  // all threads have finished reading the previous step
     rows.load(column, dim, memory.rows);
     others.load(column, dim, memory.others);
     __syncthreads();

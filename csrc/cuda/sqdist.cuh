@@ -1,4 +1,4 @@
-// The float64 squared distance of the specification by one warp: squares of differences, summed by halving.
+// The specification's float64 squared distance, computed by one warp: squared differences, summed by halving.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace diverseevol::cuda {
 
 constexpr int kLanes = 32;
 
-// The sum's width: a power of two, at least eight for each lane. Zeros beyond the row change nothing.
+// Width of the sum: a power of two with at least eight values per lane. Zeros beyond the row do not change the sum.
 __host__ __device__ inline int64_t halving_width(int64_t dim) {
   int64_t width = 8 * kLanes;
   while (width < dim) width *= 2;
@@ -21,11 +21,12 @@ __host__ __device__ inline int64_t halving_width(int64_t dim) {
 
 inline int64_t warp_scratch_bytes(int64_t dim) { return halving_width(dim) / 8 * static_cast<int64_t>(sizeof(double)); }
 
-constexpr int64_t kStaticBytes = 16 * 1024;  // more than a kernel that takes float64 distances has besides
+constexpr int64_t kStaticBytes =
+    16 * 1024;  // more than the static shared memory of any kernel that computes float64 distances
 
-// As many warps as fit into `bytes` of shared memory with their scratch, at least one and at most eight.
-inline int warps_of(const char* op, const Target& on, int64_t dim, int64_t bytes) {
-  const int64_t most = shared_memory(on) - kStaticBytes;
+// Number of warps whose scratch fits into `bytes` of shared memory, at least one and at most eight.
+inline int warps_of(const char* op, const ExecutionTarget& target, int64_t dim, int64_t bytes) {
+  const int64_t most = shared_memory(target) - kStaticBytes;
   if (warp_scratch_bytes(dim) > most) {
     int64_t columns = dim;
     while (warp_scratch_bytes(columns) > most) columns = halving_width(columns) / 2;
@@ -36,27 +37,26 @@ inline int warps_of(const char* op, const Target& on, int64_t dim, int64_t bytes
   return static_cast<int>(warps < 1 ? 1 : warps > 8 ? 8 : warps);
 }
 
-// The first three halvings, of one column of each eighth of the sum's width.
+// The first three halvings, for one column of each eighth of the sum's width.
 __device__ inline double sum_of_eighths(const double (&eighths)[8]) {
   return add(add(add(eighths[0], eighths[4]), add(eighths[2], eighths[6])),
              add(add(eighths[1], eighths[5]), add(eighths[3], eighths[7])));
 }
 
-// The halvings of a warp's `width` sums that are left, of which number d is sums[place(d)]; each lane goes on with its
-// own, those whose d leaves the lane's number.
-template <class Place>
-__device__ double halve(double* sums, int width, const Place& place) {
+// The remaining halvings of a warp's `width` sums; sum d is sums[index(d)]. Lane l handles the d with d % 32 == l.
+template <class Index>
+__device__ double halve(double* sums, int width, const Index& index) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   for (; width > kLanes; width /= 2) {
-    for (int d = lane; d < width / 2; d += kLanes) sums[place(d)] = add(sums[place(d)], sums[place(d + width / 2)]);
+    for (int d = lane; d < width / 2; d += kLanes) sums[index(d)] = add(sums[index(d)], sums[index(d + width / 2)]);
   }
-  double sum = sums[place(lane)];
+  double sum = sums[index(lane)];
 #pragma unroll
   for (int other = kLanes / 2; other > 0; other /= 2) sum = add(sum, shuffle_down(sum, other));
   return shuffle_from(sum, 0);
 }
 
-// The whole warp calls, and every lane gets the result. sums: the warp's own halving_width(dim) / 8 doubles.
+// The whole warp calls it, and every lane gets the result. sums: halving_width(dim) / 8 doubles of the warp.
 template <class T, class U>
 __device__ double sqdist(const T* row, const U* center, int64_t dim, double* sums) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
@@ -66,7 +66,7 @@ __device__ double sqdist(const T* row, const U* center, int64_t dim, double* sum
     T values[8];
     U points[8];
 #pragma unroll
-    for (int part = 0; part < 8; ++part) {  // all before the first is used
+    for (int part = 0; part < 8; ++part) {  // all loads are issued before the first value is used
       const int64_t column = d + part * width;
       values[part] = row[column < dim ? column : 0];
       points[part] = center[column < dim ? column : 0];
@@ -83,7 +83,7 @@ __device__ double sqdist(const T* row, const U* center, int64_t dim, double* sum
   return halve(sums, static_cast<int>(width), [](int d) { return d; });
 }
 
-// Whether sqdist_in_chunks serves rows of these columns.
+// Whether sqdist_in_chunks can be used for these rows.
 template <class T>
 bool halves_in_chunks(int64_t dim, const void* data, int64_t stride) {
   return dim == halving_width(dim) && in_chunks<T>(data, stride);
@@ -93,16 +93,16 @@ struct alignas(16) DoublePair {
   double values[2];
 };
 
-// Where number d of doubles lies in shared memory when each lane has a pair of the Chunk<T>::kValues numbers that are
-// its own: without it, lanes would be apart by as many doubles, and several of them would want the same banks. Pairs
-// stay pairs.
+// Index of double d in shared memory. Each lane accesses pairs of its own Chunk<T>::kValues consecutive doubles; in
+// plain order the lanes' addresses would be that many doubles apart, and several lanes would hit the same banks. Pairs
+// stay adjacent.
 template <class T>
 __device__ int spread_over_banks(int d) {
   constexpr int kPairs = Chunk<T>::kValues / 2;
   return d ^ (d >> 4 & (kPairs - 1)) << 1;
 }
 
-// A centre as float64 in shared memory, each eighth of it spread over the banks.
+// A centre as float64 in shared memory, each eighth of it in the order of spread_over_banks.
 template <class T>
 struct SharedCenter {
   const double* values;
@@ -116,7 +116,7 @@ struct SharedCenter {
     }
   };
 
-  // The whole block calls, and waits before the centre is used.
+  // The whole block calls it, and synchronises before it uses the centre.
   __device__ static void fill(double* values, const float* center, int dim) {
     const int width = dim / 8;
     for (int column = static_cast<int>(threadIdx.x); column < dim; column += static_cast<int>(blockDim.x)) {
@@ -128,7 +128,7 @@ struct SharedCenter {
   __device__ Points load(int d, int width) const { return {values, d, width}; }
 };
 
-// A centre as float32 in global memory, aligned to 16 bytes; rows are float32 too.
+// A float32 centre in global memory, aligned to 16 bytes, for float32 rows.
 struct StoredCenter {
   const float* values;
 
@@ -150,17 +150,17 @@ struct StoredCenter {
   }
 };
 
-// sqdist where halves_in_chunks says so: the same additions in the same order, but 16 bytes a load and no columns to
-// guard against.
+// sqdist for rows with halves_in_chunks: the same additions in the same order, with 16-byte loads and without checks
+// for the last column.
 template <class T, class Center>
 __device__ double sqdist_in_chunks(const T* row, const Center& center, int dim, double* sums) {
   constexpr int kValues = Chunk<T>::kValues;
   const int lane = static_cast<int>(threadIdx.x) % kLanes, width = dim / 8;
-  sync_warp();  // other lanes may still read what they had of the row before
+  sync_warp();  // other lanes may still read the previous row's sums
   for (int d = lane * kValues; d < width; d += kLanes * kValues) {
     Chunk<T> parts[8];
 #pragma unroll
-    for (int part = 0; part < 8; ++part) {  // all before the first is used
+    for (int part = 0; part < 8; ++part) {  // all loads are issued before the first value is used
       parts[part] = *reinterpret_cast<const Chunk<T>*>(row + part * width + d);
     }
     const typename Center::Points points = center.load(d, width);
@@ -180,41 +180,41 @@ __device__ double sqdist_in_chunks(const T* row, const Center& center, int dim, 
           {sum_of_eighths(squares[0]), sum_of_eighths(squares[1])}};
     }
   }
-  sync_warp();  // lanes go on with what others have summed
+  sync_warp();  // lanes read sums of other lanes
   return halve(sums, width, [](int d) { return spread_over_banks<T>(d); });
 }
 
-// The farther of two, of equals the lower; a number of -1 is farther than none.
+// A maximum and the lowest row that attains it; a value of -1 is above the initial one.
 struct Farthest {
   double value = -2.0;
-  int64_t number = INT64_MAX;
+  int64_t row = INT64_MAX;
 
-  __device__ void meet(double other_value, int64_t other_number) {
-    if (other_value > value || (other_value == value && other_number < number)) {
+  __device__ void merge(double other_value, int64_t other_row) {
+    if (other_value > value || (other_value == value && other_row < row)) {
       value = other_value;
-      number = other_number;
+      row = other_row;
     }
   }
   // Over the warp.
-  __device__ void meet_lanes() {
+  __device__ void merge_lanes() {
 #pragma unroll
     for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
       const double other_value = shuffle_xor(value, lanes);
-      meet(other_value, shuffle_xor(number, lanes));
+      merge(other_value, shuffle_xor(row, lanes));
     }
   }
 };
 
-// Over the block: what every thread of warp 0 gets. shared: one for each warp.
+// Maximum over the block, returned to the threads of warp 0. shared: one per warp.
 __device__ inline Farthest farthest_of_block(Farthest mine, Farthest* shared) {
-  mine.meet_lanes();
+  mine.merge_lanes();
   const unsigned warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   if (lane == 0) shared[warp] = mine;
   __syncthreads();
   Farthest all;
   if (warp == 0) {
     if (lane < blockDim.x / kLanes) all = shared[lane];
-    all.meet_lanes();
+    all.merge_lanes();
   }
   return all;
 }

@@ -1,4 +1,4 @@
-// update_argmax: a warp for each row, in float64; the last block to finish finds the farthest of the blocks' farthest.
+// update_argmax: one warp per row, in float64; the last block to finish reduces the blocks' farthest rows to one.
 #include "cuda/launch.cuh"
 #include "cuda/sqdist.cuh"
 
@@ -7,15 +7,16 @@ namespace diverseevol::cuda {
 namespace {
 
 constexpr int kSharedBytes = 48 * 1024;
-constexpr int kCenterBytes = 64 * 1024;  // of the centre at most: two blocks share a multiprocessor of an H100
-constexpr int kBlocksEach = 8;           // of a multiprocessor; each takes many rows
+constexpr int kCenterBytes =
+    64 * 1024;                  // maximum for the centre, so that two blocks fit on a multiprocessor of an H100
+constexpr int kBlocksEach = 8;  // per multiprocessor; each handles many rows
 
 struct Blocks {
   Farthest* farthest;  // [blocks]
-  unsigned* arrived;   // 0
+  unsigned* arrived;   // number of finished blocks, initially 0
 };
 
-// kChunks: the block holds the centre as float64, and rows are read in chunks.
+// kChunks: the block keeps the centre as float64 in shared memory and reads rows in chunks.
 template <class T, bool kChunks>
 __global__ void __launch_bounds__(256, 2) update_argmax_kernel(UpdateArgmax call, Blocks blocks) {
   __shared__ Farthest shared[8];
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(256, 2) update_argmax_kernel(UpdateArgmax call
       nearest = fmin(nearest, to_center(values));
       if (threadIdx.x % kLanes == 0) call.nearest[row] = nearest;
     }
-    mine.meet(nearest, row);
+    mine.merge(nearest, row);
   }
   const Farthest ours = farthest_of_block(mine, shared);
   if (threadIdx.x == 0) {
@@ -55,30 +56,30 @@ __global__ void __launch_bounds__(256, 2) update_argmax_kernel(UpdateArgmax call
   __threadfence();
   Farthest all;
   for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
-    all.meet(load_fresh(&blocks.farthest[block].value), load_fresh(&blocks.farthest[block].number));
+    all.merge(load_fresh(&blocks.farthest[block].value), load_fresh(&blocks.farthest[block].row));
   }
   all = farthest_of_block(all, shared);
-  if (threadIdx.x == 0) *call.farthest = all.number;
+  if (threadIdx.x == 0) *call.farthest = all.row;
 }
 
 Blocks blocks_in(Scratch& scratch, const UpdateArgmax& call) {
-  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.on);
+  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.target);
   return {scratch.take<Farthest>(most), scratch.take<unsigned>(1)};
 }
 
 template <class T>
 void run(const UpdateArgmax& call, const Blocks& blocks) {
-  const int warps = warps_of("update_argmax", call.on, call.x.dim, kSharedBytes);
-  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.on);
+  const int warps = warps_of("update_argmax", call.target, call.x.dim, kSharedBytes);
+  const int64_t most = static_cast<int64_t>(kBlocksEach) * multiprocessors(call.target);
   const int64_t wanted = blocks_of(call.x.rows, warps);
   const int64_t center = call.x.dim * static_cast<int64_t>(sizeof(double));
   Shape shape{wanted < most ? wanted : most, warps * kLanes, warps * warp_scratch_bytes(call.x.dim)};
   if (halves_in_chunks<T>(call.x.dim, call.x.data, call.x.stride) && center <= kCenterBytes &&
-      center + shape.shared <= shared_memory(call.on) - kStaticBytes) {
+      center + shape.shared <= shared_memory(call.target) - kStaticBytes) {
     shape.shared += center;
-    launch(update_argmax_kernel<T, true>, call.on, shape, call, blocks);
+    launch(update_argmax_kernel<T, true>, call.target, shape, call, blocks);
   } else {
-    launch(update_argmax_kernel<T, false>, call.on, shape, call, blocks);
+    launch(update_argmax_kernel<T, false>, call.target, shape, call, blocks);
   }
 }
 
@@ -91,10 +92,10 @@ int64_t scratch_bytes(const UpdateArgmax& call) {
 }
 
 Status update_argmax(const UpdateArgmax& call) {
-  const Device device(call.on);
-  Scratch scratch(call.on.scratch);
+  const Device device(call.target);
+  Scratch scratch(call.target.scratch);
   const Blocks blocks = blocks_in(scratch, call);
-  fill(call.on, blocks.arrived, 0, sizeof(unsigned));
+  fill(call.target, blocks.arrived, 0, sizeof(unsigned));
   const bool known = with_type(call.x.dtype, [&](auto type) { run<decltype(type)>(call, blocks); });
   return known ? Status::kOk : Status::kUnknownDType;
 }

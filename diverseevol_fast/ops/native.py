@@ -29,17 +29,17 @@ def chosen_isa() -> str:
     return forced
 
 
-def where(device: torch.device) -> "_native.Where":
-    """Where kernels of tensors on `device` run: torch's threads, or torch's current stream."""
+def execution_target(device: torch.device) -> "_native.ExecutionTarget":
+    """What kernels of tensors on `device` run on: torch's threads, or torch's current stream."""
     if device.type == "cpu":
-        return _native.on_cpu(isa=chosen_isa(), threads=torch.get_num_threads())
+        return _native.cpu_target(isa=chosen_isa(), threads=torch.get_num_threads())
     kept = []
 
     def allocate(count: int) -> int:
         kept.append(torch.empty(count, dtype=torch.uint8, device=device))  # torch reuses it in the stream's order
         return kept[-1].data_ptr()
 
-    return _native.on_gpu(device.index, torch.cuda.current_stream(device).cuda_stream, allocate)
+    return _native.gpu_target(device.index, torch.cuda.current_stream(device).cuda_stream, allocate)
 
 
 def masked_mean_pool(
@@ -54,7 +54,7 @@ def masked_mean_pool(
     That row's number is int64 [1], -1 for none, as all of this module's.
     """
     out, empty, call, _kept = _pool_call(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
-    _native.masked_mean_pool(where(hidden.device), call)
+    _native.masked_mean_pool(execution_target(hidden.device), call)
     return out, empty
 
 
@@ -72,7 +72,7 @@ def pool_min_sqdist(
     out, empty, call, _kept = _pool_call(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
     bad = torch.full((1,), -1, dtype=torch.int64, device=hidden.device)
     _native.pool_min_sqdist(
-        where(hidden.device),
+        execution_target(hidden.device),
         call,
         centers=centers.data_ptr(),
         num_centers=len(centers),
@@ -129,9 +129,9 @@ def min_sqdist(
     """
     bad = torch.full((1,), -1, dtype=torch.int64, device=x.device)
     _native.min_sqdist(
-        where(x.device),
+        execution_target(x.device),
         _rows(x),
-        numbers=_address(numbers),
+        indices=_address(numbers),
         count=len(x) if numbers is None else len(numbers),
         centers=centers.data_ptr(),
         num_centers=len(centers),
@@ -146,9 +146,9 @@ def min_sqdist(
 def takes_hopper(x: torch.Tensor, numbers: torch.Tensor | None, num_centers: int) -> bool:
     """Whether min_sqdist of x, of all rows or of these, launches the kernel that Hopper alone has."""
     return _native.suits_hopper(
-        where(x.device),
+        execution_target(x.device),
         _rows(x),
-        numbers=_address(numbers),
+        indices=_address(numbers),
         count=len(x) if numbers is None else len(numbers),
         num_centers=num_centers,
     )
@@ -174,7 +174,7 @@ def pick_block(
     numbers = torch.empty(1 + max_picks, dtype=torch.int64, device=rows.device)
     try:
         _native.pick_block(
-            where(rows.device),
+            execution_target(rows.device),
             rows=rows.data_ptr(),
             num_rows=len(rows),
             centers=centers.data_ptr(),
@@ -205,7 +205,11 @@ def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) 
     """x [N, D] with D contiguous, center [D] float32, nearest [N] float64 in place; the farthest row."""
     farthest = torch.empty(1, dtype=torch.int64, device=x.device)
     _native.update_argmax(
-        where(x.device), _rows(x), center=center.data_ptr(), nearest=nearest.data_ptr(), farthest=farthest.data_ptr()
+        execution_target(x.device),
+        _rows(x),
+        center=center.data_ptr(),
+        nearest=nearest.data_ptr(),
+        farthest=farthest.data_ptr(),
     )
     return farthest
 
@@ -217,7 +221,7 @@ def logit_stats(
     largest, margin, entropy = torch.empty((3, len(hidden)), dtype=torch.float32, device=hidden.device)
     bad = torch.full((1,), -1, dtype=torch.int64, device=hidden.device)
     _native.logit_stats(
-        where(hidden.device),
+        execution_target(hidden.device),
         hidden=hidden.data_ptr(),
         weight=weight.data_ptr(),
         bias=_address(bias),

@@ -1,11 +1,11 @@
-"""logit_stats in Triton: a program per tile of tokens and span of the vocabulary; a second launch merges the spans."""
+"""logit_stats in Triton: a program per tile of tokens and span of the vocabulary; a second kernel merges the spans."""
 
 import torch
 import triton
 import triton.language as tl
 
-VOCAB_SPAN = 1024  # fixed, so that a token's result does not depend on how many others come with it
-# By the bytes of an element. With larger tiles or fewer warps, registers spill.
+VOCAB_SPAN = 1024  # words; fixed, so that a token's result does not depend on how many tokens come with it
+# Keyed by the bytes of an element. Registers spill with larger tiles or fewer warps.
 BLOCKS = {
     2: {"BLOCK_TOKENS": 128, "BLOCK_VOCAB": 128, "BLOCK_DIM": 32},
     4: {"BLOCK_TOKENS": 128, "BLOCK_VOCAB": 64, "BLOCK_DIM": 16},
@@ -17,17 +17,17 @@ NO_BAD_TOKEN = 1 << 62
 
 @triton.jit
 def rescaled(total, weighted, lower):
-    """Sums of exp(z - a) and exp(z - a) * (z - a) as those of z - a + lower, lower at most 0; none stay none."""
-    lower = tl.where(total == 0.0, 0.0, lower)  # it is -infinity there
+    """Sums of exp(z - a) and of exp(z - a) * (z - a), made relative to a - lower, lower <= 0; sums of 0 stay 0."""
+    lower = tl.where(total == 0.0, 0.0, lower)  # lower is -infinity where there are no logits yet
     factor = tl.exp(lower)
     return total * factor, weighted * factor + total * factor * lower
 
 
 @triton.jit
 def merged(first, second, total, weighted, other_first, other_second, other_total, other_weighted):
-    """The statistics of two parts of the vocabulary as those of both, [TOKENS] float32 each.
+    """Merge the statistics of two parts of the vocabulary, [TOKENS] float32 each.
 
-    A part's: its two largest logits, the sum of exp(z - first), and the sum of exp(z - first) * (z - first).
+    They are the two largest logits z, the sum of exp(z - first), and the sum of exp(z - first) * (z - first).
     """
     largest = tl.maximum(first, other_first)
     second = tl.maximum(tl.minimum(first, other_first), tl.maximum(second, other_second))
@@ -38,13 +38,13 @@ def merged(first, second, total, weighted, other_first, other_second, other_tota
 
 @triton.jit
 def statistics(logits, in_vocab):
-    """What `merged` takes, of logits [TOKENS, VOCAB] in the columns in_vocab [VOCAB].
+    """The statistics that `merged` takes, for logits [TOKENS, VOCAB] in the columns in_vocab [VOCAB].
 
     A sum is NaN if a logit, or its difference from the largest, is not finite: 0 * -infinity, or infinity - infinity.
     """
     logits = tl.where(in_vocab[None, :], logits, float("-inf"))
     first = tl.max(logits, axis=1)
-    # exp(-1e4) is zero, and so is its product with -1e4: the other columns add nothing.
+    # Columns beyond the vocabulary add nothing: exp(-1e4) is zero, and so is its product with -1e4.
     below = tl.where(in_vocab[None, :], logits - first[:, None], -1e4)
     exponential = tl.exp(below)
     total = tl.sum(exponential, axis=1)
@@ -61,7 +61,7 @@ def _logit_stats_kernel(
     BLOCK_VOCAB: tl.constexpr, BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)  # [BLOCK_TOKENS]
-    # Beyond the last row of either matrix that row is read again: a mask in two dimensions would cost registers.
+    # Indices beyond the last row of either matrix read that row again: a two-dimensional mask would cost registers.
     states_at = hidden + tl.minimum(token, count - 1)[:, None] * stride_hidden
     span = tl.program_id(1)
     first = tl.full((BLOCK_TOKENS,), float("-inf"), dtype=tl.float32)
@@ -80,23 +80,23 @@ def _logit_stats_kernel(
             weights = tl.load(weights_at + column[:, None], mask=in_dim[:, None], other=0.0)  # [BLOCK_DIM, BLOCK_VOCAB]
             if WIDEN:
                 states, weights = states.to(tl.float32), weights.to(tl.float32)
-            # For float32 not "tf32x3": it leaves out the remainders' product, 2**-22, and torch's own sums are better.
+            # Not "tf32x3" for float32: it omits the product of the remainders, 2**-22, and is less accurate than torch.
             logits = tl.dot(states, weights, logits, input_precision="ieee")
         if HAS_BIAS:
             logits += tl.load(bias + entry, mask=in_vocab, other=0.0)[None, :]
         first, second, total, weighted = merged(first, second, total, weighted, *statistics(logits, in_vocab))
-    kept = token < count
+    in_tokens = token < count
     part = parts + span.to(tl.int64) * 4 * count + token
-    tl.store(part, first, mask=kept)
-    tl.store(part + count, second, mask=kept)
-    tl.store(part + 2 * count, total, mask=kept)
-    tl.store(part + 3 * count, weighted, mask=kept)
+    tl.store(part, first, mask=in_tokens)
+    tl.store(part + count, second, mask=in_tokens)
+    tl.store(part + 2 * count, total, mask=in_tokens)
+    tl.store(part + 3 * count, weighted, mask=in_tokens)
 
 
 @triton.jit
 def _merge_spans_kernel(parts, largest, margin, entropy, first_bad, count, spans, BLOCK: tl.constexpr):
     token = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
-    kept = token < count
+    in_tokens = token < count
     first = tl.full((BLOCK,), float("-inf"), dtype=tl.float32)
     second = first
     total = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -105,23 +105,23 @@ def _merge_spans_kernel(parts, largest, margin, entropy, first_bad, count, spans
     for _ in range(spans):
         first, second, total, weighted = merged(
             first, second, total, weighted,
-            tl.load(part, mask=kept, other=1.0),
-            tl.load(part + count, mask=kept, other=1.0),
-            tl.load(part + 2 * count, mask=kept, other=1.0),
-            tl.load(part + 3 * count, mask=kept, other=1.0),
+            tl.load(part, mask=in_tokens, other=1.0),
+            tl.load(part + count, mask=in_tokens, other=1.0),
+            tl.load(part + 2 * count, mask=in_tokens, other=1.0),
+            tl.load(part + 3 * count, mask=in_tokens, other=1.0),
         )  # fmt: skip
         part += 4 * count
-    tl.store(largest + token, first, mask=kept)
-    tl.store(margin + token, first - second, mask=kept)
-    nats = tl.log(total) - weighted / total  # neither term is negative: nothing cancels
-    tl.store(entropy + token, nats, mask=kept)
-    tl.atomic_min(first_bad, tl.min(tl.where(kept & (nats - nats != 0.0), token, 1 << 62), axis=0))
+    tl.store(largest + token, first, mask=in_tokens)
+    tl.store(margin + token, first - second, mask=in_tokens)
+    nats = tl.log(total) - weighted / total  # both terms are >= 0, so nothing cancels
+    tl.store(entropy + token, nats, mask=in_tokens)
+    tl.atomic_min(first_bad, tl.min(tl.where(in_tokens & (nats - nats != 0.0), token, 1 << 62), axis=0))
 
 
 def logit_stats(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As reference.logit_stats; D contiguous, bias float32. Takes 16 bytes for each token and span of the vocabulary.
+    """As reference.logit_stats; D contiguous, bias float32. Allocates 16 bytes per token and span of the vocabulary.
 
     Deterministic: spans are merged in ascending order.
     """
@@ -136,7 +136,7 @@ def logit_stats(
             hidden, weight, hidden if bias is None else bias, parts,
             count, vocab, dim, hidden.stride(0), weight.stride(0),
             HAS_BIAS=bias is not None,
-            WIDEN=triton.knobs.runtime.interpret,  # the interpreter multiplies bfloat16 as the integers that hold it
+            WIDEN=triton.knobs.runtime.interpret,  # Triton's interpreter would multiply bfloat16 as integers
             VOCAB_SPAN=VOCAB_SPAN, **blocks, **launch,
         )  # fmt: skip
         _merge_spans_kernel[(triton.cdiv(count, BLOCK_MERGED),)](

@@ -1,4 +1,4 @@
-"""masked_mean_pool in Triton: one program per row and block of columns, tokens added in ascending order."""
+"""masked_mean_pool in Triton: one program per row and block of columns; it adds tokens in ascending order."""
 
 import torch
 import triton
@@ -22,17 +22,17 @@ def mean_of_tokens(
     count = tl.zeros((BLOCK_TOKENS,), dtype=tl.int32)
     for start in range(0, length, BLOCK_TOKENS):
         token = start + tl.arange(0, BLOCK_TOKENS)  # [BLOCK_TOKENS]
-        kept = token < length
+        unmasked = token < length
         if HAS_MASK:
-            kept = kept & (tl.load(mask + row * length + token, mask=kept, other=0) != 0)
-        # A masked position is never read, so whatever it holds cannot reach the sum.
+            unmasked = unmasked & (tl.load(mask + row * length + token, mask=unmasked, other=0) != 0)
+        # A masked token is never read, so its values cannot reach the sum.
         tile = tl.load(
             base + token[:, None].to(tl.int64) * stride_token + column[None, :],
-            mask=kept[:, None] & in_dim[None, :],
+            mask=unmasked[:, None] & in_dim[None, :],
             other=0.0,
         )  # [BLOCK_TOKENS, BLOCK_DIM]
         total += tl.sum(tile.to(tl.float32), axis=0)
-        count += kept.to(tl.int32)
+        count += unmasked.to(tl.int32)
     return total / (tl.sum(count, axis=0) + prefix_len).to(tl.float32)
 
 
@@ -52,7 +52,7 @@ def _masked_mean_pool_kernel(
 
 
 class PoolArguments:
-    """What the pooling kernels are called with, out of what ops.pooling has checked."""
+    """The arguments of the pooling kernels, made from tensors that the public op has checked."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class PoolArguments:
             starts = cu_seqlens[:-1] * hidden.stride(0)
             counts = lengths = cu_seqlens.diff()
         self.first_empty = first_of(counts + prefix_len == 0)
-        unused = hidden  # a pointer that the kernel does not follow
+        unused = hidden  # a pointer that the kernel does not dereference
         self.out = torch.empty((self.batch, self.dim), dtype=torch.float32, device=device)
         self.values = (
             hidden, unused if mask is None else mask.to(torch.uint8).contiguous(), starts, lengths,
@@ -101,7 +101,7 @@ def masked_mean_pool(
 
 
 def first_of(flags: torch.Tensor) -> torch.Tensor:
-    """The lowest place where flags [B] are true, int64 [1], -1 for none."""
+    """The lowest index at which flags [B] are true, int64 [1], -1 for none."""
     if len(flags) == 0:
         return torch.full((1,), -1, device=flags.device)
     return torch.where(flags.any(), flags.to(torch.int8).argmax(), -1)[None]

@@ -1,4 +1,4 @@
-"""pick_block in Triton: exact distances on all multiprocessors, then the whole greedy in one program."""
+"""pick_block in Triton: all distances in float64 on all multiprocessors, then the whole greedy in one program."""
 
 import torch
 import triton
@@ -21,26 +21,24 @@ def _sqdist_kernel(members, others, out, dim, num_others, OTHERS: tl.constexpr, 
 
 
 @triton.jit
-def _pick_block_kernel(
-    nearest, between, floor, max_picks, picks, sqdist, found, num_rows, BLOCK: tl.constexpr,
-):  # fmt: skip
-    place = tl.arange(0, BLOCK)  # [BLOCK]
-    inside = place < num_rows
-    left = tl.load(nearest + place, mask=inside, other=-1.0)  # [BLOCK] float64; -1: picked
+def _pick_block_kernel(nearest, between, floor, max_picks, picks, sqdist, num_picks, num_rows, BLOCK: tl.constexpr):
+    row = tl.arange(0, BLOCK)  # [BLOCK]
+    in_rows = row < num_rows
+    distance = tl.load(nearest + row, mask=in_rows, other=-1.0)  # [BLOCK] float64; -1 marks a pick
     least = tl.load(floor)
-    best = tl.max(left, axis=0)
+    best = tl.max(distance, axis=0)
     count = 0
     while (count < max_picks) & (best > least):
-        winner = tl.min(tl.where(left == best, place, BLOCK), axis=0)
+        winner = tl.min(tl.where(distance == best, row, BLOCK), axis=0)
         tl.store(picks + count, winner.to(tl.int64))
         tl.store(sqdist + count, best)
-        column = tl.load(between + winner.to(tl.int64) * num_rows + place, mask=inside, other=0.0)
-        left = tl.where(left < 0, left, tl.minimum(left, column))
-        left = tl.where(place == winner, -1.0, left)
-        best = tl.max(left, axis=0)
+        column = tl.load(between + winner.to(tl.int64) * num_rows + row, mask=in_rows, other=0.0)
+        distance = tl.where(distance < 0, distance, tl.minimum(distance, column))
+        distance = tl.where(row == winner, -1.0, distance)
+        best = tl.max(distance, axis=0)
         count += 1
-    tl.store(nearest + place, left, mask=inside)
-    tl.store(found, count)
+    tl.store(nearest + row, distance, mask=in_rows)
+    tl.store(num_picks, count)
 
 
 def pick_block(
@@ -52,7 +50,7 @@ def pick_block(
     stop: float,
     max_picks: int,
 ) -> torch.Tensor:
-    """As native.pick_block; all distances are float64, so offset is not needed.
+    """As native.pick_block; offset is unused, because all distances are float64.
 
     Raises:
         ValueError: more columns than a program can hold.
@@ -66,22 +64,22 @@ def pick_block(
     floor = threshold.clamp(min=max(stop, -1.0))
     picks = torch.empty(max_picks, dtype=torch.int64, device=device)
     sqdist_when_picked = torch.empty(max_picks, dtype=torch.float64, device=device)
-    found = torch.empty(1, dtype=torch.int32, device=device)
+    num_picks = torch.empty(1, dtype=torch.int32, device=device)
     _pick_block_kernel[(1,)](
-        nearest, between, floor, max_picks, picks, sqdist_when_picked, found, num_rows,
+        nearest, between, floor, max_picks, picks, sqdist_when_picked, num_picks, num_rows,
         BLOCK=triton.next_power_of_2(num_rows),
     )  # fmt: skip
-    left = torch.where(nearest < 0, -float("inf"), nearest)
-    rounded = left.to(torch.float32)
-    above = torch.where(rounded < left, torch.nextafter(rounded, torch.full_like(rounded, float("inf"))), rounded)
-    bound.copy_(torch.minimum(bound, above))
-    return torch.cat([found, nearest.max()[None], picks, sqdist_when_picked])  # the integers become float64
+    unpicked = torch.where(nearest < 0, -float("inf"), nearest)
+    rounded = unpicked.to(torch.float32)
+    upper = torch.where(rounded < unpicked, torch.nextafter(rounded, torch.full_like(rounded, float("inf"))), rounded)
+    bound.copy_(torch.minimum(bound, upper))
+    return torch.cat([num_picks, nearest.max()[None], picks, sqdist_when_picked])  # converts integers to float64
 
 
 def _distances(members: torch.Tensor, others: torch.Tensor, width: int) -> torch.Tensor:
     """Squared distances [B, O] float64, in the specification's order of additions."""
     out = torch.empty((len(members), len(others)), dtype=torch.float64, device=members.device)
     each = rows_of(width)
-    grid = (triton.cdiv(len(others), each), len(members))  # of which the second may be 65,535 at most
+    grid = (triton.cdiv(len(others), each), len(members))  # CUDA limits the second dimension to 65,535
     _sqdist_kernel[grid](members, others, out, members.shape[1], len(others), OTHERS=each, WIDTH=width, **EXACT)
     return out

@@ -1,5 +1,5 @@
-"""pool_min_sqdist in Triton, one launch: a program pools some columns of a row and multiplies them with the centres;
-the last program of a row adds the parts in order and bounds it."""
+"""pool_min_sqdist in Triton: in one launch, a program pools a block of a row's columns and multiplies them with the
+first centres; the row's last program to finish adds the parts in order and bounds the row."""
 
 import torch
 import triton
@@ -8,8 +8,8 @@ import triton.language as tl
 from .masked_mean_pool import BLOCK_DIM, PoolArguments, mean_of_tokens
 from .min_sqdist import NO_BAD_ROW, centered_centers, certified_error, min_sqdist, norm_above
 
-CENTERS = 32  # in the launch; others are screened after it
-ROUNDOFF = tl.constexpr(2.0**-24)  # float32 additions
+CENTERS = 32  # centres in the launch; min_sqdist screens the others afterwards
+ROUNDOFF = tl.constexpr(2.0**-24)  # of a float32 addition
 
 
 @triton.jit
@@ -27,8 +27,8 @@ def _pool_min_sqdist_kernel(
         HAS_MASK, HAS_PREFIX, BLOCK_TOKENS, BLOCK_DIM,
     )  # fmt: skip
     tl.store(out + row * dim + column, mean, mask=in_dim)
-    strange = tl.max(((mean - mean != 0.0) & in_dim).to(tl.int32), axis=0)
-    tl.atomic_min(first_bad, row, mask=strange != 0)
+    nonfinite = tl.max(((mean - mean != 0.0) & in_dim).to(tl.int32), axis=0)
+    tl.atomic_min(first_bad, row, mask=nonfinite != 0)
     value = tl.where(in_dim, mean - tl.load(offset + column, mask=in_dim, other=0.0), 0.0)
     center = tl.arange(0, CENTERS)  # [CENTERS]
     points = tl.load(
@@ -36,12 +36,12 @@ def _pool_min_sqdist_kernel(
         mask=(center < num_centers)[:, None] & in_dim[None, :],
         other=0.0,
     )  # [CENTERS, BLOCK_DIM]
-    # A row's parts: [programs][CENTERS + 1], its products with the centres and its squared norm.
+    # A row's parts are [programs][CENTERS + 1]: its products with the centres and its squared norm.
     programs = tl.num_programs(1)
     part = parts + (row * programs + tl.program_id(1)) * (CENTERS + 1)
     tl.store(part + center, tl.sum(points * value[None, :], axis=1))
     tl.store(part + CENTERS, tl.sum(value * value, axis=0))
-    tl.debug_barrier()  # every thread's part is written before the row's count rises
+    tl.debug_barrier()  # all threads write their part before the row's count increases
     if tl.atomic_add(arrived + row, 1, sem="acq_rel") == programs - 1:
         products = tl.zeros((CENTERS,), dtype=tl.float32)
         sqnorm = tl.zeros((1,), dtype=tl.float32)
@@ -53,9 +53,9 @@ def _pool_min_sqdist_kernel(
         nearest = tl.min(own - 2.0 * products, axis=0)
         width = tl.full((1,), 1.0, dtype=tl.float64) * dim
         error = certified_error(norm_above(sqnorm, width), 0.0, tl.load(center_norms), 0.0, width, 1, ROUNDOFF)
-        above = (sqnorm.to(tl.float64) + nearest.to(tl.float64) + error).to(tl.float32)
-        place = bound + row + tl.arange(0, 1)
-        tl.store(place, above, mask=above < tl.load(place))  # false for NaN
+        upper = (sqnorm.to(tl.float64) + nearest.to(tl.float64) + error).to(tl.float32)
+        bound_at = bound + row + tl.arange(0, 1)
+        tl.store(bound_at, upper, mask=upper < tl.load(bound_at))  # false for NaN
 
 
 def pool_min_sqdist(

@@ -1,28 +1,28 @@
 """The float64 squared distance of the specification in Triton: squares of differences, summed by halving.
 
-Kernels that call it are launched with EXACT: a multiplication fused with an addition would round once less.
+Launch kernels that call it with EXACT: a fused multiply-add rounds once where the specification rounds twice.
 """
 
 import triton
 import triton.language as tl
 
 EXACT = {"enable_fp_fusion": False}
-LARGEST_WIDTH = 8_192  # columns, padded to a power of two, that a program holds in registers
+LARGEST_WIDTH = 8_192  # maximum columns, padded to a power of two, that a program can hold in registers
 
 
 def rows_of(width: int) -> int:
-    """How many rows of a padded width a program takes."""
+    """Rows per program for a padded width."""
     return max(1, 4096 // width)
 
 
 @triton.jit
 def halving_sum(values, WIDTH: tl.constexpr):
-    """Sum of values [ROWS, WIDTH] over the second dimension, the upper half added to the lower until one is left."""
+    """Sum of values [ROWS, WIDTH] over the second dimension, adding the upper half to the lower until one remains."""
     ROWS: tl.constexpr = values.shape[0]
     if WIDTH == 1:
         total = tl.reshape(values, (ROWS,))
     else:
-        halves = tl.sum(tl.reshape(values, (ROWS, 2, WIDTH // 2)), axis=1)  # a sum of two: no order to choose
+        halves = tl.sum(tl.reshape(values, (ROWS, 2, WIDTH // 2)), axis=1)  # a sum of two values has only one order
         total = halving_sum(halves, WIDTH // 2)
     return total
 

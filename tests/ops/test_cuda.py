@@ -49,15 +49,15 @@ def test_which_calls_take_hoppers_kernel():
     assert takes_hopper(x[:1].expand(300, 64), 192, torch.arange(128))  # gathered first
     assert takes_hopper(x[:, 1:], 192, torch.arange(128))
     assert not takes_hopper(x, 192, torch.arange(127))
-    on_cpu = native._native.on_cpu(isa="scalar", threads=1)
-    assert not takes_hopper(x, 192, where=on_cpu)
+    cpu = native._native.cpu_target(isa="scalar", threads=1)
+    assert not takes_hopper(x, 192, target=cpu)
 
 
-def takes_hopper(x, centers, numbers=None, where=None):
+def takes_hopper(x, centers, numbers=None, target=None):
     return native._native.suits_hopper(
-        where or native.where(x.device),
+        target or native.execution_target(x.device),
         native._rows(x),
-        numbers=native._address(numbers),
+        indices=native._address(numbers),
         count=len(x) if numbers is None else len(numbers),
         num_centers=centers,
     )

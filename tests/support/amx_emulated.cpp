@@ -1,5 +1,5 @@
-// The AMX kernel on an emulation of its six instructions (Intel SDM, volume 2, TDPBF16PS and its neighbours): checks
-// what is in which tile. Prints the largest difference from float64 products, relative to the norms.
+// Runs the AMX kernel on an emulation of its six instructions (Intel SDM, volume 2, TDPBF16PS and its neighbours), to
+// check the layout of the tiles. Prints the largest difference from float64 products, relative to the norms.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -80,13 +80,13 @@ void dpbf16ps(int sums, int a, int b) {
 
 namespace diverseevol {
 
-// What the kernel takes over from the AVX512-BF16 file; of it the elements alone, one value at a time.
+// Stands for the AVX512-BF16 kernels, of which the AMX kernels use center_row here; converts one value at a time.
 Kernels avx512bf16_kernels() {
   Kernels kernels{};
-  kernels.gram.depth = 2;
-  kernels.gram.element_size = 2;
-  kernels.gram.rounds = true;
-  kernels.gram.center_row[0] = [](const void* row, const float* offset, int64_t dim, int64_t padded, void* elements) {
+  kernels.gemm.depth = 2;
+  kernels.gemm.element_size = 2;
+  kernels.gemm.rounds = true;
+  kernels.gemm.center_row[0] = [](const void* row, const float* offset, int64_t dim, int64_t padded, void* elements) {
     BFloat16* out = static_cast<BFloat16*>(elements);
     std::memset(elements, 0, static_cast<size_t>(padded) * 2);
     for (int64_t d = 0; d < dim; ++d) {
@@ -104,7 +104,7 @@ Kernels avx512bf16_kernels() {
 
 int main() {
   using namespace diverseevol;
-  const Gram gram = amxbf16_kernels().gram;
+  const GemmKernel gemm = amxbf16_kernels().gemm;
   std::mt19937 random(0);
   std::normal_distribution<float> normal;
   double largest = 0.0;
@@ -113,10 +113,10 @@ int main() {
     std::vector<float> x(rows * dim), c(centers * dim), offset(dim, 0.0F);
     for (float& value : x) value = normal(random);
     for (float& value : c) value = normal(random);
-    const Panels panels = centered_panels(gram, c.data(), centers, dim, offset.data(), 1);
+    const Panels panels = centered_panels(gemm, c.data(), centers, dim, offset.data(), 1);
     std::vector<char> elements(rows * panels.row_bytes());
     for (int64_t r = 0; r < rows; ++r) {
-      gram.center_row[0](x.data() + r * dim, offset.data(), dim, panels.padded(),
+      gemm.center_row[0](x.data() + r * dim, offset.data(), dim, panels.padded(),
                          elements.data() + r * panels.row_bytes());
     }
     std::vector<float> products(rows * panels.width(), NAN);

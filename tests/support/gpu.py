@@ -49,7 +49,7 @@ def cuda_works(*, build: bool = True) -> Iterator[None]:
     module, usable = _emulated_module(), backends.unusable
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "_native", module)
-        patch.setattr(native, "where", _emulated_where(module))
+        patch.setattr(native, "execution_target", _emulated_target(module))
         patch.setattr(backends, "unusable", lambda name, *more: None if name == "cuda" else usable(name, *more))
         yield
 
@@ -87,15 +87,15 @@ def _emulated_module():
     return module
 
 
-def _emulated_where(module):
-    """native.where for the emulated GPU; scratch memory begins as NaN, whatever is made of it."""
+def _emulated_target(module):
+    """native.execution_target for the emulated GPU; scratch memory begins as NaN, whatever is made of it."""
     kept = []
 
     def allocate(count: int) -> int:
         kept.append(torch.full((count + 256,), 0xFF, dtype=torch.uint8))
         return kept[-1].data_ptr() + -kept[-1].data_ptr() % 256
 
-    return lambda device: module.on_gpu(device=0, stream=0, allocate=allocate)
+    return lambda device: module.gpu_target(device=0, stream=0, allocate=allocate)
 
 
 def assert_same_products(got: torch.Tensor, expected: torch.Tensor, backend: str) -> None:

@@ -1,6 +1,6 @@
-// A grid of CUDA threads on a CPU, to run csrc/cuda without a GPU: every thread of a block is a fibre, every block of a
-// cooperative launch a thread of the system. Fibres change over where threads wait for one another, in an order that is
-// drawn anew each time, and some warps lag far behind: a missing barrier shows. What waits for ever ends the program.
+// A grid of CUDA threads on a CPU, to run csrc/cuda without a GPU: every thread of a block is a fibre, and every block
+// of a cooperative launch is a system thread. Fibres switch where CUDA threads wait for one another, in random order,
+// and some warps lag far behind, so that a missing barrier gives wrong results. A deadlock aborts the program.
 #pragma once
 
 #include <setjmp.h>
@@ -29,7 +29,7 @@ struct Index {
   std::abort();
 }
 
-// Threads that wait for one another, each with what it brings; the last to come acts for all.
+// A barrier of some threads, each of which passes a pointer; the last thread to arrive acts on all the pointers.
 struct Meeting {
   explicit Meeting(int members) : brought(static_cast<size_t>(members)) {}
   std::vector<void*> brought;
@@ -41,14 +41,14 @@ struct Meeting {
 struct Block;
 
 struct Fibre {
-  ucontext_t context;  // to begin with; then one jumps, which takes no system call
+  ucontext_t context;  // for the first switch; later ones use longjmp, which needs no system call
   jmp_buf place;
   bool begun = false;
   unsigned number = 0;
   bool done = false;
-  std::function<bool()> ready;                             // what it waits for; none: it runs on
-  std::vector<std::function<void()>> uncommitted;          // asynchronous copies
-  std::vector<std::vector<std::function<void()>>> groups;  // of them
+  std::function<bool()> ready;                             // condition that it waits for; empty: runnable
+  std::vector<std::function<void()>> uncommitted;          // asynchronous copies not yet in a group
+  std::vector<std::vector<std::function<void()>>> groups;  // committed groups of copies
 };
 
 constexpr size_t kStack = 96 * 1024;
@@ -61,7 +61,7 @@ struct Block {
   jmp_buf scheduler;
   Meeting all;
   std::vector<Meeting> warps, groups;
-  std::vector<std::vector<std::vector<std::function<void()>>>> products;  // of warpgroups: groups of products
+  std::vector<std::vector<std::vector<std::function<void()>>>> products;  // per warpgroup: groups of products
   std::unique_ptr<char[]> memory;
   char* shared;
   std::barrier<>* others;
@@ -82,7 +82,7 @@ struct Block {
         body(std::move(run)) {
     if (count % 32 != 0) fail("a block of incomplete warps");
     shared = memory.get() + (1024 - reinterpret_cast<uintptr_t>(memory.get()) % 1024) % 1024;
-    std::memset(shared, 0xFF, kSharedMemory);  // NaN, whatever the type
+    std::memset(shared, 0xFF, kSharedMemory);  // NaN in every float type
   }
 
   void run();
@@ -97,7 +97,7 @@ inline void begin_fibre() {
   _longjmp(here->scheduler, 1);
 }
 
-// Others run until ready() is true.
+// Switches to other fibres until ready() is true.
 [[gnu::noinline]] inline void wait_for(std::function<bool()> ready) {
   here->running->ready = std::move(ready);
   if (_setjmp(here->running->place) == 0) _longjmp(here->scheduler, 1);
@@ -113,9 +113,9 @@ inline void begin_fibre() {
 
 inline void Block::run() {
   here = this;
-  static thread_local std::vector<std::unique_ptr<char[]>> stacks;  // kept: most launches are alike
+  static thread_local std::vector<std::unique_ptr<char[]>> stacks;  // reused by later launches
   static thread_local std::mt19937 random(1);
-  constexpr int kLag = 32;  // rounds in which a lazy warp has one turn
+  constexpr int kLag = 32;  // a lazy warp runs in one of kLag rounds on average
   std::vector<size_t> order(fibres.size());
   std::vector<bool> lazy(warps.size());
   for (size_t w = 0; w < lazy.size(); ++w) lazy[w] = random() % 2 == 0;
@@ -143,17 +143,17 @@ inline void Block::run() {
       turn_to(fibres[f]);
     }
     idle = progress ? 0 : idle + 1;
-    if (left && idle > 100 * kLag) fail("threads wait for ever");
+    if (left && idle > 100 * kLag) fail("deadlock");
   }
   here = nullptr;
 }
 
-// Comes to the meeting with `mine`; the last one runs act(everybody's), then all go on.
+// Waits at the meeting with the pointer `mine`; the last thread to arrive runs act(all pointers), then all continue.
 template <class Act>
 void meet(Meeting& meeting, size_t place, void* mine, const Act& act) {
-  static const char purpose = 0;  // one for each Act
+  static const char purpose = 0;  // one address per Act
   if (meeting.arrived == 0) meeting.purpose = &purpose;
-  if (meeting.purpose != &purpose) fail("threads of a warp or block do not do the same");
+  if (meeting.purpose != &purpose) fail("threads of a warp or block execute different collective operations");
   meeting.brought[place] = mine;
   here->progress = true;
   if (++meeting.arrived == static_cast<int>(meeting.brought.size())) {

@@ -1,4 +1,4 @@
-// csrc/cuda/device.cuh on a CPU. Asynchronous copies happen as late as they may: when they are waited for.
+// csrc/cuda/device.cuh on a CPU. Asynchronous copies run as late as possible: in the wait for them.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +31,7 @@ inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst
 
 namespace diverseevol::cuda {
 
-// Every lane gets what the lane source(its own number) brings.
+// Lane l gets the value of lane source(l).
 template <class T, class Source>
 T shuffle(T value, const Source& source) {
   struct Lane {
@@ -138,7 +138,7 @@ inline float half_to_float(uint16_t bits) { return static_cast<float>(bits_as<_F
 
 inline uint16_t float_to_half(float value) { return bits_as<uint16_t>(static_cast<_Float16>(value)); }
 
-inline uint16_t float_to_bfloat(float value) {  // to nearest, of two the even one
+inline uint16_t float_to_bfloat(float value) {  // to nearest, ties to even
   const uint32_t bits = bits_as<uint32_t>(value);
   if (value != value) return 0x7FFF;
   return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);

@@ -1,5 +1,5 @@
-// csrc/cuda/hopper.cuh on a CPU. A box is copied at once; products are computed as late as they may, when they are
-// waited for, from what shared memory holds then.
+// csrc/cuda/hopper.cuh on a CPU. A box is copied at once; products are computed as late as possible, in the wait for
+// them, from the contents that shared memory has then.
 #pragma once
 
 #include <cstdint>
@@ -68,7 +68,7 @@ static_assert(sizeof(CopyBarrier) == 8);
 inline void publish_barriers() {}
 inline void prefetch_map(const TensorMap*) {}
 
-// Shared addresses as the engines see them: in every 1,024 bytes the eight units of a row of 128 bytes change places.
+// The address after the 128-byte swizzle, which permutes the eight 16-byte units of each 128-byte row.
 inline char* swizzled(uint32_t address) { return emulated::here->shared + (address ^ (address >> 7 & 7) << 4); }
 
 inline void copy_box(void* to, const TensorMap* map, int64_t row, int64_t column, CopyBarrier* barrier) {
@@ -145,7 +145,7 @@ template <int kPending>
 void await_products() {
   emulated::meet_group(nullptr, [](auto&) {
     auto& groups = emulated::here->products[emulated::thread_number() / 128];
-    while (groups.size() > kPending + 1) {  // the last is not committed
+    while (groups.size() > kPending + 1) {  // the last group is not committed
       for (const auto& product : groups.front()) product();
       groups.erase(groups.begin());
     }

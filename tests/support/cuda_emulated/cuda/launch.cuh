@@ -1,4 +1,4 @@
-// csrc/cuda/launch.cuh on a CPU: a launch runs at once.
+// csrc/cuda/launch.cuh on a CPU: a launch runs the kernel and returns when it is done.
 #pragma once
 
 #include <algorithm>
@@ -14,18 +14,18 @@ namespace diverseevol::cuda {
 
 class Device {
  public:
-  explicit Device(const Target&) {}
+  explicit Device(const ExecutionTarget&) {}
 };
 
 constexpr int kMultiprocessors = 3;
 
-inline int multiprocessors(const Target&) { return kMultiprocessors; }
+inline int multiprocessors(const ExecutionTarget&) { return kMultiprocessors; }
 
-inline int64_t shared_memory(const Target&) { return static_cast<int64_t>(emulated::kSharedMemory); }
+inline int64_t shared_memory(const ExecutionTarget&) { return static_cast<int64_t>(emulated::kSharedMemory); }
 
-inline int capability(const Target&) { return 90; }
+inline int capability(const ExecutionTarget&) { return 90; }
 
-inline void fill(const Target&, void* data, int byte, int64_t bytes) {
+inline void fill(const ExecutionTarget&, void* data, int byte, int64_t bytes) {
   std::memset(data, byte, static_cast<size_t>(bytes));
 }
 
@@ -36,15 +36,16 @@ struct Shape {
 };
 
 template <class... Arguments>
-void launch(void (*kernel)(Arguments...), const Target&, const Shape& shape, Arguments... arguments) {
+void launch(void (*kernel)(Arguments...), const ExecutionTarget&, const Shape& shape, Arguments... arguments) {
   if (shape.shared > static_cast<int64_t>(emulated::kSharedMemory)) throw std::runtime_error("launch: shared memory");
   emulated::run_blocks(shape.blocks, shape.threads, false, [&] { kernel(arguments...); });
 }
 
 template <class... Arguments>
-void launch_cooperative(void (*kernel)(Arguments...), const Target& on, Shape shape, Arguments... arguments) {
+void launch_cooperative(void (*kernel)(Arguments...), const ExecutionTarget& target, Shape shape,
+                        Arguments... arguments) {
   if (shape.shared > static_cast<int64_t>(emulated::kSharedMemory)) throw std::runtime_error("launch: shared memory");
-  shape.blocks = std::min<int64_t>(shape.blocks, multiprocessors(on));
+  shape.blocks = std::min<int64_t>(shape.blocks, multiprocessors(target));
   emulated::run_blocks(shape.blocks, shape.threads, true, [&] { kernel(arguments...); });
 }
 
