@@ -43,7 +43,7 @@ def of_embeddings(path: Path, rows: int) -> dict[str, Any]:
         )
     if provenance.get("data_rows", rows) != rows:
         raise InputError(
-            f"{path}: holds {rows} of the data set's {provenance['data_rows']} rows, those that --skip-empty left; "
+            f"{path}: holds {rows} of the data set's {provenance['data_rows']} rows, those that skip_empty left; "
             "expected all of them, as diverseevol embed writes them"
         )
     return {"data_rows": rows} | provenance

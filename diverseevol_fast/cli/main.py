@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .._common.errors import InputError, RunError
 from .._common.messages import printable, shown
-from .parser import COMMANDS, build_parser
+from .parser import COMMANDS, Parser, build_parser
 from .result import Result
 
 log = logging.getLogger("diverseevol_fast")
@@ -171,10 +171,11 @@ def _set_up_logging(quiet: bool) -> None:
     log.setLevel(logging.ERROR if not FIRST else logging.WARNING if quiet else logging.INFO)
 
 
-def as_options(text: str, command: argparse.ArgumentParser) -> str:
+def as_options(text: str, command: Parser) -> str:
     """A message of a function with the command's options in place of the keywords that they stand for.
 
-    "overwrite=True" becomes "--overwrite", and "output: expected ..." "--output: expected ...".
+    "overwrite=True" becomes "--overwrite", and "output: expected ..." "--output: expected ..."; a key of run's config,
+    such as "skip_empty=True", becomes "--skip_empty true".
     """
     for action in command._actions:
         if not action.option_strings:
@@ -184,7 +185,7 @@ def as_options(text: str, command: argparse.ArgumentParser) -> str:
             text = re.sub(rf"\b{action.dest}={action.const}\b", option, text)
         else:
             text = re.sub(rf"^{action.dest}(?=[: ])", option, text)
-    return text
+    return re.sub(r"\b(\w+)=True\b", r"--\1 true", text) if command.takes_keys else text
 
 
 def _is_refused(error: BaseException) -> bool:

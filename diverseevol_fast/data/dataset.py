@@ -193,8 +193,7 @@ def _broken(path: str, unit: str, broken: list[tuple[int, str]]) -> str:
     more = f", the first {MOST_NAMED}" if len(broken) > MOST_NAMED else ""
     return "\n".join(
         [
-            f"{path}: {len(broken)} broken {unit}s{more}; mend them, or leave them aside: --skip-broken of select and "
-            "embed, skip_broken of a run",
+            f"{path}: {len(broken)} broken {unit}s{more}; mend them, or leave them out: skip_broken=True",
             *lines,
         ]
     )

@@ -126,7 +126,7 @@ class FileStore:
             return True
         if replace:
             return False
-        raise InputError(f"{self.path}: exists, and is {wrong}; remove it (--overwrite does), or name another")
+        raise InputError(f"{self.path}: exists, and is {wrong}; remove it (overwrite=True does), or name another")
 
     def _what_is_wrong(self) -> str | None:
         """Why the file at `path` is not these embeddings."""

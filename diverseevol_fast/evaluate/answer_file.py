@@ -47,7 +47,7 @@ class GeneratedFile:
         """
         if self.path.exists():
             if not self.record.exists():
-                raise InputError(f"{self.path}: exists, and not from here; name another --output or remove it")
+                raise InputError(f"{self.path}: exists, and not from here; name another output or remove it")
             check_provenance(self.path, provenance_of(self.record.read_bytes()), self.provenance)
             self._partial.remove()  # a crash just before may have left it
             return True

@@ -79,7 +79,7 @@ def prepare(config: Config, state: RunState) -> RunInputs:
     if empty and not config.skip_empty:
         raise InputError(
             f"{data.source}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "
-            "remove them, or leave them aside with --skip_empty true"
+            "remove them, or leave them out: skip_empty=True"
         )
     held_out_groups = held_out_group_rows(data, empty, config)
     candidates, validation, initial_pool = split(len(data.rows), [*empty, *held_out_groups], config)

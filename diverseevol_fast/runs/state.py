@@ -100,7 +100,7 @@ class RunState:
             if before != sha256 and self.model_folder(r).exists():
                 raise InputError(
                     f"{self.model_folder(r)}: was trained on other rows than are selected for it now; put "
-                    f"{self.round_folder(r) / 'selected.json'} back, or begin anew with --restart"
+                    f"{self.round_folder(r) / 'selected.json'} back, or begin anew with restart=True"
                 )
             self.record_manifest(r, {"selected_sha256": sha256})
             write_json(self.round_folder(r) / "selected.json", record)
@@ -180,7 +180,7 @@ class RunState:
 
     def _changed(self, path: Path, how: str) -> InputError:
         return InputError(
-            f"{path}: has changed since the run wrote it ({how}); put it back, or begin anew with --restart, "
+            f"{path}: has changed since the run wrote it ({how}); put it back, or begin anew with restart=True, "
             "which keeps this folder aside"
         )
 
@@ -333,7 +333,7 @@ def check_provenance(state: RunState, provenance: dict[str, Any]) -> dict[str, A
         if state.has_stages():
             raise InputError(
                 f"{state.provenance_file}: is missing, though stages are finished, and nothing says what they were "
-                "made from; put it back, or begin anew with --restart, which keeps this folder aside"
+                "made from; put it back, or begin anew with restart=True, which keeps this folder aside"
             )
         return None
     before = read_record(state.provenance_file, older_names=OLDER_NAMES)
@@ -348,7 +348,7 @@ def check_provenance(state: RunState, provenance: dict[str, Any]) -> dict[str, A
     differing = differences(fixed, now, "the run")
     if differing:
         raise InputError(
-            f"{state.folder}: an output of another run; name another output_dir, or begin anew with --restart, which "
+            f"{state.folder}: an output of another run; name another output_dir, or begin anew with restart=True, which "
             f"keeps this one aside. {'; '.join(differing)}"
         )
     for change in differences(before, provenance, "the run"):

@@ -150,7 +150,7 @@ def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):
     both = ["select", "--embeddings", str(x), "--data", str(data_file), "-n", "1"]
     for files, words in (
         (["--picks", str(x)], "x.npy: would be replaced; give another --picks"),
-        (["--output", str(data_file)], "rows.jsonl: would be replaced; give another --output"),
+        (["--output", str(data_file)], "rows.jsonl: would be replaced; give another output"),
         (
             ["--output", str(tmp_path / "o.json"), "--picks", str(tmp_path / "o.json")],
             "o.json: would be replaced; give another --picks",
@@ -345,7 +345,7 @@ def test_broken_lines_are_left_aside_with_a_count(tmp_path, rows, tiny_model, se
         "--output",
         str(tmp_path / "o.json"),
     ]
-    error = fails(capsys, command, "3 broken lines; mend them, or leave them aside: --skip-broken of select and embed")
+    error = fails(capsys, command, "3 broken lines; mend them, or leave them out: --skip-broken")
     assert [line.rpartition(", line ")[2] for line in error.splitlines()[1:]] == [
         "1: not JSON: Expecting property name enclosed in double quotes (column 2)",
         "6: key 'output' is missing; got 'instruction'",

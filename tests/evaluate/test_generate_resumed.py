@@ -176,7 +176,7 @@ def test_all_rounds_are_looked_at_before_the_first_is_begun(made, command, tmp_p
     (tmp_path / "out/mine_test/two").mkdir(parents=True)
     (tmp_path / "out/mine_test/two/rd_1.jsonl").write_text('{"question": "of somebody else"}\n')
     assert main(command) == 2
-    assert "rd_1.jsonl: exists, and not from here; name another --output or remove it" in capsys.readouterr().err
+    assert "rd_1.jsonl: exists, and not from here; name another output or remove it" in capsys.readouterr().err
     assert asked == []
     assert main([*command, "--rounds", "0", "0"]) == 0
     assert asked == [1] * 5

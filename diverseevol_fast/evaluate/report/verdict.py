@@ -18,7 +18,7 @@ KINDS = {
 }  # fmt: skip
 NO_TEST = (
     "Nothing says which pool makes the better model: no rows were held out (val_set_size), and no judgements were "
-    "given (--judgements)."
+    "given."
 )
 ONE_SEED = (
     "The intervals know of the rows or questions, not of the seed: with one seed for each strategy, another seed may "
