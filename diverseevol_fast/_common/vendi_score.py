@@ -62,7 +62,7 @@ def kernel_spectra(x: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
             if moment is not None:
                 moment.addmm_(units.T, units)
         seen = size
-        spectra.append(_eigenvalues(kernel[:size, :size] if size <= width else moment, zeros))
+        spectra.append(_eigenvalues(kernel[:size, :size] if moment is None or size <= width else moment, zeros))
     return spectra
 
 

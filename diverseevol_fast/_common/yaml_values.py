@@ -45,9 +45,10 @@ def parse_yaml(text: str, place: str) -> Any:
 def _nodes(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
     """How many values the node stands for, each alias counted as what it means."""
     if node in known:
-        if known[node] is None:
+        count = known[node]
+        if count is None:
             raise yaml.YAMLError(f"an alias contains itself, line {node.start_mark.line + 1}")
-        return known[node]
+        return count
     known[node] = None
     count = 1
     if isinstance(node, yaml.CollectionNode):
@@ -58,9 +59,8 @@ def _nodes(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    problem = getattr(error, "problem", None)
-    if problem is None:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem is None:
         return shown(" ".join(str(error).split()), 120)
     place = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
     begun = "" if error.context_mark is None else f", in what begins in line {error.context_mark.line + 1}"
-    return shown(problem, 120) + place + begun
+    return shown(error.problem, 120) + place + begun

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        _complain(as_options(_sentence(error), parser.commands.choices[args.command]))
+        _complain(as_options(_sentence(error), parser.command(args.command)))
         return 2 if isinstance(error, InputError) or _is_refused(error) else 1
 
 
@@ -129,15 +129,16 @@ class LinesAboveBars(logging.StreamHandler):
 @contextmanager
 def _others_silenced(quiet: bool) -> Iterator[None]:
     """With --quiet, no warnings of other packages: neither Python's nor those that they log without a handler."""
-    last_resort = logging.lastResort.level
+    handler = logging.lastResort or logging.StreamHandler()
+    level = handler.level
     with warnings.catch_warnings():
         if quiet:
             warnings.simplefilter("ignore")
-            logging.lastResort.setLevel(logging.ERROR)
+            handler.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            logging.lastResort.setLevel(last_resort)
+            handler.setLevel(level)
 
 
 class PrintableFormatter(logging.Formatter):
@@ -200,7 +201,7 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         name = f" while writing {error.filename}" if error.filename else ""
         return f"{error.strerror}{name}: what is finished is kept; make room and give the same command again"
-    if _is_refused(error):
+    if isinstance(error, OSError) and _is_refused(error):
         return f"{shown(error.filename, 200)}: {error.strerror}"
     if "WORLD_SIZE" in os.environ and any(word in str(error) for word in ("gloo", "NCCL", "closed by peer")):
         return "another process of this job has ended; what is finished is kept, the same command goes on from there"

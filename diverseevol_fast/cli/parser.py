@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
     takes_keys = False  # --key value pairs that are no options of its own are handed back
     words: Sequence[str] = ()
-    commands: argparse._SubParsersAction | None = None
+    commands: "argparse._SubParsersAction[Parser] | None" = None
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse's, which calls this for each command with the words after its name."""
@@ -31,6 +31,10 @@ class Parser(argparse.ArgumentParser):
             unknown = [word.partition("=")[0] for word in rest if word.startswith("-")] or rest
             self.error(f"unrecognized arguments: {' '.join(unknown)}")  # without values: one may be a key
         return found, rest
+
+    def command(self, name: str) -> "Parser":
+        """The parser of a command's options."""
+        return self.commands.choices[name] if self.commands else self
 
     def error(self, message: str):
         """Exit with status 2; a --word that is no option, or the command, may be misspelt."""

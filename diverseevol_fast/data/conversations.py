@@ -44,7 +44,8 @@ class _Conversation:
         self.whole = ""
 
     def render(self, turns: Turns, prompt: bool) -> str:
-        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
+        return str(text)
 
     def spans(self) -> Spans:
         """Where every assistant turn is. Each place takes a rendering of all turns before it: quadratic in all.

@@ -48,12 +48,12 @@ class Data:
         """Row `index`'s own texts in their order, and whether each is a response."""
         return self.schema.parts(self.rows[index], self.columns)
 
-    def fields(self, index: int) -> dict[str, str] | None:
-        """`instruction`, `input` and `output` of row `index`; None where the schema has no such parts."""
+    def fields(self, index: int) -> dict[str, str]:
+        """`instruction`, `input` and `output` of row `index`, of a schema that has_fields."""
         return self.schema.fields(self.rows[index], self.columns)
 
-    def turns(self, index: int) -> Turns | None:
-        """Row `index` as [{"role": ..., "content": ...}, ...]; None where it is no conversation."""
+    def turns(self, index: int) -> Turns:
+        """Row `index` as [{"role": ..., "content": ...}, ...]; not of texts."""
         return self.schema.turns(self.rows[index], self.columns)
 
 
@@ -84,9 +84,9 @@ def load_data(
         found, kind = _generated() if source == QUICKSTART else _read(source)
     else:
         source = "rows"
+        if isinstance(data, list) and data and isinstance(data[0], str):
+            return _texts(data, columns, text_column)
         found, kind = _in_memory(data)
-        if found.rows and isinstance(found.rows[0], str):
-            return _texts(found.rows, columns, text_column)
     loaded, empty = _checked(found, names, source, skip_broken)
     log_rows(loaded, kind, empty)
     return loaded, empty
@@ -115,7 +115,7 @@ def _generated() -> tuple["Found", str]:
 
 
 def _in_memory(rows: Any) -> tuple["Found", str]:
-    """Rows or texts out of a list, or rows out of a datasets.Dataset."""
+    """Rows out of a list or of a datasets.Dataset."""
     if hasattr(rows, "column_names") and hasattr(rows, "to_list"):
         return Found(rows.to_list(), "row"), "datasets.Dataset"
     if not isinstance(rows, list) or not rows:
@@ -123,10 +123,9 @@ def _in_memory(rows: Any) -> tuple["Found", str]:
             f"rows: expected a file's name, a list of texts or of rows, at least one, or a datasets.Dataset, got "
             f"{type(rows).__name__ if rows != [] else 'an empty list'}"
         )
-    kind = str if isinstance(rows[0], str) else dict
     for index, row in enumerate(rows):
-        if not isinstance(row, kind):
-            wanted = f"{kind.__name__}, as row 0" if index else "a text or a dict"
+        if not isinstance(row, dict):
+            wanted = "dict, as row 0" if index else "a text or a dict"
             raise InputError(f"rows, row {index}: expected {wanted}, got {type(row).__name__}")
     return Found(rows, "row"), "a list"
 
@@ -135,6 +134,8 @@ def _texts(texts: list[str], columns: Mapping[str, str] | None, text_column: str
     if columns or text_column:
         raise InputError("columns: the rows are texts, which have no keys; leave columns and text_column out")
     for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"rows, row {index}: expected str, as row 0, got {type(text).__name__}")
         check_plain(text, f"rows, row {index}")
     empty = [index for index, text in enumerate(texts) if not text.strip()]
     return Data([{"text": text} for text in texts], TEXT, {"text": "text"}, "rows"), empty
@@ -146,12 +147,12 @@ class Found:
 
     rows: list[dict]
     unit: str  # "line" or "row": what the places count
-    places: list[int] | None = None  # of the rows; None: 0, 1, 2, ...
+    places: list[int] = field(default_factory=list)  # of the rows; empty: 0, 1, 2, ...
     broken: list[tuple[int, str]] = field(default_factory=list)  # places, and what is wrong there
 
     def place(self, index: int) -> int:
         """Where row `index` stands in the file."""
-        return index if self.places is None else self.places[index]
+        return self.places[index] if self.places else index
 
 
 def _checked(found: Found, names: dict[str, str], path: str, skip_broken: bool) -> tuple[Data, list[int]]:
@@ -174,7 +175,7 @@ def _checked(found: Found, names: dict[str, str], path: str, skip_broken: bool) 
         raise InputError(_broken(path, found.unit, [(found.place(0), broken[len(found.broken)][1])]))
     if broken and not skip_broken:
         raise InputError(_broken(path, found.unit, sorted(broken)))
-    if not rows:
+    if not rows or schema is None:
         raise InputError(f"{path}: no rows are left; all {len(broken)} are broken")
     if broken:
         place, reason = min(broken)
@@ -214,14 +215,14 @@ def _read(name: str) -> tuple[Found, str]:
 
 
 def _parse_list(path: Path, text: str) -> Found:
-    found = Found([], "row", [])
+    found = Found([], "row")
     for number, row in enumerate(parse_json(text, str(path))):
         _take(found, number, row)
     return found
 
 
 def _parse_lines(path: Path, text: str) -> Found:
-    found = Found([], "line", [])
+    found = Found([], "line")
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -261,7 +262,7 @@ def _read_arrow(path: Path) -> tuple[list[dict], str]:
             f"{shown(path, 200)}: not a whole parquet file or saved datasets folder: {reason(error)}"
         ) from error
     if not isinstance(loaded, datasets.Dataset):
-        splits = shown(", ".join(loaded))
+        splits = shown(", ".join(map(str, loaded)))
         raise InputError(f"{path}: expected one split, got {splits}; name one: {path}/{next(iter(loaded))}")
     try:
         loaded.data.validate(full=True)  # damaged offsets would be followed out of the file
@@ -290,7 +291,7 @@ def check_row_file(path: Path) -> str:
     return kind
 
 
-def write_rows(path: Path, rows: Iterable[dict]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows whole or not at all; the name decides: .json (list), .jsonl, either with .gz, or .parquet.
 
     Raises:
@@ -313,7 +314,7 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
                     file.write(json.dumps(row, ensure_ascii=False, default=str, allow_nan=False) + "\n")
 
 
-def _write_parquet(path: Path, rows: Iterable[dict]) -> None:
+def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     try:
         import datasets
     except ImportError as error:

@@ -36,8 +36,9 @@ def rows_for(trainer: str | None, data: Data, indices: Iterable[int]) -> Iterato
     as they came, dataset_info.json says what their keys are. axolotl: alpaca's own keys, or as they came.
     """
     for index in indices:
-        row, fields = data.rows[index], data.fields(index)
-        if trainer == "trl" and fields is not None:
+        row = data.rows[index]
+        if trainer == "trl" and data.schema.has_fields:
+            fields = data.fields(index)
             prompt = prompt_of(fields["instruction"], fields["input"])
             yield {"prompt": prompt, "completion": fields["output"]}
         elif trainer == "trl":

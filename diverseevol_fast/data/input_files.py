@@ -20,7 +20,7 @@ def load_embeddings(path: Path) -> np.ndarray:
         InputError: not there, not .npy, cut short, or not a float32 or float16 matrix.
     """
     check_file(path)
-    x = _load_array(path, "numbers", mmap_mode="r")
+    x = _load_array(path, "numbers")
     if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype not in (np.float32, np.float16):
         shape = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else "an archive"
         raise InputError(
@@ -38,7 +38,7 @@ def load_row_numbers(path: Path, n: int) -> list[int]:
     """
     check_file(path)
     if path.suffix == ".npy":
-        numbers = _load_array(path, "row numbers or a mask", mmap_mode="r")  # a size that is claimed is not reserved
+        numbers = _load_array(path, "row numbers or a mask")
         if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:
             shape = numbers.shape if isinstance(numbers, np.ndarray) else "an archive"
             raise InputError(f"{path}: expected a flat array of row numbers or a mask, got {shown(shape)}")
@@ -55,12 +55,12 @@ def load_row_numbers(path: Path, n: int) -> list[int]:
     return numbers
 
 
-def _load_array(path: Path, what: str, **options: str) -> Any:
-    """What numpy reads; without pickle."""
+def _load_array(path: Path, what: str) -> Any:
+    """What numpy maps, so that a size that is claimed is not reserved; without pickle."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a garbled header, which is an error below
-            return np.load(path, allow_pickle=False, **options)
+            return np.load(path, allow_pickle=False, mmap_mode="r")
     except (ValueError, TypeError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, RecursionError,
             tokenize.TokenError, zipfile.BadZipFile) as error:  # fmt: skip
         why = "" if "pickle" in str(error) else f": {reason(error)}"

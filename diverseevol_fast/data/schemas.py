@@ -30,6 +30,7 @@ class Schema:
     columns: tuple[str, ...] = ()  # our names of a row's parts; a row of the schema has the first one's key
     required = "instruction or output"  # what an empty row lacks, in messages
     template = ""  # the default one of a causal model
+    has_fields = False  # whether rows have an instruction and an output
     is_conversation = False
 
     def check(self, row: Row, columns: Columns) -> bool:
@@ -40,13 +41,13 @@ class Schema:
         """The row's own texts in their order, empty ones included."""
         raise NotImplementedError
 
-    def fields(self, row: Row, columns: Columns) -> dict[str, str] | None:
-        """`instruction`, `input` (which may be empty) and `output`; None where a row has no such parts."""
-        return None
+    def fields(self, row: Row, columns: Columns) -> dict[str, str]:
+        """`instruction`, `input` (which may be empty) and `output`, of a schema that has_fields."""
+        raise NotImplementedError
 
-    def turns(self, row: Row, columns: Columns) -> Turns | None:
-        """The row as a conversation; None where it is none."""
-        return None
+    def turns(self, row: Row, columns: Columns) -> Turns:
+        """The row as a conversation; not of texts."""
+        raise NotImplementedError
 
     def trl_row(self, row: Row, columns: Columns) -> dict[str, Any]:
         """The row as TRL's SFTTrainer reads it, but for a prompt that a template makes."""
@@ -70,6 +71,7 @@ class Alpaca(Schema):
 
     name = template = "alpaca"
     columns = FIELDS
+    has_fields = True
 
     def check(self, row: Row, columns: Columns) -> bool:
         for name in FIELDS:
@@ -137,11 +139,10 @@ class Conversation(Schema):
         return [(turn["content"], turn["role"] == "assistant") for turn in self.turns(row, columns)]
 
     def turns(self, row: Row, columns: Columns) -> Turns:
-        words = self.roles or {}
-        return [
-            {"role": words.get(turn[self.role], turn[self.role]), "content": turn[self.content]}
-            for turn in row[self._key(columns)]
-        ]
+        turns = row[self._key(columns)]
+        if self.roles is None:
+            return [{"role": turn[self.role], "content": turn[self.content]} for turn in turns]
+        return [{"role": self.roles[turn[self.role]], "content": turn[self.content]} for turn in turns]
 
     def llama_factory_entry(self, rows: Iterable[Row], columns: Columns) -> dict[str, Any]:
         entry: dict[str, Any] = {"formatting": "sharegpt", "columns": {"messages": self._key(columns)}}

@@ -44,5 +44,5 @@ def log_lengths(tokens: "Tokens", limit: int) -> None:
 def duplicates(data: "Data") -> int:
     """How many rows have the same texts as an earlier row; other keys, such as an id, do not count."""
     schema, columns = data.schema, data.columns
-    texts = {json.dumps([schema.parts(row, columns), schema.turns(row, columns)]) for row in data.rows}
-    return len(data.rows) - len(texts)
+    read = schema.turns if schema.is_conversation else schema.parts
+    return len(data.rows) - len({json.dumps(read(row, columns)) for row in data.rows})

@@ -63,7 +63,7 @@ class Template:
         Raises:
             InputError: a conversation that the chat template refuses or reorders.
         """
-        end = (tokenizer.eos_token or "") if self.ends else ""
+        end = str(tokenizer.eos_token or "") if self.ends else ""
         if self.pieces:
             segments = self._filled(data, index, end)
         elif self.name == "chat":
@@ -196,7 +196,7 @@ class Tokens:
         """Digest of all token ids and response marks."""
         digest = hashlib.sha256()
         for part in (self.ids, self.is_response, self.offsets):
-            digest.update(np.ascontiguousarray(part))
+            digest.update(memoryview(np.ascontiguousarray(part)).cast("B"))
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -262,7 +262,7 @@ def tokenize(
             truncation=True,
             max_length=max_length,
         )
-        for index, parts, encoding in zip(rows, segments, encoded.encodings, strict=True):
+        for index, parts, encoding in zip(rows, segments, encoded.encodings or [], strict=True):
             if len(encoding.ids) > max_length:
                 raise InputError(
                     f"max_length: expected more than the tokens that the tokenizer adds to every row, got {max_length}"

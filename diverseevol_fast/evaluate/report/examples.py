@@ -90,11 +90,11 @@ def picks_of(run: FinishedRun, x: torch.Tensor, plane: Plane) -> Picked:
 def text_of(data: Data, row: int, kind_key: str | None = None) -> Text:
     """A row's question and answer; of a conversation, the first turns of user and assistant."""
     kind = str(data.rows[row][kind_key]) if kind_key else None
-    fields = data.fields(row)
-    if fields is not None:
+    if data.schema.has_fields:
+        fields = data.fields(row)
         question = "\n".join(part for part in (fields["instruction"], fields["input"]) if part)
         return Text(row, question, fields["output"], kind)
-    first = {turn["role"]: turn["content"] for turn in reversed(data.turns(row) or [])}
+    first = {turn["role"]: turn["content"] for turn in reversed(data.turns(row))}
     return Text(row, first.get("user", ""), first.get("assistant", ""), kind)
 
 
