@@ -113,7 +113,11 @@ setup(
     packages=[*find_packages(include=["diverseevol_fast", "diverseevol_fast.*"]), "diverseevol_fast.triton_ops"],
     # kernels/ itself must not become a package: it would shadow the `kernels` library that transformers imports.
     package_dir={"diverseevol_fast.triton_ops": "kernels/triton_ops"},
-    package_data={"diverseevol_fast": ["py.typed"], "diverseevol_fast.ops": ["preference.json"]},
+    package_data={
+        "diverseevol_fast": ["py.typed"],
+        "diverseevol_fast.demo": ["words.json"],
+        "diverseevol_fast.ops": ["preference.json"],
+    },
     ext_modules=[Extension("diverseevol_fast._native", sources=[], optional=True)],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -82,7 +82,7 @@ def load_data(
             raise InputError(f"columns: expected the name of a key for '{name}', got {shown(repr(key))}")
     names = {name: name for name in COLUMNS} | (columns or {})
     if path == QUICKSTART:
-        from ..demo.quickstart import generate_rows
+        from ..demo.rows import generate_rows
 
         found, kind = Found(generate_rows(), "row"), "generated rows"
     else:

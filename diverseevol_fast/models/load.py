@@ -13,7 +13,7 @@ from .._common.messages import reason, shown
 from .._common.progress import Progress
 from .._common.reading import parse_json, read_text
 from ..data.dataset import Data
-from ..demo.quickstart import build_small_llama
+from ..demo.small_llama import build_small_llama
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -14,7 +14,7 @@ from diverseevol_fast import embed, kcenter
 from diverseevol_fast._common.errors import InputError, RunError
 from diverseevol_fast.data.dataset import data_of
 from diverseevol_fast.data.templates import PROMPT, tokenize
-from diverseevol_fast.demo.quickstart import generate_rows
+from diverseevol_fast.demo.rows import generate_rows
 from diverseevol_fast.embedding.encoder import encoder_of
 from diverseevol_fast.embedding.precision import compare, lowered
 from diverseevol_fast.models.load import backbone, load_tokenizer

@@ -20,7 +20,7 @@ from diverseevol_fast import embed
 from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.data.templates import PROMPT as PROMPT_TEXT
-from diverseevol_fast.demo.quickstart import generate_rows
+from diverseevol_fast.demo.rows import generate_rows
 from diverseevol_fast.embedding.encoder import encoder_of
 from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 
