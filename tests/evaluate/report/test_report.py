@@ -222,7 +222,7 @@ def test_the_same_runs_make_the_same_numbers_again(made, page):
 
 
 def test_a_report_of_what_is_measured_loads_no_model(made, page, monkeypatch):
-    monkeypatch.setattr("diverseevol_fast.evaluate.evaluation_encoder.load_encoder", None)
+    monkeypatch.setattr("diverseevol_fast.evaluate.evaluation_encoder.load_for_embedding", None)
     assert main(["report", str(made / "kc"), "--output", str(made / "quick.html"), "--quiet"]) == 0
 
 
