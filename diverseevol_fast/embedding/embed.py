@@ -1,4 +1,4 @@
-"""embed: a data set's embeddings by a model, into memory or a file, and what can be picked among them at once."""
+"""embed: a model's embeddings of a data set, in memory or in a file, ready for K-Center selection."""
 
 import contextlib
 import hashlib
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .._common import distributed
+from .._common.dtypes import DTYPES, dtype_name
 from .._common.errors import InputError
 from .._common.files import locked
 from ..data.dataset import Data, data_of
@@ -32,40 +33,39 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("diverseevol_fast")
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What embed returns."""
+    """A data set's embeddings, and what select needs of them."""
 
     store: FileStore | MemoryStore
-    metrics: dict[str, float]  # seconds, tokens/s, shares, memory; empty where nothing was left to do
-    first: list[int]  # the rows that were embedded first, the centres of what is picked
-    stream: KCenterStream | None  # has every other row's bound; None where nothing was left to do, or without centres
-    picked: list[int] = field(default_factory=list)  # by select, without a stream
+    metrics: dict[str, float]  # seconds, tokens/s, shares, memory; empty when the file was finished before
+    first: list[int]  # the rows that were embedded first: the centers that select begins with
+    stream: KCenterStream | None  # has every other row's bound; None without centers, or for a file finished before
+    picked: list[int] = field(default_factory=list)  # what select picked without a stream
 
     def __repr__(self) -> str:
         values = self.values
-        where = getattr(self.store, "path", values.device)
-        dtype = str(values.dtype).removeprefix("torch.")
+        shape, where = list(values.shape), getattr(self.store, "path", values.device)
         picks = len(self.stream.picks if self.stream else self.picked)
-        return f"Embeddings({list(values.shape)} {dtype}, {where}; {len(self.first)} embedded first, {picks} picked)"
+        about = f"{len(self.first)} embedded first, {picks} picked"
+        return f"Embeddings({shape} {dtype_name(values.dtype)}, {where}; {about})"
 
     @property
     def values(self) -> torch.Tensor:
-        """[N, D] in the dtype asked for, where the store is; a file's are mapped."""
+        """[N, D] in the store's dtype and on its device; those of a file are memory-mapped."""
         return self.store.values
 
     def select(self, k: int | None, *, radius: float | None = None, seed: int = 0) -> KCenterResult:
-        """Pick k rows, the farthest first, from those embedded first; without any, from a row drawn with `seed`.
+        """Pick k more rows by K-Center greedy; the centers are the rows embedded first, or one drawn with `seed`.
 
-        The rows' bounds are there already: no pass over the embeddings, unless they were finished before, or there
-        are no centres. Called again it goes on.
+        Embedding bounded every row's distance to the centers, so that no pass over the embeddings is needed, unless
+        the file was finished before or there were no centers. A further call goes on after the last pick.
 
         Raises:
-            TypeError, ValueError: as kcenter; CandidateError: values that were changed, of a centre or of a row that is
-                compared exactly (the bounds are those of the values as they were embedded).
+            TypeError, ValueError: as kcenter.
+            CandidateError: the values of a center, or of a row that is compared exactly, were changed: the bounds
+                hold for the values as they were embedded.
         """
         if self.stream:
             self.stream.check_centers(self.values[self.first], self.first)
@@ -92,41 +92,42 @@ def embed(
 ) -> Embeddings:
     """Embed texts or rows of instruction data: the mean of each one's last hidden states, pooled in float32.
 
-    DiverseEvol's embedding of a sample (arXiv 2311.08182, section 2). The model is used as it is, where and in what
-    precision it is, without its head. Rows run in batches of like length; what they begin with
-    alike runs once where the model is causal; on a GPU, in half precision, they are packed where an attention kernel
-    allows it. Where torch.distributed is initialised, all processes call it with the same, share the work, and have
-    all embeddings at the end.
+    DiverseEvol's embedding of a sample (arXiv 2311.08182, section 2). The model stays on its device and in its
+    precision, and runs without its head. Rows run in batches of similar length. A causal model computes a prefix that
+    many rows share once. On a GPU, in half precision, rows are packed without padding where an attention kernel
+    allows it. Under torch.distributed all processes make the same call, share the work, and have all embeddings at
+    the end.
 
     Args:
         model: a transformers model, causal or encoder, or a sentence-transformers model.
-        tokenizer: a fast one; None for a sentence-transformers model, which has its own.
+        tokenizer: a fast tokenizer; None for a sentence-transformers model, which has its own.
         rows: texts, taken as they are, or rows in a schema that README.md names.
-        pooling: "mean" (None), "cls" (the first token's state) or "last". A sentence-transformers model's own
-            pooling, prompt and what follows (normalisation) hold for it; None is expected then.
-        template: from a row to a text: "alpaca", "plain", "chat" or a file, as README.md says. None: for an encoder
-            the row's own texts, for a causal model what it is trained on.
-        store: "host" (memory), "device" (where the model is), or a path ending in .npy: a file that is filled batch
-            by batch, goes on where it was after a crash, and is refused when it is of another model or other rows.
-        dtype: of the store: "float32", "float16", or, not in a file, "bfloat16".
-        max_length: tokens; longer rows are cut, and counted. None: what the model and its tokenizer take.
-        max_tokens_per_batch: padding included; out of memory halves it. "auto": found by a probe on a GPU, 2,048 on
-            a CPU.
-        centers_first: rows (numbers or a mask) that are embedded first, as centres for select.
-        progress: show it, when the package's logger is at INFO.
+        pooling: "mean" (None), "cls" (the first token's state) or "last". A sentence-transformers model has its own
+            pooling, prompt and normalisation: None is expected for it.
+        template: makes a text of a row: "alpaca", "plain", "chat" or a file, as README.md says. None: for an encoder
+            the row's own texts, for a causal model its training text.
+        store: "host" (memory), "device" (the model's), or a path ending in .npy: a file that is filled batch by batch,
+            is continued after a crash, and is refused when it was made from another model or other rows.
+        dtype: of the store: "float32", "float16", or "bfloat16", which a file cannot hold.
+        max_length: tokens; longer rows are cut, and counted. None: the limit of the model and its tokenizer.
+        max_tokens_per_batch: padding included; running out of memory halves it. "auto": a probe measures it on a GPU;
+            2,048 on a CPU.
+        centers_first: row indices or a mask: the rows that are embedded first, as centers for select.
+        progress: show a progress bar when the package's logger is at INFO.
 
     Returns:
         Embeddings; its values are [N, D], N the number of rows.
 
     Raises:
-        InputError: rows, model and tokenizer that do not fit, a row of which no token is made, another's file.
-        RunError: an embedding that is not finite; the row is named, finished batches are kept.
+        InputError: rows, model and tokenizer do not fit together, a row has no token, or the file is of other inputs.
+        RunError: an embedding is not finite; the message names the row, and the file keeps finished batches.
     """
     data = rows if isinstance(rows, Data) else data_of(rows)
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
-    given = {"store": store, "dtype": dtype, "max_tokens_per_batch": max_tokens_per_batch, "progress": progress}
+    options = {"store": store, "dtype": dtype, "max_tokens_per_batch": max_tokens_per_batch, "progress": progress}
     try:
-        return _embed(encoder_of(model, pooling), tokenizer, data, pooling, template, max_length, centers_first, given)
+        encoder = encoder_of(model, pooling)
+        return _embed(encoder, tokenizer, data, pooling, template, max_length, centers_first, options)
     finally:
         for module, training in modes:
             module.training = training
@@ -140,9 +141,9 @@ def _embed(
     template: str | Path | None,
     max_length: int | None,
     centers_first: Any,
-    given: dict[str, Any],
+    options: dict[str, Any],
 ) -> Embeddings:
-    """embed, with what embed_tokens takes as it is in `given`."""
+    """embed with an encoder; options: what embed_tokens takes unchanged."""
     model = encoder.model
     if is_sentence_transformer(model):
         tokenizer = model.tokenizer
@@ -154,67 +155,67 @@ def _embed(
     if tokens.truncated:
         log.warning("%d of %d rows are longer than %d tokens and were cut", tokens.truncated, len(tokens), length)
     provenance = {"tokens_sha256": tokens.sha256(), "pooling": pooling or "mean"} | chosen.provenance(data)
-    if given["store"] not in ("host", "device"):
+    if options["store"] not in ("host", "device"):
         provenance["model_sha256"] = model_sha256(encoder.model, encoder.body.config)
-    first = [] if centers_first is None else _row_numbers(centers_first, len(tokens))
-    return embed_tokens(encoder, tokens, np.arange(len(tokens)), provenance=provenance, first=first, **given)
+    first = [] if centers_first is None else _row_indices(centers_first, len(tokens))
+    return embed_tokens(encoder, tokens, np.arange(len(tokens)), provenance=provenance, first=first, **options)
 
 
 def embed_tokens(
     encoder: Encoder,
     tokens: Tokens,
-    rows: np.ndarray,
+    row_ids: np.ndarray,
     *,
     store: str | Path,
     provenance: dict[str, Any],
     dtype: str = "float32",
-    first: list[int] | np.ndarray = (),
+    first: list[int] | np.ndarray | None = None,
     max_tokens_per_batch: int | str = "auto",
     progress: bool = True,
     replace: bool = False,
 ) -> Embeddings:
-    """As embed, of `rows` of tokens: position i is row rows[i], and `first` are positions.
+    """embed for tokens [N]: embedding i is that of row row_ids[i], int64; `first` are indices of embeddings.
 
-    provenance: what a file is to be recognised by, beside `first` and its shape. replace: a finished file that was made
-    from something else, or is damaged, is begun anew instead of being refused.
+    provenance: what a file must be made from, beside `first` and its shape, to be continued or read. replace: a
+    finished file that is damaged, or was made from something else, is begun anew instead of being refused.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: expected {', '.join(DTYPES)}, got {dtype!r}")
     path = None if store in ("host", "device") else _npy(store, dtype)
     check_vocabulary(encoder.body, int(tokens.ids.max()))
-    first = np.asarray(first, dtype=np.int64)
-    budget = _budget(encoder, int(tokens.lengths()[rows].max()), max_tokens_per_batch)
-    budget = int(distributed.lowest(torch.tensor(budget)))  # the same batches for every process
-    shape = (len(rows), encoder.dim)
+    first = np.asarray([] if first is None else first, dtype=np.int64)
+    budget = _budget(encoder, int(tokens.lengths()[row_ids].max()), max_tokens_per_batch)
+    budget = int(distributed.lowest(torch.tensor(budget)))  # every process plans the same batches
+    shape = (len(row_ids), encoder.dim)
     with _locked_while_written(path, replace):
         if path is None:
-            place = encoder.device if store == "device" else "cpu"
-            kept = MemoryStore(*shape, DTYPES[dtype], place, budget)
+            device = encoder.device if store == "device" else "cpu"
+            target = MemoryStore(*shape, DTYPES[dtype], device, budget)
         else:
             first_sha256 = hashlib.sha256(json.dumps(first.tolist()).encode()).hexdigest()
             provenance = provenance | {"first_sha256": first_sha256, "shares_prefixes": shares_prefixes(encoder)}
-            kept = FileStore(path, *shape, provenance, budget, DTYPES[dtype], replace)
-        if kept.complete:
-            return Embeddings(kept, {}, first.tolist(), None)
-        engine = Engine(encoder, tokens, rows, kept, budget)
+            target = FileStore(path, *shape, provenance, budget, DTYPES[dtype], replace)
+        if target.complete:
+            return Embeddings(target, {}, first.tolist(), None)
+        engine = Engine(encoder, tokens, row_ids, target, budget)
         metrics = engine.run(first, progress)
     log.info("embedded %s", describe(metrics))
-    return Embeddings(kept, metrics, first.tolist(), engine.stream)
+    return Embeddings(target, metrics, first.tolist(), engine.stream)
 
 
 def _locked_while_written(path: Path | None, replace: bool) -> contextlib.AbstractContextManager:
-    """A file that stands is finished: it is read, from where nothing can be written, too."""
+    """A lock on the file while it is written; a finished file is only read, perhaps from a read-only folder."""
     if path is None or not distributed.is_first() or (path.exists() and not replace):
         return contextlib.nullcontext()
     return locked(path)
 
 
 def describe(metrics: dict[str, float]) -> str:
-    """The metrics of an embedding in one line, for people: all of them are in metrics.json."""
+    """The metrics of an embedding in one line for the log; metrics.json has all of them."""
     return (
         f"{metrics['tokens']:,} tokens in {metrics['seconds']:.1f} s ({metrics['tokens_per_second']:,.0f} a second); "
-        f"{1 - metrics['padding']:.0%} of the work was real tokens, the rest padding; sharing what rows begin with "
-        f"saved {metrics['prefix_share']:.0%} of the tokens; at most {metrics['peak_memory'] / 1e9:.1f} GB of memory"
+        f"{1 - metrics['padding']:.0%} of the work was real tokens, the rest padding; shared prefixes saved "
+        f"{metrics['prefix_share']:.0%} of the tokens; at most {metrics['peak_memory'] / 1e9:.1f} GB of memory"
     )
 
 
@@ -232,7 +233,7 @@ def _budget(encoder: Encoder, longest: int, wanted: int | str) -> int:
     return wanted
 
 
-def _row_numbers(rows: Any, n: int) -> list[int]:
+def _row_indices(rows: Any, n: int) -> list[int]:
     try:
         return as_row_numbers(rows, n, "centers_first")
     except (TypeError, ValueError) as error:

@@ -296,9 +296,14 @@ def model_sha256(model: torch.nn.Module, config: "PreTrainedConfig") -> str:
     return digest.hexdigest()
 
 
+def embedding_weight(model: "PreTrainedModel") -> torch.Tensor:
+    """The embeddings [V, D] of the model's input tokens."""
+    return cast(torch.Tensor, model.get_input_embeddings().weight)
+
+
 def check_vocabulary(model: "PreTrainedModel", highest_id: int) -> None:
     """Raises InputError when the tokenizer made an id for which the model has no embedding."""
-    vocabulary = len(cast(torch.Tensor, model.get_input_embeddings().weight))
+    vocabulary = len(embedding_weight(model))
     if highest_id >= vocabulary:
         raise InputError(
             f"the tokenizer makes token id {highest_id}, the model has embeddings for 0 to {vocabulary - 1}: "
