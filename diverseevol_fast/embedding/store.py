@@ -233,10 +233,6 @@ class FileStore:
         distributed.barrier()
         self.complete = True
 
-    def array(self) -> np.ndarray:
-        """The finished embeddings, memory-mapped: [N, D], read-only."""
-        return np.load(self.path, mmap_mode="r", allow_pickle=False)
-
     def flush(self) -> None:
         """Make the batches written so far survive a crash."""
         if self._pending:
