@@ -116,6 +116,7 @@ setup(
     include_package_data=False,  # MANIFEST.in is the source distribution's; a package's own data is listed here
     package_data={
         "diverseevol_fast": ["py.typed"],
+        "diverseevol_fast.demo": ["words.json"],
         "diverseevol_fast.evaluate.report": ["templates/*.html.j2"],
         "diverseevol_fast.ops": ["preference.json"],
     },

@@ -22,7 +22,7 @@ from embedding import default_data
 from diverseevol_fast import embed
 from diverseevol_fast.data.dataset import Data, load_data
 from diverseevol_fast.data.templates import render, tokenize
-from diverseevol_fast.demo.quickstart import train_tokenizer
+from diverseevol_fast.demo.small_llama import train_tokenizer
 from diverseevol_fast.embedding.encoder import encoder_of
 from diverseevol_fast.loop import run
 from diverseevol_fast.models import throughput
@@ -106,7 +106,7 @@ def ways(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, int
 
     def ours() -> torch.Tensor:
         rows = replace(data, rows=data.rows[: counts[2]])
-        return embed(model, tokenizer, rows, max_length=MAX_LENGTH, progress=False).values
+        return embed(rows, model, tokenizer, max_length=MAX_LENGTH, progress=False).values
 
     found = {"one at a time": (counts[0], one_by_one), "padded batches of 32, unsorted": (counts[1], padded)}
     try:

@@ -36,7 +36,7 @@ from transformers.utils import logging as transformers_logging
 from diverseevol_fast import kcenter
 from diverseevol_fast.data.dataset import QUICKSTART, load_data
 from diverseevol_fast.embedding import precision
-from diverseevol_fast.embedding.embed import Embeddings, embed_tokens
+from diverseevol_fast.embedding.embed_tokens import Embeddings, embed_tokens
 from diverseevol_fast.embedding.encoder import Encoder, encoder_of
 from diverseevol_fast.embedding.engine import Engine
 from diverseevol_fast.embedding.store import MemoryStore

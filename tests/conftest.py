@@ -24,7 +24,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def rows() -> list[dict]:
-    from diverseevol_fast.demo.quickstart import generate_rows
+    from diverseevol_fast.demo.rows import generate_rows
 
     return generate_rows(90, seed=3)
 
@@ -34,7 +34,7 @@ def tiny_model(tmp_path_factory, rows) -> Path:
     """A saved two-layer Llama with a byte-level BPE tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from diverseevol_fast.demo.quickstart import train_tokenizer
+    from diverseevol_fast.demo.small_llama import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny-llama")
     tokenizer = train_tokenizer([f"{row['instruction']}\n{row['output']}" for row in rows], vocabulary=400)

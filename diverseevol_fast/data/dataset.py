@@ -109,7 +109,7 @@ def _names(columns: Mapping[str, str] | None, text_column: str | None) -> dict[s
 
 
 def _generated() -> tuple["Found", str]:
-    from ..demo.quickstart import generate_rows
+    from ..demo.rows import generate_rows
 
     return Found(generate_rows(), "row"), "generated rows"
 

@@ -81,8 +81,8 @@ def embed(
         Embeddings; its values are [N, D], N the number of rows.
 
     Raises:
-        InputError: rows, model and tokenizer that do not fit, a row of which no token is made, another's file.
-        RunError: an embedding that is not finite; the row is named, finished batches are kept.
+        InputError: rows, model and tokenizer do not fit together, a row has no token, or the file is of other inputs.
+        RunError: an embedding is not finite; the message names the row, and the file keeps finished batches.
     """
     loaded, empty = load_data(data, columns, text_column=text_column, skip_broken=skip_broken)
     if empty:

@@ -1,4 +1,4 @@
-"""embed_tokens: token ids through an encoder into memory or a file, and what can be picked among them at once."""
+"""embed_tokens: the embeddings of token ids, in memory or in a file, ready for K-Center selection."""
 
 import contextlib
 import hashlib
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .._common import distributed
+from .._common.dtypes import DTYPES, dtype_name
 from .._common.errors import InputError
 from .._common.files import locked
 from ..data.templates import Tokens
@@ -27,40 +28,39 @@ from .store import FILE_DTYPES, FileStore, MemoryStore
 
 log = logging.getLogger("diverseevol_fast")
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What embed returns."""
+    """A data set's embeddings, and what select needs of them."""
 
     store: FileStore | MemoryStore
-    metrics: dict[str, float]  # seconds, tokens/s, shares, memory; empty where nothing was left to do
-    first: list[int]  # the rows that were embedded first, the centres of what is picked
-    stream: KCenterStream | None  # has every other row's bound; None where nothing was left to do, or without centres
-    picked: list[int] = field(default_factory=list)  # by select, without a stream
+    metrics: dict[str, float]  # seconds, tokens/s, shares, memory; empty when the file was finished before
+    first: list[int]  # the rows that were embedded first: the centers that select begins with
+    stream: KCenterStream | None  # has every other row's bound; None without centers, or for a file finished before
+    picked: list[int] = field(default_factory=list)  # what select picked without a stream
 
     def __repr__(self) -> str:
         values = self.values
-        where = getattr(self.store, "path", values.device)
-        dtype = str(values.dtype).removeprefix("torch.")
+        shape, where = list(values.shape), getattr(self.store, "path", values.device)
         picks = len(self.stream.picks if self.stream else self.picked)
-        return f"Embeddings({list(values.shape)} {dtype}, {where}; {len(self.first)} embedded first, {picks} picked)"
+        about = f"{len(self.first)} embedded first, {picks} picked"
+        return f"Embeddings({shape} {dtype_name(values.dtype)}, {where}; {about})"
 
     @property
     def values(self) -> torch.Tensor:
-        """[N, D] in the dtype asked for, where the store is; a file's are mapped."""
+        """[N, D] in the store's dtype and on its device; those of a file are memory-mapped."""
         return self.store.values
 
     def select(self, k: int | None, *, radius: float | None = None, seed: int = 0) -> KCenterResult:
-        """Pick k rows, the farthest first, from those embedded first; without any, from a row drawn with `seed`.
+        """Pick k more rows by K-Center greedy; the centers are the rows embedded first, or one drawn with `seed`.
 
-        The rows' bounds are there already: no pass over the embeddings, unless they were finished before, or there
-        are no centres. Called again it goes on.
+        Embedding bounded every row's distance to the centers, so that no pass over the embeddings is needed, unless
+        the file was finished before or there were no centers. A further call goes on after the last pick.
 
         Raises:
-            TypeError, ValueError: as kcenter; CandidateError: values that were changed, of a centre or of a row that is
-                compared exactly (the bounds are those of the values as they were embedded).
+            TypeError, ValueError: as kcenter.
+            CandidateError: the values of a center, or of a row that is compared exactly, were changed: the bounds
+                hold for the values as they were embedded.
         """
         if self.stream:
             self.stream.check_centers(self.values[self.first], self.first)
@@ -74,58 +74,58 @@ class Embeddings:
 def embed_tokens(
     encoder: Encoder,
     tokens: Tokens,
-    rows: np.ndarray,
+    row_ids: np.ndarray,
     *,
     store: str | Path,
     provenance: dict[str, Any],
     store_dtype: str = "float32",
-    first: list[int] | np.ndarray = (),
+    first: list[int] | np.ndarray | None = None,
     max_tokens_per_batch: int | str = "auto",
     progress: bool = True,
     replace: bool = False,
 ) -> Embeddings:
-    """As embed, of `rows` of tokens: position i is row rows[i], and `first` are positions.
+    """embed for tokens [N]: embedding i is that of row row_ids[i], int64; `first` are indices of embeddings.
 
-    provenance: what a file is to be recognised by, beside `first` and its shape. replace: a finished file that was made
-    from something else, or is damaged, is begun anew instead of being refused.
+    provenance: what a file must be made from, beside `first` and its shape, to be continued or read. replace: a
+    finished file that is damaged, or was made from something else, is begun anew instead of being refused.
     """
     if store_dtype not in DTYPES:
         raise InputError(f"store_dtype: expected {', '.join(DTYPES)}, got {store_dtype!r}")
     path = None if store in ("host", "device") else _npy(store, store_dtype)
     check_vocabulary(encoder.body, int(tokens.ids.max()))
-    first = np.asarray(first, dtype=np.int64)
-    budget = _budget(encoder, int(tokens.lengths()[rows].max()), max_tokens_per_batch)
-    budget = int(distributed.lowest(torch.tensor(budget)))  # the same batches for every process
-    shape = (len(rows), encoder.dim)
+    first = np.asarray([] if first is None else first, dtype=np.int64)
+    budget = _budget(encoder, int(tokens.lengths()[row_ids].max()), max_tokens_per_batch)
+    budget = int(distributed.lowest(torch.tensor(budget)))  # every process plans the same batches
+    shape = (len(row_ids), encoder.dim)
     with _locked_while_written(path, replace):
         if path is None:
-            place = encoder.device if store == "device" else "cpu"
-            kept = MemoryStore(*shape, DTYPES[store_dtype], place, budget)
+            device = encoder.device if store == "device" else "cpu"
+            target = MemoryStore(*shape, DTYPES[store_dtype], device, budget)
         else:
             first_sha256 = hashlib.sha256(json.dumps(first.tolist()).encode()).hexdigest()
             provenance = provenance | {"first_sha256": first_sha256, "shares_prefixes": shares_prefixes(encoder)}
-            kept = FileStore(path, *shape, provenance, budget, DTYPES[store_dtype], replace)
-        if kept.complete:
-            return Embeddings(kept, {}, first.tolist(), None)
-        engine = Engine(encoder, tokens, rows, kept, budget)
+            target = FileStore(path, *shape, provenance, budget, DTYPES[store_dtype], replace)
+        if target.complete:
+            return Embeddings(target, {}, first.tolist(), None)
+        engine = Engine(encoder, tokens, row_ids, target, budget)
         metrics = engine.run(first, progress)
     log.info("embedded %s", describe(metrics))
-    return Embeddings(kept, metrics, first.tolist(), engine.stream)
+    return Embeddings(target, metrics, first.tolist(), engine.stream)
 
 
 def _locked_while_written(path: Path | None, replace: bool) -> contextlib.AbstractContextManager:
-    """A file that stands is finished: it is read, from where nothing can be written, too."""
+    """A lock on the file while it is written; a finished file is only read, perhaps from a read-only folder."""
     if path is None or not distributed.is_first() or (path.exists() and not replace):
         return contextlib.nullcontext()
     return locked(path)
 
 
 def describe(metrics: dict[str, float]) -> str:
-    """The metrics of an embedding in one line, for people: all of them are in metrics.json."""
+    """The metrics of an embedding in one line for the log; metrics.json has all of them."""
     return (
         f"{metrics['tokens']:,} tokens in {metrics['seconds']:.1f} s ({metrics['tokens_per_second']:,.0f} a second); "
-        f"{1 - metrics['padding']:.0%} of the work was real tokens, the rest padding; sharing what rows begin with "
-        f"saved {metrics['prefix_share']:.0%} of the tokens; at most {metrics['peak_memory'] / 1e9:.1f} GB of memory"
+        f"{1 - metrics['padding']:.0%} of the work was real tokens, the rest padding; shared prefixes saved "
+        f"{metrics['prefix_share']:.0%} of the tokens; at most {metrics['peak_memory'] / 1e9:.1f} GB of memory"
     )
 
 

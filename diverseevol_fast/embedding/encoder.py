@@ -1,4 +1,4 @@
-"""What makes an embedding of a row: a transformers model's last hidden states, or a sentence-transformers model."""
+"""An Encoder makes embeddings of token ids: a transformers or a sentence-transformers model, and how it pools."""
 
 import sys
 from collections.abc import Callable
@@ -10,10 +10,10 @@ import torch
 from .._common.errors import InputError
 from ..data.dataset import Data
 from ..data.templates import Template, choose_template
-from ..models.load import backbone
+from ..models.load import backbone, embedding_weight
 from ..ops import logit_stats
 from ..selection.stream import CandidateError
-from .prefix import run_alone
+from .prefix import states_before_two_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,23 +27,24 @@ Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # states [B, T, D],
 class Encoder:
     """From token ids to embeddings."""
 
-    model: torch.nn.Module  # as it was given
-    body: torch.nn.Module  # token ids to last hidden states
-    dim: int  # of an embedding
-    pool: Pool | None = None  # instead of the mean over the tokens, which masked_mean_pool takes
-    finish: Callable[[torch.Tensor], torch.Tensor] | None = None  # of pooled rows [B, D], such as normalisation
+    model: Any  # the caller's transformers or sentence-transformers model
+    body: "PreTrainedModel"  # makes last hidden states of token ids
+    dim: int  # the width of an embedding
+    pool: Pool | None = None  # None: the mean over the tokens, by masked_mean_pool
+    finish: Callable[[torch.Tensor], torch.Tensor] | None = None  # runs on pooled rows [B, D]: normalisation, say
 
     @property
     def reserved_positions(self) -> int:
-        """How many positions no token has: RoBERTa counts from the one after its padding's."""
+        """How many positions no token has: RoBERTa numbers its tokens from padding_idx + 1."""
         for name, module in self.body.named_modules():
-            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-                return module.padding_idx + 1
+            padding_idx = getattr(module, "padding_idx", None)
+            if name.endswith("position_embeddings") and isinstance(padding_idx, int):
+                return padding_idx + 1
         return 0
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.body.parameters()).device
 
     @property
@@ -53,13 +54,13 @@ class Encoder:
 
 
 def encoder_of(model: Any, pooling: str | None = None) -> Encoder:
-    """The encoder that a transformers model (its head is left out) or a sentence-transformers model is.
+    """The encoder of a transformers model, without its head, or of a sentence-transformers model.
 
-    pooling: "mean" of a row's last hidden states (None: this), the first ("cls") or the "last" one. What a
-    sentence-transformers model does to a row's states, and after that, is its own.
+    pooling: the "mean" of a row's last hidden states (also None), the first state ("cls") or the "last" one. A
+    sentence-transformers model has its own pooling: None is expected for it.
 
     Raises:
-        InputError: a model that gives no last hidden states for tokens alone, or a pooling that there is not.
+        InputError: the model gives no last hidden states for token ids alone, or the pooling is unknown.
     """
     if pooling is not None and pooling not in POOLINGS:
         raise InputError(f"pooling: expected {', '.join(POOLINGS)}, got {pooling!r}")
@@ -79,89 +80,99 @@ def encoder_of(model: Any, pooling: str | None = None) -> Encoder:
 
 
 def uncertainty_encoder(model: "PreTrainedModel") -> Encoder:
-    """From token ids to a row's mean over its tokens of the head's logit statistics (ops.LogitStats): [B, 3].
+    """The encoder whose "embeddings" [B, 3] are the logit statistics (ops.LogitStats), averaged over a row's tokens.
 
     Raises:
-        InputError: a model whose logits are not its head's of the last hidden states, such as a scaled or capped one.
+        InputError: as check_head.
     """
-    check_head(model)
-    body, output = backbone(model).eval(), model.get_output_embeddings()
-    head = output.weight.detach(), None if output.bias is None else output.bias.detach()
+    head = check_head(model)
 
     def pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         statistics = hidden.new_zeros((*mask.shape, 3), dtype=torch.float64)  # [B, T, 3]
-        weight, bias = (part if part is None else part.to(hidden.dtype) for part in head)
+        weight = head.weight.detach().to(hidden.dtype)
+        bias = None if head.bias is None else head.bias.detach().to(hidden.dtype)
         try:
             statistics[mask] = torch.stack(logit_stats(hidden[mask], weight, bias), dim=1).to(torch.float64)
         except ValueError as error:
-            logits = (torch.nn.functional.linear(hidden[i][mask[i]], weight, bias) for i in range(len(hidden)))
-            bad = [i for i, values in enumerate(logits) if not values.isfinite().all()]
-            if not bad:
-                raise
-            raise CandidateError(str(error), bad[0]) from error
+            for i in range(len(hidden)):
+                if not torch.nn.functional.linear(hidden[i][mask[i]], weight, bias).isfinite().all():
+                    raise CandidateError(str(error), i) from error
+            raise
         return (statistics.sum(dim=1) / mask.sum(dim=1, keepdim=True)).float()
 
-    return Encoder(model, body, 3, pool)
+    return Encoder(model, backbone(model).eval(), 3, pool)
 
 
 @torch.inference_mode()
-def check_head(model: "PreTrainedModel") -> None:
-    """
+def check_head(model: "PreTrainedModel") -> torch.nn.Linear:
+    """The model's head, a linear layer that turns the last hidden states into the model's logits.
+
     Raises:
-        InputError: the model's logits are not what its head, a linear layer, makes of the last hidden states: bit for
-            bit, in one forward, whatever autocast the training has left on it.
+        InputError: the model's logits are not what such a head makes of the last hidden states, bit for bit, in one
+            forward, under whatever autocast the training has left on the model: a scaled or capped head, for example.
     """
-    body, output = backbone(model).eval(), model.get_output_embeddings()
-    seen: dict[str, torch.Tensor] = {}
+    head = model.get_output_embeddings()
+    if isinstance(head, torch.nn.Linear) and _makes_the_logits(head, model):
+        return head
+    raise InputError(
+        f"model: {type(model).__name__} does more to its logits than its head does; least confidence, margin and "
+        "entropy are not available for it"
+    )
+
+
+def _makes_the_logits(head: torch.nn.Linear, model: "PreTrainedModel") -> bool:
+    """Whether the head reads the last hidden states as they are, and the model's logits are its output as it is."""
+    recorded: dict[str, torch.Tensor] = {}
+
+    def record_states(_module, _inputs, output):
+        recorded["states"] = output.last_hidden_state
+
+    def record_head(_module, inputs, output):
+        recorded["head_input"], recorded["head_output"] = inputs[0], output
+
     hooks = [
-        body.register_forward_hook(lambda _module, _given, made: seen.update(states=made.last_hidden_state)),
-        output.register_forward_hook(lambda _module, given, made: seen.update(given=given[0], made=made)),
+        backbone(model).eval().register_forward_hook(record_states),
+        head.register_forward_hook(record_head),
     ]
     try:
-        ids = (torch.arange(1, 17, device=output.weight.device) % len(output.weight))[None]
+        ids = (torch.arange(1, 17, device=head.weight.device) % len(head.weight))[None]
         logits = model(input_ids=ids).logits
     finally:
         for hook in hooks:
             hook.remove()
-    alone = len(seen) == 3 and _same(seen["given"], seen["states"]) and _same(logits, seen["made"])
-    if not (alone and isinstance(output, torch.nn.Linear)):
-        raise InputError(
-            f"model: {type(model).__name__} does more to its logits than its head does; least confidence, margin and "
-            "entropy are not available for it"
-        )
+    if len(recorded) < 3:  # the model does not call its body or its head
+        return False
+    return _same(recorded["head_input"], recorded["states"]) and _same(logits, recorded["head_output"])
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """In value; autocast gives the logits in float32."""
+    """Whether the values are equal; under autocast their dtypes differ, because logits are float32."""
     return torch.equal(a.float(), b.float())
 
 
 def is_sentence_transformer(model: Any) -> bool:
-    """Whether it is one; the package is not imported for it."""
+    """Whether it is a sentence-transformers model; this does not import the package."""
     package = sys.modules.get("sentence_transformers")
     return package is not None and isinstance(model, package.SentenceTransformer)
 
 
 def template_for(encoder: Encoder, name: str | None, data: Data, tokenizer: "PreTrainedTokenizerBase") -> Template:
-    """The template (choose_template's `name`) that makes the texts this encoder takes.
+    """The template, by choose_template's `name`, that makes the encoder's texts of rows.
 
-    A sentence-transformers model's default prompt, if it has one, comes before each.
+    A sentence-transformers model's default prompt, if it has one, comes before each text.
 
     Raises:
-        InputError: a template that there is not, or that does not fit rows or tokenizer.
+        InputError: the template is unknown, or does not fit the rows or the tokenizer.
     """
     if is_sentence_transformer(encoder.model):
         return choose_template(name, data, tokenizer, encoder=True, before=_prompt(encoder.model))
     return choose_template(name, data, tokenizer, encoder=is_bidirectional(encoder.body))
 
 
-@torch.inference_mode()
-def is_bidirectional(body: torch.nn.Module) -> bool:
-    """Whether a token's state depends on later tokens by more than rounding: an encoder, not a causal model."""
-    weight = body.get_input_embeddings().weight
-    ids = torch.tensor([[0, 1, 0, 1, last] for last in (0, 1)], device=weight.device)
-    first, second = (run_alone(body, row[None], None)[0, :-1].float() for row in ids)
-    return float((first - second).norm()) > 4 * torch.finfo(weight.dtype).eps * float(first.norm())
+def is_bidirectional(body: "PreTrainedModel") -> bool:
+    """Whether later tokens change a token's state by more than rounding: an encoder, not a causal model."""
+    first, second = (states.float() for states in states_before_two_tokens(body))
+    return float((first - second).norm()) > 4 * torch.finfo(embedding_weight(body).dtype).eps * float(first.norm())
 
 
 def _prompt(model: Any) -> str:
@@ -169,8 +180,12 @@ def _prompt(model: Any) -> str:
 
 
 @torch.inference_mode()
-def _probe(body: torch.nn.Module) -> torch.Tensor:
-    """The last hidden states [1, 2, D] of two tokens."""
+def _probe(body: "PreTrainedModel") -> torch.Tensor:
+    """The last hidden states [1, 2, D] of two tokens.
+
+    Raises:
+        InputError: the model gives none for token ids alone.
+    """
     config = getattr(body, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         raise InputError("model: an encoder-decoder model; expected a causal or an encoder model")
@@ -216,6 +231,6 @@ def _sentence_encoder(model: Any) -> Encoder:
             features = module({"sentence_embedding": features["sentence_embedding"].to(weight.dtype)})
         return features["sentence_embedding"].float()[:, : model.truncate_dim]
 
-    plain = pooling.pooling_mode == "mean"
-    follows = rest or model.truncate_dim
-    return Encoder(model, body, model.get_embedding_dimension(), None if plain else pool, finish if follows else None)
+    own_pool = None if pooling.pooling_mode == "mean" else pool
+    own_finish = finish if rest or model.truncate_dim else None
+    return Encoder(model, body, model.get_embedding_dimension(), own_pool, own_finish)

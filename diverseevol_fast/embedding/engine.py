@@ -1,16 +1,18 @@
-"""Rows through a model, batch by batch: pooled, bounded, on their way to the store while the next batch runs."""
+"""Runs rows through a model batch by batch: pools and bounds them, and stores a batch while the next one runs."""
 
 import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from .._common import distributed
 from .._common.device_copies import copy_to_host
+from .._common.dtypes import dtype_name
 from .._common.errors import RunError
 from .._common.progress import Progress
 from ..data.batches import token_budget_batches
@@ -20,20 +22,26 @@ from ..models.token_budget import TokenBudget
 from ..ops.masked_mean_pool import queue_masked_mean_pool
 from ..selection.stream import CandidateError, KCenterStream
 from .encoder import Encoder
-from .forward import Forward, together
+from .forward import Forward, batchable_parts
 from .packing import packed
 from .prefix import Group, Prefix, can_share_prefixes, group_rows
 from .store import FileStore, MemoryStore
 
 NO_PREFIX = np.empty(0, dtype=np.int32)
-COPIES_UNDER_WAY = 2  # batches that a GPU may be behind with
+COPIES_IN_FLIGHT = 2  # the most batches whose copies from a GPU to the store are not finished
 
-Plan = list[tuple[int, Group, np.ndarray]]  # a batch's number, its group, its positions among the rows
+
+class Batch(NamedTuple):
+    """Rows that are embedded and stored together."""
+
+    number: int  # the same in every start of a run
+    group: Group
+    indices: np.ndarray  # [B] int64, into the store
 
 
 @dataclass
 class Counts:
-    """Tokens: of the rows embedded, run for them, and run with their padding; without those of prefixes."""
+    """Tokens of the rows embedded, tokens run for them, and tokens run with padding; the last two without prefixes."""
 
     embedded: int = 0
     run: int = 0
@@ -41,194 +49,195 @@ class Counts:
 
 
 def shares_prefixes(encoder: Encoder) -> bool:
-    """Whether rows are grouped by what they begin with, which then runs once: the batches depend on it."""
+    """Whether rows are grouped by a shared prefix, which then runs once; the batches depend on it."""
     return encoder.pool is None and can_share_prefixes(encoder.body)
 
 
 class Engine:
-    """Embeds rows of `tokens`: position i of the store is row rows[i]."""
+    """Embeds rows of `tokens`: index i of the store is row row_ids[i]."""
 
     def __init__(
         self,
         encoder: Encoder,
         tokens: Tokens,
-        rows: np.ndarray,
+        row_ids: np.ndarray,
         store: FileStore | MemoryStore,
         budget: int,
         share_prefixes: bool = True,
         pack: bool = True,
     ):
-        """budget: tokens that a batch may hold, padding included; those of the store's plan may be larger."""
+        """budget: tokens of a batch, padding included; a batch that the store planned with more runs in parts."""
         self.encoder, self.body, self.device = encoder, encoder.body, encoder.device
-        self.tokens, self.rows, self.store = tokens, rows, store
-        self.lengths = tokens.lengths()[rows]
-        self.limit = TokenBudget(min(budget, store.budget))
+        self.tokens, self.row_ids, self.store = tokens, row_ids, store
+        self.lengths = tokens.lengths()[row_ids]
+        self.budget = TokenBudget(min(budget, store.budget))
         self.sharing = share_prefixes and shares_prefixes(encoder)
         self.pack = pack and encoder.pool is None
         self.counts = Counts()
         self.stream: KCenterStream | None = None
-        self._arrivals = _AsyncWriter(store, rows, self.device)
+        self._writer = _AsyncWriter(store, row_ids, self.device)
 
     def run(self, first: np.ndarray, progress: bool = True, backend: str = "auto") -> dict[str, float]:
-        """Embed all rows, those at the positions `first` before the others, and finish the store.
+        """Embed all rows, those at the indices `first` before the others, and finish the store.
 
-        With any in `first`, they are the centres of self.stream, in which every other row has come then. What the
-        store holds of an earlier start is not computed again. Under torch.distributed each process runs its share of
-        the batches.
+        Unless `first` is empty, its rows are the centers of self.stream, which has every other row's bound at the end.
+        Batches that the store has from an earlier start are not computed again. Under torch.distributed each process
+        runs its share of the batches.
 
         Returns the metrics that docs/reference/files.md explains.
 
         Raises:
-            RunError: an embedding that is not finite, the row is named; finished batches are kept.
+            RunError: an embedding is not finite; the message names the row, and finished batches stay stored.
         """
-        self._rate = throughput.matrix_rate(self.device, self.encoder.dtype)
-        self._flops = throughput.flops_per_token(self.body)
+        matrix_rate = throughput.matrix_rate(self.device, self.encoder.dtype) * distributed.world()
+        flops_per_token = throughput.flops_per_token(self.body)
         began = time.perf_counter()
         throughput.reset_peak_memory(self.device)
-        rest = np.setdiff1d(np.arange(len(self.rows)), first)
-        plan = self._plan(first, 0)
-        plan_of_rest = self._plan(rest, len(plan))
-        self._stored = {number for number, _, positions in plan + plan_of_rest if self.store.has(number, positions)}
-        distributed.barrier()  # no process writes before all have looked
+        others = np.setdiff1d(np.arange(len(self.row_ids)), first)
+        first_batches = self._plan(first, 0)
+        other_batches = self._plan(others, len(first_batches))
+        plan = first_batches + other_batches
+        self._stored = {batch.number for batch in plan if self.store.has(batch.number, batch.indices)}
+        distributed.barrier()  # no process may write before all have read what is stored
         pack = packed(self.body, self.sharing) if self.pack else contextlib.nullcontext()
         with Progress("embed", int(self.lengths.sum()), "token", shown=progress) as self.bar, pack as packing:
             self.forward = Forward(self.body, self.tokens, packing)
             try:
-                self._run(plan)
+                self._run(first_batches)
                 if len(first):
                     self._begin_stream(first, backend)
-                self._run(plan_of_rest)
+                self._run(other_batches)
             finally:
                 self.store.flush()
         self.store.finish()
         if self.stream:
             self.stream.share()
-        return self._figures(time.perf_counter() - began)
+        return self._metrics(time.perf_counter() - began, flops_per_token, matrix_rate)
 
-    def _plan(self, positions: np.ndarray, number: int) -> Plan:
-        """The batches of these rows, counted from `number`."""
-        batches = []
-        for part in together(self.body, positions, self.lengths[positions]):
+    def _plan(self, indices: np.ndarray, number: int) -> list[Batch]:
+        """The batches of the rows at these indices; the first has this number."""
+        plan = []
+        for part in batchable_parts(self.body, indices, self.lengths[indices]):
             if self.sharing:
-                groups = group_rows(self.tokens, self.rows[part], self.store.budget)
+                groups = group_rows(self.tokens, self.row_ids[part], self.store.budget)
             else:
                 groups = [Group(NO_PREFIX, token_budget_batches(self.lengths[part], self.store.budget))]
-            batches += [(group, part[batch]) for group in groups for batch in group.batches]
-        return [(number + i, group, batch) for i, (group, batch) in enumerate(batches)]
+            for group in groups:
+                for batch in group.batches:
+                    plan.append(Batch(number + len(plan), group, part[batch]))
+        return plan
 
     def _begin_stream(self, first: np.ndarray, backend: str) -> None:
-        """The rows at the positions `first` are embedded: they are the centres for the others."""
+        """Make the rows at the indices `first`, which are embedded, the centers that bound the others."""
         self.store.share(torch.from_numpy(first))
         values = self.store.values
         centers = values[torch.from_numpy(first).to(values.device)].to(self.device, torch.float32)
         self.stream = KCenterStream(
-            centers, len(self.rows), store=values, exclude=first, backend=backend, progress=True
+            centers, len(self.row_ids), store=values, exclude=first, backend=backend, progress=True
         )
 
-    def _run(self, plan: Plan) -> None:
-        """Those of the plan that are not in the store, and are this process's share; the bounds of the others."""
-        mine = slice(distributed.rank(), None, distributed.world())
-        stored = [batch for batch in plan if batch[0] in self._stored]
-        for _, _, positions in stored[mine]:
-            self._bound_stored(positions)
-        for number, group, positions in [batch for batch in plan if batch[0] not in self._stored][mine]:
-            self._run_batch(number, group, positions)
-        self._arrivals.settle()
+    def _run(self, plan: list[Batch]) -> None:
+        """Run this process's share of the batches; a stored batch is only bounded."""
+        share = slice(distributed.rank(), None, distributed.world())
+        for batch in [batch for batch in plan if batch.number in self._stored][share]:
+            self._bound_stored(batch.indices)
+        for batch in [batch for batch in plan if batch.number not in self._stored][share]:
+            self._run_batch(batch)
+        self._writer.settle()
 
-    def _bound_stored(self, positions: np.ndarray) -> None:
+    def _bound_stored(self, indices: np.ndarray) -> None:
         if self.stream:
             values = self.store.values
-            self.stream.bound_embeddings(values[torch.from_numpy(positions).to(values.device)], rows=positions)
-        self.bar.update(int(self.lengths[positions].sum()))
+            self.stream.bound_embeddings(values[torch.from_numpy(indices).to(values.device)], rows=indices)
+        self.bar.update(int(self.lengths[indices].sum()))
 
-    def _run_batch(self, number: int, group: Group, positions: np.ndarray) -> None:
-        counts, prefix = self.counts, self.forward.prefix_of(group)
-        parts = self.limit.run(positions, self.lengths[positions], lambda part: self._embed(part, prefix))
-        self._arrivals.put(number, [part for part, _ in parts], [values for _, values in parts])
-        real = int(self.lengths[positions].sum())
-        counts.embedded += real
-        counts.run += real - len(positions) * (prefix.length if prefix else 0)
-        self.bar.update(real)
+    def _run_batch(self, batch: Batch) -> None:
+        indices, prefix = batch.indices, self.forward.prefix_of(batch.group)
+        parts = self.budget.run(indices, self.lengths[indices], lambda part: (part, self._embed(part, prefix)))
+        self._writer.put(batch.number, [part for part, _ in parts], [values for _, values in parts])
+        tokens = int(self.lengths[indices].sum())
+        self.counts.embedded += tokens
+        self.counts.run += tokens - len(indices) * (prefix.length if prefix else 0)
+        self.bar.update(tokens)
 
     @torch.inference_mode()
-    def _embed(self, positions: np.ndarray, prefix: Prefix | None) -> tuple[np.ndarray, torch.Tensor]:
-        """These positions, and their embeddings [B, D] in the store's dtype, on the model's device."""
+    def _embed(self, indices: np.ndarray, prefix: Prefix | None) -> torch.Tensor:
+        """The embeddings [B, D] of the rows at these indices, in the store's dtype, on the model's device."""
         encoder, dtype = self.encoder, self.store.values.dtype
-        hidden, limits, padded = self.forward.states(self.rows[positions], prefix)
-        given = limits | ({"prefix_sum": prefix.hidden_sum, "prefix_len": prefix.length} if prefix else {})
+        hidden, pool_kwargs, padded = self.forward.states(self.row_ids[indices], prefix)
         try:
             if self.stream and encoder.pool is None and encoder.finish is None:
-                values = self.stream.bound(hidden, rows=positions, **given)
+                values = self.stream.bound(hidden, rows=indices, **pool_kwargs)
             else:
-                pooled = (
-                    encoder.pool(hidden, limits["mask"]) if encoder.pool else queue_masked_mean_pool(hidden, **given)[0]
-                )
-                values = (encoder.finish(pooled) if encoder.finish else pooled).to(dtype)
+                if encoder.pool:
+                    values = encoder.pool(hidden, pool_kwargs["mask"])
+                else:
+                    values, _ = queue_masked_mean_pool(hidden, **pool_kwargs)
+                values = (encoder.finish(values) if encoder.finish else values).to(dtype)
                 if self.stream:
-                    self.stream.bound_embeddings(values, rows=positions)
+                    self.stream.bound_embeddings(values, rows=indices)
         except CandidateError as error:
-            raise not_finite(self.rows[error.candidate], dtype) from error
+            raise not_finite(self.row_ids[error.candidate], dtype) from error
         self.counts.padded += padded
-        return positions, values.to(dtype)
+        return values.to(dtype)
 
-    def _figures(self, seconds: float) -> dict[str, float]:
+    def _metrics(self, seconds: float, flops_per_token: float, matrix_rate: float) -> dict[str, float]:
         prefixes = self.forward.prefix_tokens
         counts = [self.counts.embedded, self.counts.run + prefixes, self.counts.padded + prefixes]
-        counts = torch.tensor(counts, dtype=torch.int64)
-        embedded, run, padded = distributed.total(counts).tolist()
+        embedded, run, padded = distributed.total(torch.tensor(counts, dtype=torch.int64)).tolist()
         return {
             "seconds": seconds,
             "tokens": embedded,
             "tokens_per_second": embedded / seconds,
             "padding": 1 - run / padded if padded else 0.0,
             "prefix_share": 1 - run / embedded if embedded else 0.0,
-            "flops_per_second": run * self._flops / seconds,
-            "matrix_rate": self._rate * distributed.world(),
+            "flops_per_second": run * flops_per_token / seconds,
+            "matrix_rate": matrix_rate,
             "peak_memory": throughput.peak_memory(self.device),
-            "tokens_per_batch": self.limit.tokens,
+            "tokens_per_batch": self.budget.tokens,
         }
 
 
 class _AsyncWriter:
-    """Batches on their way from the model to the store, which a GPU need not be waited for."""
+    """Writes batches to the store; a GPU runs the next batches while the copies of the last ones are in flight."""
 
-    def __init__(self, store: FileStore | MemoryStore, rows: np.ndarray, device: torch.device):
-        self.store, self.rows, self.device = store, rows, device
-        self._coming: deque[Callable[[], None]] = deque()
+    def __init__(self, store: FileStore | MemoryStore, row_ids: np.ndarray, device: torch.device):
+        self.store, self.row_ids, self.device = store, row_ids, device
+        self._writes: deque[Callable[[], None]] = deque()
 
     def put(self, number: int, parts: list[np.ndarray], values: list[torch.Tensor]) -> None:
-        """Batch `number`, embedded in parts: positions [B] and values [B, D] of each."""
-        positions, batch = torch.from_numpy(np.concatenate(parts)), torch.cat(values)
+        """Batch `number`, embedded in parts: each part's indices [B] into the store, and its values [B, D]."""
+        indices, batch = torch.from_numpy(np.concatenate(parts)), torch.cat(values)
         finite = torch.isfinite(batch).all(dim=1)
         target = self.store.values.device
+        copied = None
         if self.device.type == "cuda":
             finite = copy_to_host(finite)
             batch = batch if target.type == "cuda" else copy_to_host(batch)
             copied = torch.cuda.Event()
             copied.record(torch.cuda.current_stream(self.device))
-        else:
-            copied = None
 
-        def arrive() -> None:
+        def write() -> None:
             if copied:
                 copied.synchronize()
             if not bool(finite.all()):
-                raise not_finite(self.rows[int(positions[int((~finite).nonzero()[0])])], batch.dtype)
-            self.store.write(number, positions.to(target), batch)
+                first_bad = indices[int((~finite).nonzero()[0])]
+                raise not_finite(self.row_ids[int(first_bad)], batch.dtype)
+            self.store.write(number, indices.to(target), batch)
 
-        self._coming.append(arrive)
-        self.settle(COPIES_UNDER_WAY if copied else 0)
+        self._writes.append(write)
+        self.settle(COPIES_IN_FLIGHT if copied else 0)
 
-    def settle(self, left: int = 0) -> None:
-        """Wait until no more than this many batches are under way."""
-        while len(self._coming) > left:
-            self._coming.popleft()()
+    def settle(self, in_flight: int = 0) -> None:
+        """Write the oldest batches until no more than `in_flight` are unwritten."""
+        while len(self._writes) > in_flight:
+            self._writes.popleft()()
 
 
-def not_finite(row: int, dtype: torch.dtype) -> RunError:
-    """What to say of a row whose embedding is not finite in the store's dtype."""
-    stored = "" if dtype == torch.float32 else f" in {str(dtype).removeprefix('torch.')}"
+def not_finite(row_id: int, dtype: torch.dtype) -> RunError:
+    """The error for a row whose embedding is not finite in the store's dtype."""
+    stored = "" if dtype == torch.float32 else f" in {dtype_name(dtype)}"
     return RunError(
-        f"the model's embedding of row {int(row)} is not finite{stored}: "
+        f"the model's embedding of row {int(row_id)} is not finite{stored}: "
         "training may have diverged; a lower learning_rate or dtype float32 may help"
     )

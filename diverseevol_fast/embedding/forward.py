@@ -1,4 +1,6 @@
-"""Rows to token states: packed or padded, whole or after what they begin with alike."""
+"""Runs a model on rows of tokens: packed or padded, whole rows or what follows their shared prefix."""
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -9,68 +11,75 @@ from ..data.templates import Tokens
 from .packing import Packing
 from .prefix import Group, Prefix, is_causal, run_alone, run_prefix
 
-PADDING_TOLERANCE = 0.02  # relative: half precision is below it, a state that sees padding far above
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PADDING_TOLERANCE = 0.02  # relative: rounding in half precision is below it, a state that sees padding far above
 
 
 class Forward:
-    """A model that is run on rows of tokens."""
+    """Runs a model on rows of tokens."""
 
-    def __init__(self, body: torch.nn.Module, tokens: Tokens, packing: Packing | None):
+    def __init__(self, body: "PreTrainedModel", tokens: Tokens, packing: Packing | None):
         self.body, self.tokens, self.packing = body, tokens, packing
         self.device = next(body.parameters()).device
-        self.prefix_tokens = 0  # run so far
+        self.prefix_tokens = 0  # how many tokens of prefixes have run
         self._needs_mask = packing is None and not is_causal(body)
-        self._last: tuple[Group, Prefix] | None = None
+        self._cached: tuple[Group, Prefix] | None = None  # the last group's
 
     @torch.inference_mode()
     def prefix_of(self, group: Group) -> Prefix | None:
-        """What the model makes of the group's prefix, if it has one; the last group's is at hand."""
+        """The group's prefix, run once for the group; None when the group has none."""
         if not len(group.prefix):
             return None
-        if self._last is None or self._last[0] is not group:
-            self._last = None  # its keys and values make room for these
+        if self._cached is None or self._cached[0] is not group:
+            self._cached = None  # frees the keys and values of the group before
             run = self.packing.run_prefix if self.packing else None
-            self._last = group, run_prefix(self.body, group.prefix, self.device, run)
+            self._cached = group, run_prefix(self.body, group.prefix, self.device, run)
             self.prefix_tokens += len(group.prefix)
-        return self._last[1]
+        return self._cached[1]
 
-    def states(self, rows: np.ndarray, prefix: Prefix | None) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
-        """Last hidden states of rows of the tokens, after the prefix.
+    def states(self, row_ids: np.ndarray, prefix: Prefix | None) -> tuple[torch.Tensor, dict[str, Any], int]:
+        """Last hidden states of the rows' tokens after the prefix.
 
-        Returns them, packed [T, D] or padded [B, T, D]; cu_seqlens or mask, which says whose they are, by name; and
-        how many positions were run, padding included.
+        Returns the states, packed [T, D] or padded [B, T, D]; masked_mean_pool's keywords for them: cu_seqlens or
+        mask, and those of the prefix; and how many tokens were run, padding included.
         """
-        skipped = prefix.length if prefix else 0
+        skipped, pool_kwargs = 0, {}
+        if prefix:
+            skipped, pool_kwargs = prefix.length, {"prefix_sum": prefix.hidden_sum, "prefix_len": prefix.length}
         if self.packing:
-            parts = [self.tokens.row(row)[0][skipped:] for row in rows]
+            parts = [self.tokens.row(row)[0][skipped:] for row in row_ids]
             ids = copy_to_device(torch.from_numpy(np.concatenate(parts).astype(np.int64)), self.device)
             lengths = torch.tensor([len(part) for part in parts])
-            limits = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-            return self.packing.run(ids, lengths, prefix), {"cu_seqlens": limits}, len(ids)
-        ids, mask, _ = pad(self.tokens, rows)
+            cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+            return self.packing.run(ids, lengths, prefix), {"cu_seqlens": cu_seqlens} | pool_kwargs, len(ids)
+        ids, mask, _ = pad(self.tokens, row_ids)
         ids, mask = (copy_to_device(part[:, skipped:].contiguous(), self.device) for part in (ids, mask))
         if prefix:
             hidden = prefix.run(self.body, ids)
         else:
             hidden = run_alone(self.body, ids, mask if self._needs_mask else None)
-        return hidden, {"mask": mask}, ids.numel()
+        return hidden, {"mask": mask} | pool_kwargs, ids.numel()
 
 
-def together(body: torch.nn.Module, positions: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """These positions, of rows of these lengths, in parts whose rows may share a batch without a trace of it.
+def batchable_parts(body: "PreTrainedModel", indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """The indices of rows of these lengths, in parts whose rows may share a batch without changing their states.
 
-    One part, unless padding changes a row's states (FNet): rows of one length each; or rotary frequencies are others
-    for long rows (LongRoPE), in a batch with one of which short ones have them, too.
+    Most models have one part. Where padding changes a row's states (FNet), a part holds rows of one length. Where long
+    rows have other rotary frequencies (LongRoPE), and give them to the short rows of their batch, long and short rows
+    are two parts.
     """
-    if not _padding_leaves_no_trace(body):
-        return [positions[lengths == length] for length in np.unique(lengths)[::-1]]
+    if not _ignores_padding(body):
+        return [indices[lengths == length] for length in np.unique(lengths)[::-1]]
     longest_plain = _longest_plain(body)
-    parts = [positions[lengths > longest_plain], positions[lengths <= longest_plain]]
+    parts = [indices[lengths > longest_plain], indices[lengths <= longest_plain]]
     return [part for part in parts if len(part)]
 
 
 @torch.inference_mode()
-def _padding_leaves_no_trace(body: torch.nn.Module) -> bool:
+def _ignores_padding(body: "PreTrainedModel") -> bool:
+    """Whether a row has the same states beside padding as alone."""
     device = next(body.parameters()).device
     row = torch.tensor([[0, 1, 0, 0, 1]], device=device)
     alone = run_alone(body, row, torch.ones_like(row))
@@ -79,11 +88,11 @@ def _padding_leaves_no_trace(body: torch.nn.Module) -> bool:
     return bool((beside - alone).float().norm() <= PADDING_TOLERANCE * alone.float().norm())
 
 
-def _longest_plain(body: torch.nn.Module) -> float:
-    """The longest row that has the frequencies of short rows."""
+def _longest_plain(body: "PreTrainedModel") -> float:
+    """The length of the longest row that has the rotary frequencies of short rows."""
     config = body.config.get_text_config()
-    given = getattr(config, "rope_parameters", None) or {}
-    for rope in (given, *(value for value in given.values() if isinstance(value, dict))):
+    parameters = getattr(config, "rope_parameters", None) or {}  # of all layers, or one dict for each kind of layer
+    for rope in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
         if rope.get("rope_type") == "longrope":
             return rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
     return float("inf")

@@ -15,14 +15,7 @@ from .._common.provenance import of_file, sidecar_of, versions
 from ..data.dataset import Data
 from ..data.summary import log_lengths, log_sample
 from ..data.templates import tokenize
-from ..models.load import (
-    folder_sha256,
-    is_sentence_folder,
-    load_encoder,
-    load_sentence_transformer,
-    load_tokenizer,
-    usable_length,
-)
+from ..models.load import folder_sha256, load_for_embedding, usable_length
 from .embed_tokens import Embeddings, embed_tokens
 from .encoder import Encoder, encoder_of, template_for
 from .precision import in_dtype
@@ -103,16 +96,15 @@ def embed_by_folder(
 def _load(folder: Path, settings: EmbedSettings) -> tuple[Encoder, Any, int | None]:
     """The encoder in a folder, its tokenizer, and how many tokens a row may have."""
     on_cpu = not torch.cuda.is_available()
-    # On a CPU the weights are rounded to bfloat16 later, when what that changes can be measured.
-    dtype = "float32" if on_cpu and settings.dtype == "bfloat16" else settings.dtype
-    options = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
-    remote, max_length = settings.trust_remote_code, settings.max_length
-    if is_sentence_folder(folder):
-        model = load_sentence_transformer(folder, dtype=dtype, trust_remote_code=remote, **options)
-        limits = [limit for limit in (max_length, model.max_seq_length) if limit is not None]
-        return encoder_of(model, settings.pooling), model.tokenizer, min(limits, default=None)
-    model = load_encoder(folder, dtype=dtype, trust_remote_code=remote, **options)
-    return encoder_of(model, settings.pooling), load_tokenizer(folder, remote), max_length
+    model, tokenizer, max_length = load_for_embedding(
+        folder,
+        # On a CPU the weights are rounded to bfloat16 later, when what that changes can be measured.
+        dtype="float32" if on_cpu and settings.dtype == "bfloat16" else settings.dtype,
+        attn_implementation=settings.attn_implementation,
+        trust_remote_code=settings.trust_remote_code,
+        max_length=settings.max_length,
+    )
+    return encoder_of(model, settings.pooling), tokenizer, max_length
 
 
 def _request_sha256(data: Data, rows: np.ndarray, provenance: dict[str, Any], settings: EmbedSettings) -> str:

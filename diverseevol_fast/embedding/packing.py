@@ -1,11 +1,11 @@
-"""Rows one after the other instead of padded, where there is an attention kernel that keeps them apart."""
+"""Runs the rows of a batch one after the other, without padding, where an attention kernel keeps them apart."""
 
 import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,31 +13,34 @@ from .._common.device_copies import copy_to_device
 from .prefix import Prefix, run_alone, run_prefix
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from .prefix_cache import PrefixCache
 
 log = logging.getLogger("diverseevol_fast")
 
 NAME = "diverseevol_packed"
-TOLERANCE = 0.02  # relative, in half precision: rows that see each other, or not all of themselves, are far above it
+TOLERANCE = 0.02  # relative, in half precision: rows that see each other, or only part of themselves, exceed it by far
 
-# queries [T, H, d], keys and values [K, H', d], where each row's begin and end in both, the longest of each, the
-# scale, the window (left, right; -1: open): attention of each row by itself, aligned at its end.
+# Attention within each row, whose queries are the last of its tokens. Its arguments: queries [T, H, d], keys and values
+# [K, H', d], the rows' limits and the longest row in queries and in keys, the scale, the window (left, right),
+# of which -1 is open.
 Kernel = Callable[..., torch.Tensor]
 
 
 @dataclass
 class Layout:
-    """Where the rows of a packed batch lie."""
+    """Where the rows of a packed batch begin and end."""
 
     lengths: torch.Tensor  # [B] int64, in host memory
     longest: int
     kernel: Kernel
-    device: torch.device  # where queries and keys are
+    device: torch.device  # of queries and keys
     _keys: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = field(default_factory=dict)
 
     @property
     def starts(self) -> torch.Tensor:
-        """[B] int64, in host memory: where each row begins."""
+        """[B] int64, in host memory: the index of each row's first token."""
         return self.lengths.cumsum(0) - self.lengths
 
     @property
@@ -45,96 +48,97 @@ class Layout:
         """[B + 1] int32: row b is tokens [queries[b], queries[b + 1])."""
         return self.keys(0)[1]
 
-    def keys(self, kept: int) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Which keys each row has, one row after the other, int64, and their limits, int32 [B + 1].
+    def keys(self, prefix: int) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The indices of the keys of each row, one row after the other, int64, and the rows' limits, int32 [B + 1].
 
-        kept: how many keys of a prefix stand before those of all rows, and belong to each; without any, the keys of
-        the rows are as they are: None.
+        prefix: how many keys of a prefix stand before those of all rows; each row attends to them. Without any, the
+        indices are None: the keys are in order.
         """
-        if kept not in self._keys:
-            limits = torch.nn.functional.pad((self.lengths + kept).cumsum(0), (1, 0))
-            places = None
-            if kept:
-                row = torch.repeat_interleave(self.lengths + kept)
-                place = torch.arange(len(row), device=row.device) - limits[row]
-                places = torch.where(place < kept, place, place + self.starts[row])
-            if places is not None:
-                places = copy_to_device(places, self.device)
-            self._keys[kept] = places, copy_to_device(limits.to(torch.int32), self.device)
-        return self._keys[kept]
+        if prefix not in self._keys:
+            limits = torch.nn.functional.pad((self.lengths + prefix).cumsum(0), (1, 0))
+            indices = None
+            if prefix:
+                row = torch.repeat_interleave(self.lengths + prefix)
+                within = torch.arange(len(row), device=row.device) - limits[row]
+                indices = torch.where(within < prefix, within, within + self.starts[row])
+                indices = copy_to_device(indices, self.device)
+            self._keys[prefix] = indices, copy_to_device(limits.to(torch.int32), self.device)
+        return self._keys[prefix]
 
 
-_present: Layout | None = None  # of the batch that is run now
+_layout: Layout | None = None  # of the batch that runs now: _attend, which transformers calls, has no other way to it
 
 
 class Packing:
-    """A model whose rows are run packed."""
+    """Runs a model on packed rows."""
 
-    def __init__(self, body: torch.nn.Module, kernel: Kernel):
+    def __init__(self, body: "PreTrainedModel", kernel: Kernel):
         self.body, self.kernel = body, kernel
 
     def run(self, ids: torch.Tensor, lengths: torch.Tensor, prefix: Prefix | None) -> torch.Tensor:
-        """Last hidden states [T, D] of tokens [T], rows of `lengths` (in host memory) one after the other."""
-        first = prefix.length if prefix else 0
-        return self._call(ids, lengths, first, {"past_key_values": prefix.cache, "use_cache": True} if prefix else {})
+        """Last hidden states [T, D] of tokens [T]: rows of `lengths` [B] (in host memory), one after the other."""
+        if not prefix:
+            return self._call(ids, lengths, 0, {})
+        return self._call(ids, lengths, prefix.length, {"past_key_values": prefix.cache, "use_cache": True})
 
     def run_prefix(self, ids: torch.Tensor, cache: "PrefixCache") -> torch.Tensor:
-        """Last hidden states [P, D] of a prefix [P], whose keys and values go to the cache."""
+        """Last hidden states [P, D] of a prefix [P]; its keys and values go to the cache."""
         lengths = torch.tensor([len(ids)])
         return self._call(ids, lengths, 0, {"past_key_values": cache, "use_cache": True})
 
     def _call(self, ids: torch.Tensor, lengths: torch.Tensor, first: int, options: dict) -> torch.Tensor:
-        global _present
-        _present = layout = Layout(lengths, int(lengths.max()), self.kernel, ids.device)
+        global _layout
+        _layout = layout = Layout(lengths, int(lengths.max()), self.kernel, ids.device)
         within = torch.arange(len(ids)) - torch.repeat_interleave(layout.starts, lengths)
-        places = copy_to_device(first + within, ids.device)
+        position_ids = copy_to_device(first + within, ids.device)[None]
         try:
-            return self.body(
-                input_ids=ids[None], attention_mask=None, position_ids=places[None], **options
-            ).last_hidden_state[0]
+            output = self.body(input_ids=ids[None], attention_mask=None, position_ids=position_ids, **options)
+            return output.last_hidden_state[0]
         finally:
-            _present = None
+            _layout = None
 
 
 @contextmanager
-def packed(body: torch.nn.Module, with_prefix: bool) -> Iterator[Packing | None]:
-    """The model with its attention made for packed rows, if there is a kernel and rows come out the same; else None."""
+def packed(body: "PreTrainedModel", with_prefix: bool) -> Iterator[Packing | None]:
+    """Switch the model's attention to packed rows; None without a kernel, or when a probe's rows do not stay the same.
+
+    with_prefix: whether rows will follow a shared prefix. The model has its own attention again at the end.
+    """
     kernel = kernel_for(body)
     if kernel is None or not hasattr(body, "set_attn_implementation"):
         yield None
         return
     alone = _rows_alone(body)
-    before = body.config._attn_implementation
+    own_attention = body.config._attn_implementation or "eager"
     _register()
     body.set_attn_implementation(NAME)
     try:
         packing: Packing | None = Packing(body, kernel)
         if reason := _objection(packing, alone, with_prefix):
             log.warning("rows of %s are padded, not packed: %s", type(body).__name__, reason)
-            body.set_attn_implementation(before)
+            body.set_attn_implementation(own_attention)
             packing = None
         yield packing
     finally:
-        body.set_attn_implementation(before)
+        body.set_attn_implementation(own_attention)
 
 
-def kernel_for(body: torch.nn.Module) -> Kernel | None:
-    """flash-attention's kernel, or torch's, on a GPU and in a dtype that they know."""
+def kernel_for(body: "PreTrainedModel") -> Kernel | None:
+    """flash-attention's kernel, or torch's; None without a GPU, and for dtypes or GPUs that they do not support."""
     weight = next(body.parameters())
     if weight.device.type != "cuda" or weight.dtype not in (torch.bfloat16, torch.float16):
         return None
     if torch.cuda.get_device_capability(weight.device) < (8, 0):
         return None
     try:
-        from flash_attn import flash_attn_varlen_func
+        from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]  # an optional package
     except ImportError:
         return _torch_kernel()
 
     def run(query, key, value, queries, keys, longest_query, longest_key, scale, window):
-        return flash_attn_varlen_func(
-            query, key, value, queries, keys, longest_query, longest_key,
-            softmax_scale=scale, causal=window[1] == 0, window_size=window if window[0] >= 0 else (-1, -1),
-        )  # fmt: skip
+        options = {"causal": window[1] == 0, "window_size": window if window[0] >= 0 else (-1, -1)}
+        tensors = (query, key, value, queries, keys)
+        return flash_attn_varlen_func(*tensors, longest_query, longest_key, softmax_scale=scale, **options)
 
     return run
 
@@ -145,40 +149,38 @@ def _torch_kernel() -> Kernel | None:
     except ImportError:
         return None
     if not {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys():
-        return None  # an early version
+        return None  # an early version of torch's kernel lacks them
 
-    def run(query, key, value, queries, keys, longest_query, longest_key, scale, window):
-        return varlen_attn(
-            query, key, value, queries, keys, longest_query, longest_key,
-            scale=scale, window_size=window, enable_gqa=query.shape[1] != key.shape[1],
-        )  # fmt: skip
+    def run(query, key, value, queries, keys, longest_query, longest_key, scale, window) -> Any:
+        options = {"scale": scale, "window_size": window, "enable_gqa": query.shape[1] != key.shape[1]}
+        return varlen_attn(query, key, value, queries, keys, longest_query, longest_key, **options)
 
     return run
 
 
 class _UnknownAttentionError(Exception):
-    """The model's attention does more than the kernel."""
+    """The model's attention does something that the kernel does not."""
 
 
-def _attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None,
-            is_causal=None, softcap=None, s_aux=None, **kwargs):  # fmt: skip
+def _attend(module, query, key, value, attention_mask, scaling=None, sliding_window=None, is_causal=None, **options):
     """A transformers attention function: query [1, H, T, d], key and value [1, H', P + T, d] -> [1, T, H, d]."""
-    if softcap is not None or s_aux is not None or attention_mask is not None:
+    extras = (attention_mask, options.get("softcap"), options.get("s_aux"))
+    if any(extra is not None for extra in extras):
         raise _UnknownAttentionError("its attention does more than the kernel")
-    layout = _present
-    kept = key.shape[2] - query.shape[2]
-    places, limits = layout.keys(kept)
-    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))  # [T, H, d]
-    if places is not None:
-        key, value = key[places], value[places]
     causal = module.is_causal if is_causal is None else is_causal
-    window = (sliding_window - 1 if sliding_window else -1, 0) if causal else (-1, -1)
     if sliding_window and not causal:
         raise _UnknownAttentionError("its attention has windows to both sides")
-    out = layout.kernel(
-        query.contiguous(), key.contiguous(), value.contiguous(), layout.queries, limits, layout.longest,
-        layout.longest + kept, scaling, window,
-    )  # fmt: skip
+    window = (sliding_window - 1 if sliding_window else -1, 0) if causal else (-1, -1)
+    layout = _layout
+    if layout is None:
+        raise RuntimeError("packed attention is called outside Packing.run")
+    prefix = key.shape[2] - query.shape[2]
+    indices, limits = layout.keys(prefix)
+    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))  # [T, H, d]
+    if indices is not None:
+        key, value = key[indices], value[indices]
+    tensors = (query.contiguous(), key.contiguous(), value.contiguous(), layout.queries, limits)
+    out = layout.kernel(*tensors, layout.longest, layout.longest + prefix, scaling, window)
     return out[None], None
 
 
@@ -189,8 +191,8 @@ def _register() -> None:
 
 
 @torch.inference_mode()
-def _rows_alone(body: torch.nn.Module) -> list[torch.Tensor]:
-    """Last hidden states of the probe's rows, each by itself."""
+def _rows_alone(body: "PreTrainedModel") -> list[torch.Tensor]:
+    """Last hidden states of each of the probe's rows, run alone."""
     device = next(body.parameters()).device
     return [run_alone(body, row.to(device)[None], None)[0] for row in _probe_rows()]
 
@@ -201,25 +203,25 @@ def _probe_rows() -> list[torch.Tensor]:
 
 
 def _objection(packing: Packing, alone: list[torch.Tensor], with_prefix: bool) -> str | None:
-    """What is wrong with packed rows of this model, if anything is."""
+    """Why packed rows of this model cannot be used; None when they can."""
     if getattr(packing.body.config.get_text_config(), "attention_chunk_size", None):
         return "its attention is in chunks"
     try:
         agrees = _agrees(packing, alone, with_prefix)
-    except (_UnknownAttentionError, RuntimeError, ValueError, TypeError) as error:  # kernels refuse in many ways
+    except (_UnknownAttentionError, RuntimeError, ValueError, TypeError) as error:  # kernels refuse with any of these
         return str(error)
     return None if agrees else "states are not those of each row alone"
 
 
 @torch.inference_mode()
 def _agrees(packing: Packing, alone: list[torch.Tensor], with_prefix: bool) -> bool:
-    """Whether rows come out packed as they do alone, also after a prefix where that is to be used."""
+    """Whether packed rows have the states that they have alone; with_prefix: also after a prefix."""
     device = alone[0].device
     rows = _probe_rows()
     prefix = run_prefix(packing.body, rows[0][:5].numpy(), device, packing.run_prefix) if with_prefix else None
     skipped = prefix.length if prefix else 0
-    rest = [row[skipped:] for row in rows]
-    lengths = torch.tensor([len(row) for row in rest])
-    found = packing.run(torch.cat(rest).to(device), lengths, prefix)
-    expected = torch.cat([states[skipped:] for states in alone]).float()
-    return float((found.float() - expected).norm()) <= TOLERANCE * float(expected.norm())
+    rows = [row[skipped:] for row in rows]
+    lengths = torch.tensor([len(row) for row in rows])
+    states = packing.run(torch.cat(rows).to(device), lengths, prefix).float()
+    expected = torch.cat([row_states[skipped:] for row_states in alone]).float()
+    return float((states - expected).norm()) <= TOLERANCE * float(expected.norm())

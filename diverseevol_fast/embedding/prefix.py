@@ -1,110 +1,116 @@
-"""Shared prefixes: which rows begin with the same tokens, and what the model makes of these, computed once."""
+"""Shared prefixes: which rows begin with the same tokens, and the model's keys and values of these, computed once."""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..data.batches import token_budget_batches
 from ..data.templates import Tokens
+from ..models.load import embedding_weight
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from .prefix_cache import PrefixCache
 
-BATCHING = "grouped by prefix, 1"  # raise the number when the batches for the same rows change
+BATCHING = "grouped by prefix, 1"  # the number goes up when the same rows come in other batches
 
-PASS_COST = 256  # tokens: about what a pass of the model costs beyond its tokens, small matrices and launches
-MIN_ROWS = 8  # fewer rows with the same next token are not looked at
-MAX_SPLITS = 32  # prefixes within prefixes: bounds the recursion
+PASS_COST = 256  # a pass of the model costs about as much as 256 tokens beyond its own: small matrices, launches
+MIN_ROWS = 8  # a branch of fewer rows is not tried as a group
+MAX_SPLITS = 32  # bounds the recursion of prefixes within prefixes
 COMPARED_AT_ONCE = 32  # tokens
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that begin with the same tokens, and have at least one more."""
+    """Rows that begin with the same tokens, and have at least one token more."""
 
-    prefix: np.ndarray  # [P] token ids; empty for the rows that share nothing worth it
-    batches: list[np.ndarray]  # positions among the rows, longest first
+    prefix: np.ndarray  # [P] token ids; empty for the rows whose shared tokens save too little
+    batches: list[np.ndarray]  # indices into the rows that were grouped, the longest rows first
 
 
-def group_rows(tokens: Tokens, rows: np.ndarray, max_tokens: int) -> list[Group]:
-    """All of `rows` in groups by what they begin with, each in token-budget batches of whole rows.
+def group_rows(tokens: Tokens, row_ids: np.ndarray, max_tokens: int) -> list[Group]:
+    """All rows of row_ids [B] in groups by the tokens they begin with; each group in token-budget batches.
 
-    Rows part into groups where their tokens first differ, if that costs less: tokens and padding to run, and
-    PASS_COST for each pass.
+    Rows are divided where their tokens first differ, if that lowers the cost: the tokens to run, padding included,
+    and PASS_COST for each pass. A batch holds whole rows of at most max_tokens, padding included.
     """
-    lengths = tokens.lengths()[rows]
-    search = _Search(tokens, rows, lengths, max_tokens)
-    parts = search.best(np.arange(len(rows)), 0, MAX_SPLITS)[1] if len(rows) else []
-    without = [positions for prefix, positions in parts if prefix == 0]
+    if not len(row_ids):
+        return []
+    lengths = tokens.lengths()[row_ids]
+    search = _Search(tokens, row_ids, lengths, max_tokens)
+    parts = search.best(np.arange(len(row_ids)), 0, MAX_SPLITS)[1]
+    without_prefix = [indices for prefix, indices in parts if prefix == 0]
     parts = [part for part in parts if part[0]]
-    if without:
-        parts.append((0, np.sort(np.concatenate(without))))
-    parts.sort(key=lambda part: -lengths[part[1]].max())  # where memory is short, it shows at once
-    return [
-        Group(
-            tokens.row(rows[positions[0]])[0][:prefix],
-            [positions[batch] for batch in token_budget_batches(lengths[positions], max_tokens)],
-        )
-        for prefix, positions in parts
-    ]
+    if without_prefix:
+        parts.append((0, np.sort(np.concatenate(without_prefix))))
+    parts.sort(key=lambda part: -lengths[part[1]].max())  # long rows run out of memory first, at the start of a run
+    groups = []
+    for prefix, indices in parts:
+        shared_ids = tokens.row(int(row_ids[indices[0]]))[0][:prefix]
+        batches = [indices[batch] for batch in token_budget_batches(lengths[indices], max_tokens)]
+        groups.append(Group(shared_ids, batches))
+    return groups
 
 
 class _Search:
-    """The cheapest division into groups, from the shortest common prefix to longer ones.
+    """Searches the cheapest division into groups, from the shortest common prefix to longer ones.
 
-    A part is (P, positions): rows that share their first P tokens.
+    A part is (P, indices): rows that share their first P tokens.
     """
 
-    def __init__(self, tokens: Tokens, rows: np.ndarray, lengths: np.ndarray, max_tokens: int):
-        self.ids, self.starts = tokens.ids, tokens.offsets[rows]
+    def __init__(self, tokens: Tokens, row_ids: np.ndarray, lengths: np.ndarray, max_tokens: int):
+        self.ids, self.starts = tokens.ids, tokens.offsets[row_ids]
         self.lengths, self.max_tokens = lengths, max_tokens
 
-    def best(self, positions: np.ndarray, shared: int, splits: int) -> tuple[int, list[tuple[int, np.ndarray]]]:
-        """The cost in tokens and the parts of rows that share at least their first `shared` tokens."""
-        shared = self.common(positions, shared)
-        parts, rest = [], positions
-        spent, rest_cost = 0, self.cost(positions, shared)
-        for branch in self.branches(positions, shared) if splits else []:
+    def best(self, indices: np.ndarray, shared: int, splits: int) -> tuple[int, list[tuple[int, np.ndarray]]]:
+        """The cost in tokens, and the parts, of rows that share at least their first `shared` tokens."""
+        shared = self.common(indices, shared)
+        parts, remaining = [], indices
+        parts_cost, remaining_cost = 0, self.cost(indices, shared)
+        for branch in self.branches(indices, shared) if splits else []:
             cost, inner = self.best(branch, shared + 1, splits - 1)
-            others = np.setdiff1d(rest, branch, assume_unique=True)
+            others = np.setdiff1d(remaining, branch, assume_unique=True)
             others_cost = self.cost(others, shared)
-            if cost + others_cost < rest_cost:
+            if cost + others_cost < remaining_cost:
                 parts += inner
-                spent, rest, rest_cost = spent + cost, others, others_cost
-        if len(rest):
-            whole = self.cost(rest, 0)
-            parts.append((shared, rest) if rest_cost < whole else (0, rest))
-            rest_cost = min(rest_cost, whole)
-        return spent + rest_cost, parts
+                parts_cost, remaining, remaining_cost = parts_cost + cost, others, others_cost
+        if len(remaining):
+            cost_without_prefix = self.cost(remaining, 0)
+            prefix = shared if remaining_cost < cost_without_prefix else 0
+            parts.append((prefix, remaining))
+            remaining_cost = min(remaining_cost, cost_without_prefix)
+        return parts_cost + remaining_cost, parts
 
-    def common(self, positions: np.ndarray, shared: int) -> int:
-        """How many first tokens these rows share, at least one left to each; they share `shared`."""
-        starts, limit = self.starts[positions], int(self.lengths[positions].min()) - 1
-        while shared < limit:
-            places = np.arange(shared, min(shared + COMPARED_AT_ONCE, limit))
-            found = self.ids[starts[:, None] + places]  # [rows, places]
-            same = (found == found[0]).all(axis=0)
+    def common(self, indices: np.ndarray, shared: int) -> int:
+        """How many first tokens these rows share, when they share `shared`; each row keeps a token after them."""
+        starts, longest = self.starts[indices], int(self.lengths[indices].min()) - 1
+        while shared < longest:
+            stop = min(shared + COMPARED_AT_ONCE, longest)
+            ids = self.ids[starts[:, None] + np.arange(shared, stop)]  # [rows, tokens]
+            same = (ids == ids[0]).all(axis=0)
             if not same.all():
                 return shared + int(same.argmin())
-            shared += len(places)
-        return max(0, min(shared, limit))
+            shared = stop
+        return max(0, min(shared, longest))
 
-    def branches(self, positions: np.ndarray, shared: int) -> list[np.ndarray]:
-        """The rows by their next token, most rows first: those of which a token is left after it."""
-        positions = positions[self.lengths[positions] > shared + 1]
-        _, of, counts = np.unique(self.ids[self.starts[positions] + shared], return_inverse=True, return_counts=True)
-        wanted = [token for token in np.argsort(-counts, kind="stable") if counts[token] >= MIN_ROWS]
-        return [positions[of == token] for token in wanted]
+    def branches(self, indices: np.ndarray, shared: int) -> list[np.ndarray]:
+        """The rows by their next token, most rows first; only rows that have a token after it."""
+        indices = indices[self.lengths[indices] > shared + 1]
+        next_ids = self.ids[self.starts[indices] + shared]
+        _, branch, counts = np.unique(next_ids, return_inverse=True, return_counts=True)
+        wanted = [i for i in np.argsort(-counts, kind="stable") if counts[i] >= MIN_ROWS]
+        return [indices[branch == i] for i in wanted]
 
-    def cost(self, positions: np.ndarray, prefix: int) -> int:
-        """Tokens to run for these rows, padding included and PASS_COST a pass, their prefix in a pass of its own."""
-        if not len(positions):
+    def cost(self, indices: np.ndarray, prefix: int) -> int:
+        """Tokens to run for these rows, padding and PASS_COST for each pass included; the prefix is one pass more."""
+        if not len(indices):
             return 0
-        lengths = self.lengths[positions]
+        lengths = self.lengths[indices]
         batches = token_budget_batches(lengths, self.max_tokens)
         own = sum(len(batch) * (int(lengths[batch[0]]) - prefix) + PASS_COST for batch in batches)
         return own + (prefix + PASS_COST if prefix else 0)
@@ -112,14 +118,14 @@ class _Search:
 
 @dataclass(frozen=True)
 class Prefix:
-    """What the model makes of a group's prefix."""
+    """What the model computed of a group's prefix."""
 
     length: int  # P
-    hidden_sum: torch.Tensor  # [D] float32, its last hidden states summed
-    cache: "PrefixCache"  # its keys and values, frozen
+    hidden_sum: torch.Tensor  # [D] float32, the sum of the prefix's last hidden states
+    cache: "PrefixCache"  # the prefix's keys and values, frozen
 
-    def run(self, body: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-        """Last hidden states [B, T, D] of tokens [B, T] that come after the prefix, padded on the right."""
+    def run(self, body: "PreTrainedModel", ids: torch.Tensor) -> torch.Tensor:
+        """Last hidden states [B, T, D] of tokens [B, T] that follow the prefix, padded on the right."""
         return body(
             input_ids=ids,
             position_ids=torch.arange(self.length, self.length + ids.shape[1], device=ids.device)[None],
@@ -128,26 +134,26 @@ class Prefix:
         ).last_hidden_state
 
 
-def run_alone(body: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def run_alone(body: "PreTrainedModel", ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Last hidden states [B, T, D] of whole rows [B, T], padded on the right; mask [B, T] bool.
 
-    mask: None where the rows are of one length, or the model is causal: no token sees the padding after it.
+    mask: None when all rows have one length, or when the model is causal: then no token sees the padding after it.
     """
-    options = {"use_cache": False} if "use_cache" in inspect.signature(body.forward).parameters else {}
+    options: dict[str, Any] = {"use_cache": False} if "use_cache" in inspect.signature(body.forward).parameters else {}
     if mask is not None:
         options["attention_mask"] = mask.long()
     return body(input_ids=ids, **options).last_hidden_state
 
 
 def run_prefix(
-    body: torch.nn.Module,
+    body: "PreTrainedModel",
     prefix: np.ndarray,
     device: torch.device,
     run: Callable[[torch.Tensor, "PrefixCache"], torch.Tensor] | None = None,
 ) -> Prefix:
-    """Run a prefix [P] of token ids on a model that can_share_prefixes.
+    """Run a prefix [P] of token ids on a model for which can_share_prefixes holds.
 
-    run: states [P, D] of ids [P], keys and values into the cache; None: the model's ordinary way.
+    run: makes states [P, D] of ids [P], and puts keys and values into the cache; None calls the model.
     """
     from .prefix_cache import PrefixCache
 
@@ -162,11 +168,11 @@ def run_prefix(
 
 
 @torch.inference_mode()
-def can_share_prefixes(body: torch.nn.Module) -> bool:
-    """Whether rows may go on from a prefix's keys and values: a causal model that keeps nothing else of it.
+def can_share_prefixes(body: "PreTrainedModel") -> bool:
+    """Whether rows can continue from a prefix's keys and values: a causal model that keeps nothing else of the prefix.
 
-    Full and sliding-window attention do. Not so: encoders, states that are not keys and values (Mamba, linear
-    attention), attention in chunks, and rotary frequencies that depend on the length of the whole row.
+    Models of full or sliding-window attention can. Encoders cannot, nor models with other states (Mamba, linear
+    attention), with attention in chunks, or with rotary frequencies that depend on the length of the whole row.
     """
     taken = inspect.signature(body.forward).parameters
     if not {"use_cache", "past_key_values", "position_ids"} <= taken.keys():
@@ -178,19 +184,24 @@ def can_share_prefixes(body: torch.nn.Module) -> bool:
     return not config.is_encoder_decoder and is_causal(body) and _keeps_keys_and_values(body)
 
 
+def is_causal(body: "PreTrainedModel") -> bool:
+    """Whether a later token leaves the states before it the same, bit for bit; no single setting of a model says so."""
+    return torch.equal(*states_before_two_tokens(body))
+
+
 @torch.inference_mode()
-def is_causal(body: torch.nn.Module) -> bool:
-    """Whether another last token leaves the states before it the same to the bit; no one setting tells it."""
-    device = body.get_input_embeddings().weight.device
+def states_before_two_tokens(body: "PreTrainedModel") -> tuple[torch.Tensor, torch.Tensor]:
+    """The last hidden states [4, D] of the same four tokens, before token 0 and before token 1."""
+    device = embedding_weight(body).device
     first, second = (run_alone(body, torch.tensor([[0, 1, 0, 1, last]], device=device), None) for last in (0, 1))
-    return torch.equal(first[:, :-1], second[:, :-1])
+    return first[0, :-1], second[0, :-1]
 
 
-def _keeps_keys_and_values(body: torch.nn.Module) -> bool:
-    """Whether nothing but keys and values of every layer is kept of a prefix."""
+def _keeps_keys_and_values(body: "PreTrainedModel") -> bool:
+    """Whether the model keeps nothing of a prefix but the keys and values of every layer."""
     from .prefix_cache import PrefixCache
 
     if not PrefixCache(config=body.config).is_plain():
         return False
-    filled = run_prefix(body, np.array([0, 1, 0]), body.get_input_embeddings().weight.device).cache
-    return filled.is_filled()
+    cache = run_prefix(body, np.array([0, 1, 0]), embedding_weight(body).device).cache
+    return cache.is_filled()

@@ -1,4 +1,6 @@
-"""The keys and values of a prefix that many batches go on from."""
+"""The keys and values of a prefix from which many batches continue."""
+
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -6,10 +8,11 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
 class PrefixCache(DynamicCache):
-    """Filled by one pass over the prefix, then frozen: a batch's own keys and values follow it and are not kept.
+    """One pass over the prefix fills it; then it is frozen, and keeps nothing of the batches that follow.
 
-    A copy repeated for every batch would do the same, and grow by all layers' keys and values of the whole batch:
-    for a 7B model half a megabyte a token. Here only one layer's are there at a time, and no batch sees another's.
+    A copy of an ordinary cache for every batch would work too, but would hold all layers' keys and values of the whole
+    batch: half a megabyte a token for a 7B model. Here one layer's are in memory at a time, and no batch sees those of
+    another.
     """
 
     frozen = False
@@ -17,24 +20,24 @@ class PrefixCache(DynamicCache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [B, H, T, d] of layer `layer_idx` -> those [B, H, P + T, d] with the prefix before them.
+        """Put the prefix before keys and values [B, H, T, d] of layer `layer_idx`: [B, H, P + T, d] of both.
 
-        A sliding-window layer gives as much of the prefix as its window reaches back to.
+        P is shorter for a sliding-window layer, which keeps only the last tokens of the prefix.
         """
         if not self.frozen:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        layer = self.layers[layer_idx]
-        return _after(layer.keys, key_states), _after(layer.values, value_states)
+        layer: Any = self.layers[layer_idx]  # is_plain has made sure that it has keys and values
+        return _append(layer.keys, key_states), _append(layer.values, value_states)
 
     def is_plain(self) -> bool:
-        """Whether every layer is to keep nothing but keys and values, so that update is all there is to it."""
+        """Whether every layer keeps nothing but keys and values, so that no method but update changes them."""
         return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in self.layers)
 
     def is_filled(self) -> bool:
         """Whether the model put keys and values into every layer."""
-        return all(layer.is_initialized for layer in self.layers)
+        return all(getattr(layer, "is_initialized", False) for layer in self.layers)
 
 
-def _after(first: torch.Tensor, then: torch.Tensor) -> torch.Tensor:
-    """[1, H, P, d] in each of the batch, and [B, H, T, d] -> [B, H, P + T, d]."""
-    return torch.cat([first.expand(len(then), -1, -1, -1), then], dim=2)
+def _append(prefix: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """[1, H, P, d] before each row of [B, H, T, d]: [B, H, P + T, d]."""
+    return torch.cat([prefix.expand(len(states), -1, -1, -1), states], dim=2)

@@ -18,14 +18,7 @@ from .._common.files import read_json, write_json
 from ..data.dataset import Data
 from ..data.templates import Template, choose_template, prompt_of
 from ..embedding.embed import embed
-from ..models.load import (
-    folder_sha256,
-    is_sentence_folder,
-    load_encoder,
-    load_sentence_transformer,
-    load_tokenizer,
-    resolve_model,
-)
+from ..models.load import folder_sha256, load_for_embedding, resolve_model
 from ..runs.config import Config
 from ..runs.finished import FinishedRun
 
@@ -202,18 +195,17 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _embedded(space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path) -> tuple[torch.Tensor, bool]:
     """The embeddings, and whether they are in the file."""
-    folder, max_length = space.folder, space.max_length
-    options = {"attn_implementation": space.attn_implementation} if space.attn_implementation else {}
-    load = load_sentence_transformer if is_sentence_folder(folder) else load_encoder
-    model = load(folder, dtype=space.dtype, trust_remote_code=space.trust_remote_code, **options)
-    if is_sentence_folder(folder):
-        tokenizer, max_length = model.tokenizer, min(max_length, model.max_seq_length or max_length)
-    else:
-        tokenizer = load_tokenizer(folder, space.trust_remote_code)
+    model, tokenizer, max_length = load_for_embedding(
+        space.folder,
+        dtype=space.dtype,
+        attn_implementation=space.attn_implementation,
+        trust_remote_code=space.trust_remote_code,
+        max_length=space.max_length,
+    )
     no_chat = data.schema.is_conversation and not tokenizer.chat_template
     plain = space.plain_texts or no_chat
     template = choose_template("plain" if plain else None, data, tokenizer, encoder=plain)  # no end tokens in it
-    log.info("%s: embedding %d rows by %s", store, len(rows), folder)
+    log.info("%s: embedding %d rows by %s", store, len(rows), space.folder)
     texts = fixed_texts(data, rows, tokenizer, template)
     try:
         return embed(texts, model, tokenizer, store=store, max_length=max_length).values, True

@@ -1,10 +1,10 @@
-"""Models and tokenizers: from a local folder, a hub name, or the one built here; always safetensors."""
+"""Loads models and tokenizers from a local folder, a hub name, or the small Llama built here; always safetensors."""
 
 import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -13,16 +13,16 @@ from .._common.messages import reason, shown
 from .._common.progress import Progress
 from .._common.reading import parse_json, read_text
 from ..data.dataset import Data
-from ..demo.quickstart import build_small_llama
+from ..demo.small_llama import build_small_llama
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("diverseevol_fast")
 
 SMALL_LLAMA = "builtin:small-llama"
-NO_LIMIT = 1 << 30  # tokens; tokenizers without a limit say 1e30
-MOST_PARTS = 10_000  # layers or experts of a model
+NO_LIMIT = 1 << 30  # in tokens; a tokenizer without a limit has model_max_length 1e30
+MOST_PARTS = 10_000  # no model has more layers or experts
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -34,10 +34,14 @@ def resolve_model(name: str, cache_dir: str | None = None, trust_remote_code: bo
     """
     try:
         folder = Path(name).expanduser()
-        found = folder.is_dir()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, ~ of a user that there is not
+        is_local = folder.is_dir()
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # too long, a NUL in it, or an unknown user after ~
         raise InputError(f"model '{shown(name)}': not a name of a folder or model") from error
-    if found:
+    if is_local:
         if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
             raise InputError(f"model '{name}': the folder has no config.json; expected a saved transformers model")
         check_settings(folder)
@@ -55,13 +59,14 @@ def resolve_model(name: str, cache_dir: str | None = None, trust_remote_code: bo
 def build_base_model(data: Data, folder: Path, seed: int) -> None:
     """Save "builtin:small-llama" for this data set: its tokenizer is trained on the rows' texts."""
     log.info("model: building a small Llama, its tokenizer trained on %d rows", len(data.rows))
-    texts = [
-        json.dumps(row, ensure_ascii=False)
-        if data.schema.is_conversation
-        else "\n".join(text for text, _ in data.parts(index))
-        for index, row in enumerate(data.rows)
-    ]
+    texts = [_training_text(data, row_id) for row_id in range(len(data.rows))]
     build_small_llama(texts, folder, seed)
+
+
+def _training_text(data: Data, row_id: int) -> str:
+    if data.schema.is_conversation:
+        return json.dumps(data.rows[row_id], ensure_ascii=False)
+    return "\n".join(text for text, _ in data.parts(row_id))
 
 
 def folder_sha256(folder: Path) -> str:
@@ -80,13 +85,13 @@ def folder_sha256(folder: Path) -> str:
 
 
 def check_settings(folder: Path) -> None:
-    """Look at config.json before transformers, which would build what it asks for.
+    """Check config.json before transformers builds a model of the sizes in it.
 
     Raises:
-        InputError: it is no JSON object, or asks for a number of layers or for sizes that no model has.
+        InputError: the file is not a JSON object, or has a number of layers or a size that no model has.
     """
     path = folder / "config.json"
-    if not path.is_file():  # an adapter's folder has none
+    if not path.is_file():  # the folder of an adapter has no config.json
         return
     settings = parse_json(read_text(path), str(path))
     if not isinstance(settings, dict):
@@ -140,15 +145,11 @@ def load_causal_lm(
     from peft import PeftModel
 
     model = _load(AutoModelForCausalLM, base, dtype, attn_implementation, trust_remote_code)
-    return PeftModel.from_pretrained(model, str(folder))
+    return cast("PreTrainedModel", PeftModel.from_pretrained(model, str(folder)))  # it has the base model's attributes
 
 
 def load_encoder(
-    folder: Path,
-    *,
-    dtype: str = "float32",
-    attn_implementation: str | None = None,
-    trust_remote_code: bool = False,
+    folder: Path, *, dtype: str = "float32", attn_implementation: str | None = None, trust_remote_code: bool = False
 ) -> "PreTrainedModel":
     """The part of a causal or encoder model that makes hidden states, on the GPU when there is one.
 
@@ -161,48 +162,84 @@ def load_encoder(
 
 
 def is_sentence_folder(folder: Path) -> bool:
-    """Whether it holds a sentence-transformers model."""
+    """Whether the folder holds a sentence-transformers model."""
     return (folder / "modules.json").is_file()
 
 
-def load_sentence_transformer(folder: Path, *, dtype: str, trust_remote_code: bool = False, **options: str) -> Any:
-    """A sentence-transformers model, on the GPU when there is one; options: of the transformers model in it.
+def load_sentence_transformer(
+    folder: Path, *, dtype: str = "float32", attn_implementation: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """A sentence-transformers model, on the GPU when there is one; dtype and attention are of its transformers model.
 
     Raises:
-        InputError: the package is not there, or cannot load the folder.
+        InputError: the package is not installed, or cannot load the folder.
     """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise InputError(f"{folder}: a sentence-transformers model; pip install 'sentence-transformers>=5'") from error
+    model_kwargs: dict[str, Any] = {"dtype": dtype, "use_safetensors": True} | _attention(attn_implementation)
     try:
         return SentenceTransformer(
-            str(folder), device=str(device()), trust_remote_code=trust_remote_code,
-            model_kwargs={"dtype": dtype, "use_safetensors": True} | options,
-        )  # fmt: skip
-    except Exception as error:  # each module of the folder reads settings of its own
+            str(folder), device=str(device()), trust_remote_code=trust_remote_code, model_kwargs=model_kwargs
+        )
+    except Exception as error:  # each module of the folder raises its own exceptions
         raise InputError(f"{folder}: not loadable as a sentence-transformers model: {reason(error)}") from error
 
 
+def load_for_embedding(
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    max_length: int | None = None,
+) -> "tuple[Any, PreTrainedTokenizerBase, int | None]":
+    """A sentence-transformers, encoder or causal model, its tokenizer, and the most tokens that a text may have.
+
+    The length is max_length, or a sentence-transformers model's own when that is lower; None when neither is set.
+
+    Raises:
+        InputError: the folder holds no model that can be loaded, or no tokenizer.
+    """
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "trust_remote_code": trust_remote_code,
+    }
+    if not is_sentence_folder(folder):
+        return load_encoder(folder, **options), load_tokenizer(folder, trust_remote_code), max_length
+    model = load_sentence_transformer(folder, **options)
+    lengths = [length for length in (max_length, model.max_seq_length) if length]
+    return model, model.tokenizer, min(lengths, default=None)
+
+
+def _attention(attn_implementation: str | None) -> dict[str, str]:
+    return {"attn_implementation": attn_implementation} if attn_implementation else {}
+
+
 def _load(
-    auto, folder: Path, dtype: str, attn_implementation: str | None, trust_remote_code: bool
+    auto: Any, folder: Path, dtype: str, attn_implementation: str | None, trust_remote_code: bool
 ) -> "PreTrainedModel":
     from transformers.utils import logging as transformers_logging
 
     check_settings(folder)
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # an unused lm_head or pooler is expected here
-    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    transformers_logging.set_verbosity_error()  # it would warn of an unused lm_head or pooler
     try:
         model, loaded = auto.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True,
-            **options,
-        )  # fmt: skip
-    except Exception as error:  # damaged settings and weights end in whatever transformers stumbles over
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **_attention(attn_implementation),
+        )
+    except Exception as error:  # transformers raises any exception for damaged settings or weights
         raise InputError(f"{folder}: not loadable as a model: {reason(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-    missing = sorted(name for name in loaded["missing_keys"] if "pooler" not in name)  # which is not used
+    missing = sorted(name for name in loaded["missing_keys"] if "pooler" not in name)  # no embedding uses the pooler
     if missing:
         raise InputError(
             f"{folder}: its weights lack {shown(missing[0])} and {len(missing) - 1} more that config.json asks for; "
@@ -211,37 +248,39 @@ def _load(
     return model.to(device())
 
 
-def backbone(model: "PreTrainedModel") -> torch.nn.Module:
-    """The model without its head: what turns token ids into last hidden states (after the final norm)."""
+def backbone(model: Any) -> "PreTrainedModel":
+    """A transformers or peft model without its head: from token ids to last hidden states, after the final norm."""
     if hasattr(model, "get_base_model"):  # a peft model
         model = model.get_base_model()
     return getattr(model, getattr(model, "base_model_prefix", ""), model)
 
 
-def usable_length(model_max_length: int | None, config, tokenizer: "PreTrainedTokenizerBase", reserved: int = 0) -> int:
-    """model_max_length, or the model's or its tokenizer's own limit when that is lower, which is said.
+def usable_length(
+    max_length: int | None, config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase", reserved: int = 0
+) -> int:
+    """max_length, or the model's or its tokenizer's own limit when that is lower; a warning says so.
 
-    None: their limit. reserved: how many of its positions the model keeps for itself.
+    max_length: None takes their limit. reserved: how many of its positions the model gives to no token.
 
     Raises:
-        InputError: None, and they have no limit; not a number of at least 1.
+        InputError: max_length is not a number of at least 1, or it is None and there is no limit.
     """
-    if model_max_length is not None and (type(model_max_length) is not int or model_max_length < 1):
-        raise InputError(f"max_length: expected a number of at least 1, got {model_max_length!r}")
+    if max_length is not None and (type(max_length) is not int or max_length < 1):
+        raise InputError(f"max_length: expected a number of at least 1, got {max_length!r}")
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = [positions and positions - reserved, tokenizer.model_max_length]
     limit = min((limit for limit in limits if limit and limit < NO_LIMIT), default=NO_LIMIT)
-    if model_max_length is None:
+    if max_length is None:
         if limit == NO_LIMIT:
             raise InputError("max_length: is missing; neither the model nor its tokenizer has a limit")
         return limit
-    if limit < model_max_length:
-        log.warning("model_max_length %d is more than the model takes; using %d", model_max_length, limit)
-    return min(limit, model_max_length)
+    if limit < max_length:
+        log.warning("model_max_length %d is more than the model takes; using %d", max_length, limit)
+    return min(limit, max_length)
 
 
-def model_sha256(model: torch.nn.Module, config) -> str:
-    """Digest of a model in memory: modules, settings, which adapters are on and how much, weights and buffers."""
+def model_sha256(model: torch.nn.Module, config: "PreTrainedConfig") -> str:
+    """Digest of a model in memory: its modules, settings, active adapters and their scaling, weights and buffers."""
     state = model.state_dict()
     adapters = [
         (name, layer.active_adapters, layer.disable_adapters, getattr(layer, "scaling", None))
@@ -257,12 +296,17 @@ def model_sha256(model: torch.nn.Module, config) -> str:
     return digest.hexdigest()
 
 
+def embedding_weight(model: "PreTrainedModel") -> torch.Tensor:
+    """The embeddings [V, D] of the model's input tokens."""
+    return cast(torch.Tensor, model.get_input_embeddings().weight)
+
+
 def check_vocabulary(model: "PreTrainedModel", highest_id: int) -> None:
     """Raises InputError when the tokenizer made an id for which the model has no embedding."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if highest_id >= rows:
+    vocabulary = len(embedding_weight(model))
+    if highest_id >= vocabulary:
         raise InputError(
-            f"the tokenizer makes token id {highest_id}, the model has embeddings for 0 to {rows - 1}: "
+            f"the tokenizer makes token id {highest_id}, the model has embeddings for 0 to {vocabulary - 1}: "
             "expected the model's own tokenizer"
         )
 

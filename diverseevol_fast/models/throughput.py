@@ -1,4 +1,4 @@
-"""What the machine can do, and how much of it is used: rate of matrix products, memory, operations of a model."""
+"""What the machine can do and what a model needs: the rate of matrix products, a model's operations, memory."""
 
 import time
 from functools import cache
@@ -11,13 +11,13 @@ ROUNDS = 5
 
 @cache
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second in a large matrix product: the best of five; 0 for a dtype without."""
+    """Floating-point operations a second in a large matrix product, the best of five; 0 for a dtype that has none."""
     if not dtype.is_floating_point or dtype.itemsize < 2:
         return 0.0
     size = 8192 if device.type == "cuda" else 1536
     a, b = (torch.ones((size, size), dtype=dtype, device=device) for _ in range(2))
     best = float("inf")
-    for _ in range(ROUNDS + 1):  # the first one starts threads and loads kernels
+    for _ in range(ROUNDS + 1):  # the first product starts threads and loads kernels
         _wait(device)
         began = time.perf_counter()
         torch.mm(a, b)
@@ -26,9 +26,9 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / best
 
 
-@torch.enable_grad()  # the counter looks at the graph
+@torch.enable_grad()  # FlopCounterMode counts nothing under inference_mode
 def flops_per_token(body: torch.nn.Module) -> float:
-    """Floating-point operations of the products with the weights, for one token; attention grows with the row."""
+    """Floating-point operations a token: the products with the weights; the row is too short for attention to count."""
     from torch.utils.flop_counter import FlopCounterMode
 
     tokens = 4
@@ -39,18 +39,18 @@ def flops_per_token(body: torch.nn.Module) -> float:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """peak_memory counts from here."""
+    """Make peak_memory count from here."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
-        return  # not allowed here: the peak is that of the whole process
+        return  # the system does not allow it: the peak is that of the whole process
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU as torch counts them, or of the process."""
+    """The most bytes used since reset_peak_memory: of the GPU as torch counts them, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():

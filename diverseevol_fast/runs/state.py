@@ -348,8 +348,8 @@ def check_provenance(state: RunState, provenance: dict[str, Any]) -> dict[str, A
     differing = differences(fixed, now, "the run")
     if differing:
         raise InputError(
-            f"{state.folder}: an output of another run; name another output_dir, or begin anew with restart=True, which "
-            f"keeps this one aside. {'; '.join(differing)}"
+            f"{state.folder}: an output of another run; name another output_dir, or begin anew with restart=True, "
+            f"which keeps this one aside. {'; '.join(differing)}"
         )
     for change in differences(before, provenance, "the run"):
         log.info("%s", change)

@@ -16,7 +16,7 @@ from diverseevol_fast._common import progress
 from diverseevol_fast.data.dataset import load_data
 from diverseevol_fast.data.summary import duplicates, log_lengths
 from diverseevol_fast.data.templates import tokenize
-from diverseevol_fast.embedding.embed import describe
+from diverseevol_fast.embedding.embed_tokens import describe
 
 
 @pytest.fixture
@@ -158,8 +158,8 @@ def test_an_embedding_is_told_in_plain_words():
     metrics = {"tokens": 1234, "seconds": 2.0, "tokens_per_second": 617.0, "padding": 0.03, "prefix_share": 0.154,
                "flops_per_second": 112.0, "matrix_rate": 100.0, "peak_memory": 2.04e9}  # fmt: skip
     assert describe(metrics) == (
-        "1,234 tokens in 2.0 s (617 a second); 97% of the work was real tokens, the rest padding; sharing what rows "
-        "begin with saved 15% of the tokens; at most 2.0 GB of memory"
+        "1,234 tokens in 2.0 s (617 a second); 97% of the work was real tokens, the rest padding; shared "
+        "prefixes saved 15% of the tokens; at most 2.0 GB of memory"
     )
 
 

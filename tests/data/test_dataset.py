@@ -7,7 +7,7 @@ import pytest
 
 from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.data.dataset import load_data, write_rows
-from diverseevol_fast.demo.quickstart import FAMILIES, generate_rows
+from diverseevol_fast.demo.rows import FAMILIES, generate_rows
 
 ALPACA = [
     {"instruction": "Say hi.", "input": "", "output": "Hi.", "note": 1},
@@ -182,7 +182,7 @@ def test_quickstart_rows_are_seeded_mixed_and_some_rare():
     assert rows == generate_rows()
     assert rows != generate_rows(seed=1)
     assert len(rows) == 2000
-    counts = {family.__name__[1:]: 0 for family, _ in FAMILIES}
+    counts = dict.fromkeys(FAMILIES, 0)
     for row in rows:
         counts[row["family"]] += 1
         assert row["instruction"].strip()

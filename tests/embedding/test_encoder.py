@@ -20,7 +20,7 @@ from diverseevol_fast import embed
 from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.data.templates import PROMPT as PROMPT_TEXT
-from diverseevol_fast.demo.quickstart import generate_rows
+from diverseevol_fast.demo.rows import generate_rows
 from diverseevol_fast.embedding.encoder import encoder_of
 from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 
@@ -61,7 +61,7 @@ def sentence(folder, *modules, mode="mean", length=None, include_prompt=True, **
 
 def check_as_encode(model, texts, within=1e-5):
     expected = model.encode(texts, batch_size=7)
-    got = embed(model, None, texts).values.numpy()
+    got = embed(texts, model).values.numpy()
     assert got.shape == expected.shape
     assert np.abs(got - expected).max() <= within * np.abs(expected).max()
     return got
@@ -89,12 +89,12 @@ def test_a_cut_to_fewer_dimensions_is_as_encode(bert, texts, modules):
 
 def test_the_default_prompt_is_as_encode(bert, texts):
     with_prompt = check_as_encode(sentence(bert, **PROMPT), texts)
-    assert np.abs(with_prompt - embed(sentence(bert), None, texts).values.numpy()).max() > 0.1
+    assert np.abs(with_prompt - embed(texts, sentence(bert)).values.numpy()).max() > 0.1
 
 
 def test_a_prompt_that_is_left_out_of_the_mean_is_refused(bert, texts):
     with pytest.raises(InputError, match="leaves its prompt out"):
-        embed(sentence(bert, include_prompt=False, **PROMPT), None, texts)
+        embed(texts, sentence(bert, include_prompt=False, **PROMPT))
     check_as_encode(sentence(bert, include_prompt=False), texts)
 
 
@@ -102,9 +102,9 @@ def test_max_seq_length_and_a_lower_max_length_hold(bert, texts):
     check_as_encode(model := sentence(bert, length=12), texts)
     model.max_seq_length = 20
     check_as_encode(model, texts)
-    found = embed(model, None, texts, max_length=9).values
+    found = embed(texts, model, max_length=9).values
     model.max_seq_length = 9
-    assert torch.equal(found, embed(model, None, texts, max_length=50).values)
+    assert torch.equal(found, embed(texts, model, max_length=50).values)
     check_as_encode(model, texts)
 
 
@@ -114,22 +114,22 @@ def test_a_sentence_model_in_bfloat16_is_near_encode(bert, texts, modules):
 
 
 def test_a_file_of_another_pooling_or_without_what_follows_is_refused(bert, texts, tmp_path):
-    embed(sentence(bert, mode="cls"), None, texts, store=tmp_path / "x.npy")
+    embed(texts, sentence(bert, mode="cls"), store=tmp_path / "x.npy")
     for other in (sentence(bert, mode="max"), sentence(bert, Normalize, mode="cls")):
         with pytest.raises(InputError, match="not made from this data and model"):
-            embed(other, None, texts, store=tmp_path / "x.npy")
+            embed(texts, other, store=tmp_path / "x.npy")
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_a_pooling_given_with_a_sentence_model_is_refused(bert, texts, pooling):
     with pytest.raises(InputError, match="has its own; expected None"):
-        embed(sentence(bert), None, texts, pooling=pooling)
+        embed(texts, sentence(bert), pooling=pooling)
 
 
 def test_a_sentence_model_of_other_modules_is_refused(bert, texts):
     model = sentence(bert)
     with pytest.raises(InputError, match=r"Transformer, Pooling, \.\.\., got \['Transformer', 'Normalize'"):
-        embed(SentenceTransformer(modules=[model[0], Normalize(), model[1]], device="cpu"), None, texts)
+        embed(texts, SentenceTransformer(modules=[model[0], Normalize(), model[1]], device="cpu"))
 
 
 def test_a_causal_sentence_model_that_pads_on_the_left_is_as_encode(tiny_model, texts):
@@ -151,7 +151,7 @@ def by_hand(model, tokenizer, texts, pooling):
 
 def check_by_hand(model, tokenizer, texts, pooling="mean", **options):
     expected = by_hand(model, tokenizer, texts, pooling)
-    found = embed(model, tokenizer, texts, pooling=pooling, max_length=LONGEST, max_tokens_per_batch=300, **options)
+    found = embed(texts, model, tokenizer, pooling=pooling, max_length=LONGEST, max_tokens_per_batch=300, **options)
     assert float((found.values - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
@@ -189,7 +189,7 @@ def test_encoders_by_hand(tokenizer, texts, family):
 
 def test_a_text_as_long_as_the_positions_of_roberta_allow(tokenizer):
     model = spread(FAMILIES["roberta"]())
-    assert torch.isfinite(embed(model, tokenizer, ["x " * 100]).values).all()
+    assert torch.isfinite(embed(["x " * 100], model, tokenizer).values).all()
 
 
 class PoolerOnly(torch.nn.Module):
@@ -226,7 +226,7 @@ REFUSED = {
 def test_a_model_without_states_for_tokens_is_refused(tokenizer, what):
     make, words = REFUSED[what]
     with pytest.raises(InputError, match=words):
-        embed(make(), tokenizer, ["a"])
+        embed(["a"], make(), tokenizer)
 
 
 def test_an_unknown_pooling_is_named():
@@ -242,26 +242,26 @@ def lora(folder, **settings):
 
 def test_a_lora_model_equals_the_merged_one(tiny_model, tokenizer, texts):
     model = lora(tiny_model)
-    found = embed(model, tokenizer, texts).values
-    merged = embed(model.merge_and_unload(), tokenizer, texts).values
+    found = embed(texts, model, tokenizer).values
+    merged = embed(texts, model.merge_and_unload(), tokenizer).values
     assert float((found - merged).abs().max()) <= 1e-5 * float(merged.abs().max())
-    base = embed(load_causal_lm(tiny_model), tokenizer, texts).values
+    base = embed(texts, load_causal_lm(tiny_model), tokenizer).values
     assert float((found - base).abs().max()) > 0.01
 
 
 def test_a_file_of_another_lora_alpha_or_of_adapters_switched_off_is_refused(tiny_model, tokenizer, texts, tmp_path):
-    embed(lora(tiny_model), tokenizer, texts, store=tmp_path / "x.npy")
+    embed(texts, lora(tiny_model), tokenizer, store=tmp_path / "x.npy")
     other, off = lora(tiny_model, lora_alpha=64), lora(tiny_model)
     off.base_model.disable_adapter_layers()
     for model in (other, off):
         with pytest.raises(InputError, match="not made from this data and model"):
-            embed(model, tokenizer, texts, store=tmp_path / "x.npy")
+            embed(texts, model, tokenizer, store=tmp_path / "x.npy")
 
 
 def test_learned_prompts_of_a_peft_model_are_not_left_out_unsaid(tiny_model, tokenizer):
     settings = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     with pytest.raises(InputError, match="model"):
-        embed(peft.get_peft_model(load_causal_lm(tiny_model), settings), tokenizer, ["a"])
+        embed(["a"], peft.get_peft_model(load_causal_lm(tiny_model), settings), tokenizer)
 
 
 TALKS = [{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": t * 2}]} for t in ("ab", "c")]
@@ -281,10 +281,10 @@ def test_an_encoder_gets_the_rows_own_texts(bert, tiny_model, tokenizer, rows, k
     else:
         model, given = sentence(bert if kind == "sentence" else tiny_model, length=LONGEST, **PROMPT), None
     for data, texts in ((rows, plain(rows)), (TALKS, TALKS_AS_TEXTS)):
-        assert torch.equal(embed(model, given, data).values, embed(model, given, texts).values)
+        assert torch.equal(embed(data, model, given).values, embed(texts, model, given).values)
         if given is None:
             expected = model.encode(texts, batch_size=1)
-            assert np.abs(embed(model, None, data).values.numpy() - expected).max() <= 1e-5 * np.abs(expected).max()
+            assert np.abs(embed(data, model).values.numpy() - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_a_template_given_holds_for_encoders_and_causal_models(bert, tokenizer, rows):
@@ -294,14 +294,14 @@ def test_a_template_given_holds_for_encoders_and_causal_models(bert, tokenizer, 
             ("alpaca", [PROMPT_TEXT.format(**row) + row["output"] + end for row in rows]),
             ("plain", [text + end for text in plain(rows)]),
         ):
-            found = embed(model, tokenizer, rows, template=name)
-            assert torch.equal(found.values, embed(model, tokenizer, texts).values)
+            found = embed(rows, model, tokenizer, template=name)
+            assert torch.equal(found.values, embed(texts, model, tokenizer).values)
 
 
 def test_the_template_is_part_of_a_files_record(bert, tokenizer, rows, tmp_path):
     model = AutoModel.from_pretrained(bert)
     for name, recorded in ((None, "plain"), ("alpaca", None)):
-        embed(model, tokenizer, rows[:5], template=name, store=tmp_path / f"{name}.npy")
+        embed(rows[:5], model, tokenizer, template=name, store=tmp_path / f"{name}.npy")
         assert json.loads((tmp_path / f"{name}.npy.json").read_text()).get("template") == recorded
 
 
@@ -326,7 +326,7 @@ def test_the_command_line_takes_any_rows_by_a_text_column(bert, tmp_path, capsys
     assert sorted(output.read_text().splitlines()) == [json.dumps(row) for row in rows[:3]]
     assert main(["embed", *given, "--text-column", "body", "--output", str(tmp_path / "x.npy")]) == 0
     tokenizer = load_tokenizer(bert)
-    expected = embed(AutoModel.from_pretrained(bert), tokenizer, [row["body"] for row in rows]).values
+    expected = embed([row["body"] for row in rows], AutoModel.from_pretrained(bert), tokenizer).values
     assert np.abs(np.load(tmp_path / "x.npy") - expected.numpy()).max() < 1e-6
 
 
@@ -337,7 +337,7 @@ def test_the_command_line_takes_a_template_file(bert, tmp_path, data_file, rows,
     assert main([*given, "--output", str(tmp_path / "x.npy")]) == 0
     assert f"template: {template}, as given" in capsys.readouterr().err
     texts = [f"{row['output']} <- {row['instruction']}" for row in rows]
-    expected = embed(AutoModel.from_pretrained(bert), load_tokenizer(bert), texts).values.numpy()
+    expected = embed(texts, AutoModel.from_pretrained(bert), load_tokenizer(bert)).values.numpy()
     assert np.abs(np.load(tmp_path / "x.npy") - expected).max() < 1e-6
 
 
@@ -350,4 +350,4 @@ def test_the_command_line_takes_a_sentence_models_folder(bert, tmp_path):
     assert main(["embed", "--data", str(data), "--model", str(tmp_path / "model"), "--output", str(output)]) == 0
     values = np.load(output)
     assert np.abs(np.linalg.norm(values, axis=1) - 1).max() < 1e-5
-    assert np.abs(values - embed(model, None, rows).values.numpy()).max() < 1e-6
+    assert np.abs(values - embed(rows, model).values.numpy()).max() < 1e-6

@@ -11,7 +11,7 @@ from diverseevol_fast._common.errors import InputError, RunError
 from diverseevol_fast.data.batches import pad, token_budget_batches
 from diverseevol_fast.data.dataset import load_data
 from diverseevol_fast.data.templates import tokenize
-from diverseevol_fast.embedding.embed import embed_tokens
+from diverseevol_fast.embedding.embed_tokens import embed_tokens
 from diverseevol_fast.embedding.encoder import encoder_of
 from diverseevol_fast.models.load import backbone, load_causal_lm, load_encoder, load_tokenizer
 
@@ -45,7 +45,7 @@ def test_equals_one_by_one_float64(tmp_path, tokens, tiny_model, family, budget)
     store = store_for(tmp_path / "x.npy", tokens, budget=budget)
     metrics = embed_rows(model, tokens, np.arange(len(tokens)), store)
     expected = one_by_one(model, tokens)
-    got = store.array()
+    got = store.values.numpy()
     assert got.dtype == np.float32
     assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
     assert metrics["tokens"] == len(tokens.ids)
@@ -58,7 +58,7 @@ def test_a_subset_of_rows_in_their_order(tmp_path, tokens, tiny_model):
     embed_rows(model, tokens, np.arange(len(tokens)), everything)
     store = file_store(tmp_path / "b.npy", 3)
     embed_rows(model, tokens, some, store)
-    np.testing.assert_allclose(store.array(), everything.array()[some], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(store.values.numpy(), everything.values.numpy()[some], rtol=0, atol=1e-6)
 
 
 def test_batches_cover_every_row_once_within_the_budget():
@@ -116,7 +116,7 @@ def test_finished_batches_survive_a_crash(tmp_path, tokens, tiny_model, monkeypa
     assert store.done == set(range(5))
     embed_rows(model, tokens, rows, store, share_prefixes=False)
     assert len(calls) == len(all_calls) - 5
-    np.testing.assert_array_equal(store.array(), undisturbed.array())
+    np.testing.assert_array_equal(store.values.numpy(), undisturbed.values.numpy())
 
     assert store_for(path, tokens).complete
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("x")) == ["x.npy", "x.npy.json"]

@@ -128,7 +128,7 @@ def test_no_batch_is_left_behind_by_an_exception_within_it():
     with packed(body, False) as found:
         with pytest.raises(IndexError):
             found.run(torch.tensor([0, 10**6]), torch.tensor([2]), None)
-        assert packing._present is None
+        assert packing._layout is None
         assert found.run(torch.tensor([5, 6, 7]), torch.tensor([2, 1]), None).shape == (3, DIM)
 
 

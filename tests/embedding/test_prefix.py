@@ -18,7 +18,7 @@ from diverseevol_fast.models.load import backbone, load_tokenizer
 def embed(model, tokens, path, budget=1024, share=True):
     store = file_store(path, len(tokens), DIM, budget=budget)
     metrics = embed_rows(model, tokens, np.arange(len(tokens)), store, share_prefixes=share)
-    return store.array(), metrics
+    return store.values.numpy(), metrics
 
 
 def check_against_one_by_one(model, tokens, folder, budget=1024):

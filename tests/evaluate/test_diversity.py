@@ -217,7 +217,7 @@ def test_finished_embeddings_are_opened_without_the_model(run, folder, tiny_mode
     assert torch.equal(values[0], values[1])
     assert not torch.equal(values[0], values[2])
     assert len(list(folder.glob("diversity/embeddings*.npy"))) == 2
-    monkeypatch.setattr("diverseevol_fast.evaluate.evaluation_encoder.load_encoder", None)
+    monkeypatch.setattr("diverseevol_fast.evaluate.evaluation_encoder.load_for_embedding", None)
     for space, before in zip(spaces, values, strict=True):
         assert torch.equal(fixed_embeddings(read_run(folder), space), before)
     (folder / "diversity/embeddings.npy").unlink()

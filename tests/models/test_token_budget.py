@@ -81,27 +81,27 @@ def test_out_of_memory_splits_and_no_row_is_lost(kind, count, room):
     generator = np.random.default_rng(count)
     lengths, rows = generator.integers(1, 20, 100), generator.permutation(100)[:count]
     work, asked = worker(lengths, room, OUT_OF_MEMORY[kind])
-    limit = TokenBudget(1000)
-    parts = limit.run(rows, lengths[rows], work)
+    budget = TokenBudget(1000)
+    parts = budget.run(rows, lengths[rows], work)
     assert np.concatenate(parts).tolist() == rows.tolist()
     assert all(len(part) * lengths[part].max() <= room for part in parts)
-    assert (limit.tokens < 1000) == (len(asked) > len(parts))
+    assert (budget.tokens < 1000) == (len(asked) > len(parts))
 
 
-def test_the_limit_halves_and_stays():
+def test_the_budget_halves_and_stays():
     lengths, rows = np.full(64, 10), np.arange(64)
     work, asked = worker(lengths, 200)
-    limit = TokenBudget(640)
-    limit.run(rows, lengths, work)
+    budget = TokenBudget(640)
+    budget.run(rows, lengths, work)
     assert [len(part) for part in asked] == [64, 32, 16, 16, 16, 16]
-    assert limit.tokens == 160
+    assert budget.tokens == 160
     asked.clear()
-    limit.run(rows, lengths, work)
+    budget.run(rows, lengths, work)
     assert [len(part) for part in asked] == [16] * 4  # none was too large again
-    assert limit.tokens == 160
+    assert budget.tokens == 160
 
 
-def test_a_batch_above_the_limit_is_run_in_parts_without_trying():
+def test_a_batch_above_the_budget_is_run_in_parts_without_trying():
     lengths = np.array([50, 40, 30, 20, 10])
     work, asked = worker(lengths, 100)
     parts = TokenBudget(100).run(np.arange(5), lengths, work)
@@ -122,7 +122,7 @@ def test_a_single_row_that_is_too_large_raises_what_came(kind):
     assert len(raised) == 2
 
 
-def test_a_row_above_the_limit_is_tried():
+def test_a_row_above_the_budget_is_tried():
     work, asked = worker(np.array([500]), 1000)
     assert len(TokenBudget(100).run(np.array([0]), np.array([500]), work)) == 1
     assert asked == [[0]]
@@ -130,17 +130,17 @@ def test_a_row_above_the_limit_is_tried():
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), ValueError("x"), KeyError(1)])
 def test_other_errors_pass_through(error):
-    calls, limit = [], TokenBudget(100)
+    calls, budget = [], TokenBudget(100)
 
     def work(part):
         calls.append(part)
         raise error
 
     with pytest.raises(type(error)) as caught:
-        limit.run(np.arange(4), np.full(4, 10), work)
+        budget.run(np.arange(4), np.full(4, 10), work)
     assert caught.value is error
     assert len(calls) == 1
-    assert limit.tokens == 100
+    assert budget.tokens == 100
 
 
 ROOM = 300  # tokens
@@ -187,11 +187,11 @@ def test_short_of_memory_all_is_embedded_the_same(two_groups, family, share, kin
     assert metrics["padding"] <= undisturbed["padding"]
 
 
-def test_the_figure_is_the_lowered_limit(two_groups):
+def test_the_metric_is_the_lowered_budget(two_groups):
     model, failures = short_of_memory(build("llama"))
     engine, metrics = fill(model, two_groups, in_memory(two_groups), share_prefixes=False)
     sizes = [shape.numel() for shape in failures]
-    assert metrics["tokens_per_batch"] == engine.limit.tokens == sizes[-1] // 2
+    assert metrics["tokens_per_batch"] == engine.budget.tokens == sizes[-1] // 2
     assert sizes == sorted(sizes, reverse=True)
     assert len(sizes) <= 3
 
@@ -242,4 +242,4 @@ def test_a_model_without_room_for_one_row_raises_and_can_go_on(two_groups, tmp_p
     kept, expected = store(), in_memory(two_groups)
     fill(build("llama"), two_groups, kept, share_prefixes=False)
     fill(build("llama"), two_groups, expected, share_prefixes=False)
-    np.testing.assert_array_equal(kept.array(), expected.values.numpy())
+    np.testing.assert_array_equal(kept.values.numpy(), expected.values.numpy())

@@ -68,8 +68,8 @@ def test_a_rounds_picks_are_those_of_its_model(finished, tmp_path, settings, tin
     first = np.searchsorted(candidates, pool)
     embed_rows(load_causal_lm(out / "output/rd_0"), tokens, candidates, store, first)
     kept = np.load(out / "state/rd_1/embeddings.npy")
-    np.testing.assert_array_equal(store.array(), kept)
-    result = kcenter(store.array(), 5, first)
+    np.testing.assert_array_equal(store.values.numpy(), kept)
+    result = kcenter(store.values.numpy(), 5, first)
     assert candidates[result.indices].tolist() == selected(out, 1)["indices"]
 
 

@@ -224,7 +224,7 @@ def test_the_same_runs_make_the_same_numbers_again(made, page):
 
 
 def test_a_report_of_what_is_measured_loads_no_model(made, page, monkeypatch):
-    monkeypatch.setattr("diverseevol_fast.evaluate.evaluation_encoder.load_encoder", None)
+    monkeypatch.setattr("diverseevol_fast.evaluate.evaluation_encoder.load_for_embedding", None)
     assert main(["report", str(made / "kc"), "--output", str(made / "quick.html"), "--quiet"]) == 0
 
 
@@ -246,7 +246,7 @@ def test_the_measures_are_those_of_the_rows_own_words_less_their_mean(made, page
     tokenizer, model = load_tokenizer(tiny_model), load_encoder(tiny_model)
     rows = [run.data.rows[row] for row in run.candidates]
     texts = [" " + "\n".join(filter(None, (row[key] for key in ("instruction", "input", "output")))) for row in rows]
-    x = embed(model, tokenizer, texts, max_length=256).values
+    x = embed(texts, model, tokenizer, max_length=256).values
     (kept,) = (made / "rnd" / "diversity").glob("embeddings-*.npy")
     np.testing.assert_allclose(np.load(kept), x.numpy(), atol=1e-5)
     centred = x.double().numpy() - x.double().numpy().mean(axis=0)
