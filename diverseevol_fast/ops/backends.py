@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .._common.dtypes import dtype_name
 from . import kernels, self_check
 
 NAMES = ("native", "cuda", "cuda_general", "triton", "torch", "reference")
@@ -130,7 +131,7 @@ def explain(device: str | torch.device, backend: str, op: str, dtype: torch.dtyp
 
 def _automatic(device: torch.device, op: str, dtype: torch.dtype | None) -> Choice:
     if device.type == "cuda":
-        dtypes = kernels.OP_DTYPES[op] if dtype is None else (str(dtype).removeprefix("torch."),)
+        dtypes = kernels.OP_DTYPES[op] if dtype is None else (dtype_name(dtype),)
         return _first_that_passed(torch.cuda.current_device() if device.index is None else device.index, op, dtypes)
     if device.type == "cpu" and "native" in OPS[op] and native_unavailable() is None:
         return Choice("native", "C++ on the CPU")

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import torch
 
+from .._common.dtypes import DTYPES
+
 CHUNK_ROWS = 4096
-STORED = (torch.float32, torch.bfloat16, torch.float16)
+STORED = tuple(DTYPES.values())
 
 
 def chunks(x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from .._common.dtypes import DTYPES
+
 OLDEST_CAPABILITY = (8, 0)  # what the CUDA sources are compiled for, and bfloat16 products need
 HOPPER = (9, 0)
-STORED = ("float32", "bfloat16", "float16")
+STORED = tuple(DTYPES)
 OP_DTYPES = {
     "masked_mean_pool": STORED,
     "min_sqdist": STORED,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from ..ops.checks import STORED
+
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]I?)?B?", re.IGNORECASE)
 LARGEST_MEMORY = 1 << 62
 BOUND_BYTES = 16  # of a row: its bound, how far it is up to date, and a copy of each
@@ -52,7 +53,7 @@ def as_rows(x: Any, name: str = "x") -> torch.Tensor:
     if not is_real or tensor.layout != torch.strided or tensor.device.type == "meta":
         kind = "a nested tensor" if tensor.is_nested else f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
         raise TypeError(f"{name}: expected a dense tensor of real numbers, got {kind}")
-    return _checked_shape(tensor if tensor.dtype in DTYPES else tensor.to(torch.float32), name)
+    return _checked_shape(tensor if tensor.dtype in STORED else tensor.to(torch.float32), name)
 
 
 def as_store(x: Any) -> torch.Tensor:
@@ -68,7 +69,7 @@ def as_store(x: Any) -> torch.Tensor:
         if any(stride < 0 for stride in x.strides):
             raise ValueError("store: expected a view with positive strides, got a reversed one; copy it first")
     tensor = _as_tensor(x, "store")
-    if tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.device.type == "meta":
+    if tensor.dtype not in STORED or tensor.layout != torch.strided or tensor.device.type == "meta":
         kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
         raise TypeError(f"store: expected dense float32, bfloat16 or float16, got {kind}")
     if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):

@@ -8,6 +8,7 @@ import torch
 
 from .._common import distributed
 from .._common.device_copies import copy_to_device
+from .._common.dtypes import dtype_name
 from ..ops.audit import BoundViolationError
 from ..ops.masked_mean_pool import rows_in
 from ..ops.min_sqdist import LARGEST_DIM, screen
@@ -104,9 +105,8 @@ class KCenterStream:
 
     def __repr__(self) -> str:
         came = int(self.pushed.sum()) - len(self._excluded)
-        dtype = str(self.store.dtype).removeprefix("torch.")
-        what = f"{came} of {self._candidates} candidates, {self.store.shape[1]} columns of {dtype}"
-        return f"KCenterStream({what}, {len(self.picks)} picked)"
+        columns = f"{self.store.shape[1]} columns of {dtype_name(self.store.dtype)}"
+        return f"KCenterStream({came} of {self._candidates} candidates, {columns}, {len(self.picks)} picked)"
 
     @property
     def picks(self) -> list[int]:
