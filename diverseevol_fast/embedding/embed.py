@@ -19,7 +19,7 @@ from ..data.templates import Tokens, tokenize
 from ..models.load import check_vocabulary, model_sha256, usable_length
 from ..models.token_budget import find_budget
 from ..ops import masked_mean_pool
-from ..selection.arguments import as_row_numbers
+from ..selection.arguments import as_indices
 from ..selection.stream import KCenterStream
 from ..selection.traversal import KCenterResult, kcenter
 from .encoder import Encoder, encoder_of, is_sentence_transformer, template_for
@@ -234,7 +234,7 @@ def _budget(encoder: Encoder, longest: int, wanted: int | str) -> int:
 
 def _row_numbers(rows: Any, n: int) -> list[int]:
     try:
-        return as_row_numbers(rows, n, "centers_first")
+        return as_indices(rows, n, "centers_first")
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
 

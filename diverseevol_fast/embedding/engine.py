@@ -17,7 +17,7 @@ from ..data.batches import token_budget_batches
 from ..data.templates import Tokens
 from ..models import throughput
 from ..models.token_budget import TokenBudget
-from ..ops.masked_mean_pool import queue_masked_mean_pool
+from ..ops.masked_mean_pool import checked_states, launch_masked_mean_pool
 from ..selection.stream import CandidateError, KCenterStream
 from .encoder import Encoder
 from .forward import Forward, together
@@ -160,9 +160,10 @@ class Engine:
             if self.stream and encoder.pool is None and encoder.finish is None:
                 values = self.stream.bound(hidden, rows=positions, **given)
             else:
-                pooled = (
-                    encoder.pool(hidden, limits["mask"]) if encoder.pool else queue_masked_mean_pool(hidden, **given)[0]
-                )
+                if encoder.pool:
+                    pooled = encoder.pool(hidden, limits["mask"])
+                else:
+                    pooled, _ = launch_masked_mean_pool(checked_states(hidden, **given), "auto")
                 values = (encoder.finish(pooled) if encoder.finish else pooled).to(dtype)
                 if self.stream:
                     self.stream.bound_embeddings(values, rows=positions)
