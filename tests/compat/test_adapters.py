@@ -1,4 +1,4 @@
-"""The drop-in adapters against what their targets are described to do, restated in bench/peers.py."""
+"""The drop-in adapters against their targets' described behaviour, restated in bench/peers.py."""
 
 import sys
 import types
@@ -13,7 +13,7 @@ from diverseevol_fast.compat import anomalib, deepal, google, upstream
 from diverseevol_fast.compat._adapter import pick
 from diverseevol_fast.ops import reference
 
-SIZES = [(17, 3, 2, 5), (300, 8, 1, 40), (1_000, 32, 100, 100), (2_000, 384, 10, 60)]  # N, D, centres, picks
+SIZES = [(17, 3, 2, 5), (300, 8, 1, 40), (1_000, 32, 100, 100), (2_000, 384, 10, 60)]  # N, D, centers, picks
 
 
 def rows(n, d, seed=0, dtype=np.float32):
@@ -327,7 +327,7 @@ def test_upstream_patch_says_what_it_cannot_find(tmp_path, monkeypatch):
 
 
 class TestAnomalibAlone:
-    """Without anomalib; test_compat_anomalib.py has the comparison with it."""
+    """Without anomalib; test_anomalib.py compares with the real one."""
 
     @pytest.mark.parametrize("shape", [(500, 8), (500, 4, 6), (1, 8)])
     def test_coreset(self, shape):
