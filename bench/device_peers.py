@@ -1,4 +1,4 @@
-"""Other ways to select and to screen on a GPU: loops as others have them, and other projects' kernels."""
+"""Other projects' kernels for the screen on a GPU."""
 
 import importlib.util
 
@@ -8,37 +8,6 @@ from device_timing import DEVICE, times
 from diverseevol_fast.ops.audit import sqdist_from_below
 
 SHAPE = (65_536, 1024, 4096)  # N, D, centres
-
-
-def matrix_vector_loop(rows: torch.Tensor, centers: list[int], k: int) -> list[int]:
-    """One pass for each centre: s + s' - 2 x.c."""
-    squares = torch.cat([part.float().square().sum(1) for part in rows.split(65_536)])
-    nearest = torch.full((len(rows),), float("inf"), device=rows.device)
-    picks: list[int] = []
-    for center in centers + [-1] * k:
-        if center < 0:
-            center = int(nearest.argmax())
-            picks.append(center)
-        torch.minimum(nearest, squares + squares[center] - 2 * (rows @ rows[center]), out=nearest)
-        nearest[center] = -1
-    return picks
-
-
-def reference_formula(rows: torch.Tensor, centers: list[int], k: int) -> list[int]:
-    """DiverseEvol's public implementation: the N x N matrix sqrt(s + s' - 2 G), reduced again for each pick."""
-    gram = rows @ rows.T
-    squares = gram.diagonal().reshape(-1, 1)
-    distance = torch.sqrt(squares + squares.T - 2 * gram)
-    labelled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-    labelled[centers] = True
-    numbers = torch.arange(len(rows), device=rows.device)
-    picks = []
-    for _ in range(k):
-        nearest = distance[~labelled][:, labelled].min(dim=1).values
-        pick = int(numbers[~labelled][int(nearest.argmax())])
-        labelled[pick] = True
-        picks.append(pick)
-    return picks
 
 
 def flash_kmeans(x: torch.Tensor, centers: torch.Tensor):

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable
 
-import device_peers
+import peers
 import torch
 from device_timing import DEVICE, once, synchronize
 
@@ -12,8 +12,8 @@ from diverseevol_fast import kcenter
 DIM, POOL, PICKS = 4096, 1000, 100  # of the scale table
 CHUNK_ROWS = 16_384  # of the check
 LOOPS = {
-    "matrix-vector loop": device_peers.matrix_vector_loop,
-    "reference formula (N x N)": device_peers.reference_formula,
+    "matrix-vector loop": peers.matrix_vector_loop,
+    "reference formula (N x N)": peers.reference_formula,
 }
 CASES = {  # by name: rows, columns, centers, picks, dtype, whether in host memory, contenders
     "52,002 float32": (52_002, DIM, 100, PICKS, torch.float32, False, ("cuda", "triton", *LOOPS)),

@@ -31,7 +31,7 @@ from .data.input_files import load_embeddings, load_row_numbers
 from .embedding.from_folder import EmbedSettings, embed_by_folder, finished_embeddings, provenance_in
 from .embedding.store import remove_embeddings
 from .models.load import resolve_model
-from .selection.arguments import as_row_numbers, as_rows
+from .selection.arguments import as_indices, as_rows
 from .selection.distributed import kcenter_distributed
 from .selection.traversal import KCenterResult
 
@@ -295,7 +295,7 @@ def _selected(selected: Any, n: int) -> Selected:
     paths = _paths(selected)
     if not paths:
         try:
-            return [("selected", index) for index in as_row_numbers(selected, n, "selected")]
+            return [("selected", index) for index in as_indices(selected, n, "selected")]
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from error
     found = [(str(path), index) for path in paths for index in load_row_numbers(Path(path), n)]

@@ -10,7 +10,7 @@ trap 'rm -rf "$outside"' EXIT
 
 "$python" -m pip install --quiet --no-deps --ignore-requires-python --target "$outside/packages" "$checkout"
 "$python" -m pip install --quiet --target "$outside/tools" pytest pytest-timeout hypothesis
-cp -r "$checkout"/tests/{conftest.py,support,compat/test_adapters.py,ops/test_masked_mean_pool.py} "$outside"
+cp -r "$checkout"/tests/{conftest.py,support,compat/test_adapters.py,ops/test_masked_mean_pool.py} "$checkout/bench/peers.py" "$outside"
 cp "$checkout"/tests/selection/test_{kcenter,traversal,stream}.py "$outside"
 cd "$outside"
 export PYTHONPATH="$outside/packages:$outside/tools"

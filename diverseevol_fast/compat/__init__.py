@@ -1,1 +1,1 @@
-"""Drop-in adapters: other implementations' calls of K-Center greedy, answered by kcenter. None imports its target."""
+"""Drop-in adapters: kcenter behind other implementations' interfaces. No adapter imports its target at import time."""

@@ -1,38 +1,38 @@
-"""What the adapters have in common: rows of any kind made ready for kcenter, and n picks in pick order."""
+"""The common part of the adapters: it prepares rows of any kind for kcenter, and returns n picks in pick order."""
 
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..selection.arguments import as_row_numbers, as_rows
+from ..selection.arguments import as_indices, as_rows
 from ..selection.traversal import kcenter
 
-METRICS = {"euclidean": False, "l2": False, "cosine": True}  # whether the rows are brought to length 1
+METRICS = {"euclidean": False, "l2": False, "cosine": True}  # whether rows are scaled to length 1
 
 
 def check_metric(metric: Any) -> None:
     """
     Raises:
-        ValueError: neither Euclidean nor cosine.
+        ValueError: a metric that is not in METRICS.
     """
     if not isinstance(metric, str) or metric not in METRICS:
         raise ValueError(f"metric: expected 'euclidean', 'l2' or 'cosine', got {metric!r}; no other is supported")
 
 
 def pick(
-    x: Any, n: int, centers: Any, *, metric: str = "euclidean", first: int | None = None, name: str = "centers"
+    x: Any, n: int, centers: Any, *, metric: str = "euclidean", first: int = 0, name: str = "centers"
 ) -> list[int]:
     """n rows by K-Center greedy, in pick order.
 
     Args:
         x: [N, D], as kcenter takes it.
         n: how many rows to pick.
-        centers: the rows that are centres already, as row numbers (repeated ones count once) or a boolean mask [N].
-        metric: "euclidean" (or "l2"), or "cosine": Euclidean between rows brought to length 1, which orders pairs as
-            the cosine distance does.
-        first: with no centres, the row that is picked first.
-        name: what messages call `centers`.
+        centers: the rows that are centers already, as indices (repeated ones count once) or a boolean mask [N].
+        metric: "euclidean" (or "l2"), or "cosine": Euclidean between rows scaled to length 1, which orders pairs as the
+            cosine distance does.
+        first: the row that is picked first where there is no center.
+        name: the name of `centers` in messages.
 
     Raises:
         TypeError, ValueError: as kcenter does; another metric; for "cosine", a row of zeros.
@@ -41,8 +41,8 @@ def pick(
     rows = as_rows(x)
     if METRICS[metric]:
         rows = _unit_rows(rows)
-    given = np.asarray(centers)
-    known = as_row_numbers(given if given.dtype == np.bool_ else np.unique(given), len(rows), name)
+    array = np.asarray(centers)
+    known = as_indices(array if array.dtype == np.bool_ else np.unique(array), len(rows), name)
     started = [] if known or n == 0 else [first]
     return started + kcenter(rows, n - len(started), known or started or None, progress=True).indices.tolist()
 
@@ -50,7 +50,7 @@ def pick(
 def _unit_rows(x: torch.Tensor) -> torch.Tensor:
     """[N, D] float32, each row of x divided by its length in float64."""
     unit = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    for start in range(0, len(x), 4096):  # so that x is never held whole in float64
+    for start in range(0, len(x), 4096):  # x is never whole in float64
         part = x[start : start + 4096].to(torch.float64)
         lengths = part.norm(dim=1, keepdim=True)
         if (lengths == 0).any():

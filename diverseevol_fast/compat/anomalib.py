@@ -16,13 +16,13 @@ EPS = 0.9  # of the projection, as in anomalib
 
 @dataclass(frozen=True)
 class Start:
-    """What a version of anomalib does with the row it draws first."""
+    """How a version of anomalib treats the row that it draws first."""
 
-    included: bool  # in the coreset, or only a centre
-    on_cpu: bool  # drawn by the CPU's generator, or by that of the embedding's device
+    included: bool  # whether the row is in the coreset, or only a center
+    on_cpu: bool  # whether the CPU's generator draws it, or that of the embedding's device
 
 
-# Read off each release's source; another may draw or count differently.
+# From the source of each release; other releases may draw or count differently.
 OLDEST, OLDER, NEWER = Start(False, True), Start(False, False), Start(True, False)
 KNOWN = {
     **dict.fromkeys(("2.0.0", "2.1.0"), OLDEST),
@@ -34,15 +34,15 @@ KNOWN = {
 class KCenterGreedy:
     """A coreset by K-Center greedy from a random row, as in anomalib 2.7.
 
-    The same rows in the same order under the same state of torch's and numpy's global generators, but for candidates
-    whose distances float32 cannot tell apart; and no row is picked twice where rows are equal.
+    It picks the same rows in the same order under the same state of torch's and numpy's global generators, but for
+    candidates whose distances float32 cannot tell apart; and it never picks a row twice where rows are equal.
     """
 
     def __init__(self, embedding: torch.Tensor, sampling_ratio: float):
         """
         Args:
-            embedding: [N, D] or [N, ...], float32, bfloat16 or float16. Only a matrix is projected before distances are
-                taken; the coreset's rows are the unprojected ones.
+            embedding: [N, D] or [N, ...], float32, bfloat16 or float16. A matrix is projected before distances are
+                computed; the coreset's rows are the unprojected ones.
             sampling_ratio: the coreset's share of the rows, rounded down.
 
         Raises:
@@ -61,7 +61,7 @@ class KCenterGreedy:
         self.embedding, self.coreset_size = embedding, size
 
     def select_coreset_idxs(self) -> list[int]:
-        """Row numbers of the coreset, in pick order.
+        """The indices of the coreset's rows, in pick order.
 
         Raises:
             ValueError: a row that is not finite.
@@ -92,7 +92,7 @@ def projection(n: int, dim: int) -> torch.Tensor:
 
 
 def patch() -> None:
-    """Put our selection under the installed anomalib; whatever uses its KCenterGreedy uses ours from here on.
+    """Replace the selection of the installed anomalib: every use of its KCenterGreedy uses ours from here on.
 
     Raises:
         ImportError: anomalib is not installed, or its version is not one whose behaviour is known.
@@ -112,10 +112,10 @@ def patch() -> None:
 
 def _method_for(start: Start) -> Any:
     def select_coreset_idxs(self: Any, selected_idxs: list[int] | None = None) -> list[int]:
-        """Row numbers of the coreset, in pick order, by diverseevol_fast.
+        """The indices of the coreset's rows, in pick order, by diverseevol_fast.
 
         Args:
-            selected_idxs: of anomalib 2.0 and 2.1, which no model of theirs gives; None.
+            selected_idxs: None; anomalib 2.0 and 2.1 have the parameter, and none of their models passes it.
         """
         if selected_idxs:
             raise ValueError("selected_idxs: expected None, the patched selection starts from a random row alone")
@@ -130,7 +130,7 @@ def _features(embedding: torch.Tensor) -> torch.Tensor:
 
 
 def _coreset(features: torch.Tensor, size: int, start: Start) -> list[int]:
-    """`size` rows from a random one; where that is only a centre and all rows are asked for, it comes last."""
+    """`size` rows from a random one; where that is only a center and `size` is all rows, it comes last."""
     device = "cpu" if start.on_cpu else features.device
     first = int(torch.randint(high=len(features), size=(1,), device=device))
     if start.included:

@@ -8,13 +8,13 @@ from ._adapter import pick
 
 
 class KCenterGreedy:
-    """A query strategy over a DeepAL data set and net; `query` also works as a method of the target's own class."""
+    """A query strategy over a DeepAL data set and net; `query` also works as a method of DeepAL's own class."""
 
     def __init__(self, dataset: Any, net: Any):
         self.dataset, self.net = dataset, net
 
     def query(self, n: int) -> np.ndarray:
-        """The rows to label: [n] int64, ascending, the same set as the target's; the labelled rows are not changed.
+        """The rows to label: [n] int64, ascending, the same set as DeepAL's; the data set's labels do not change.
 
         Raises:
             TypeError, ValueError: as kcenter does; no row is labelled yet; not as many embeddings as rows.

@@ -13,10 +13,10 @@ log = logging.getLogger("diverseevol_fast")
 
 
 class kCenterGreedy:  # noqa: N801 (the target's name)
-    """K-Center greedy over X, or over what a model makes of it.
+    """K-Center greedy over X, or over a model's transform of it.
 
     The picks are those of the target: sequences are equal but for candidates whose distances its floating point cannot
-    tell apart. Where more centres than one are new in a later call without a model, the target's running minimum is
+    tell apart. Where a later call without a model has more than one new center, the target's running minimum is
     broken (it takes the shape of the distances); here it is the minimum.
     """
 
@@ -24,7 +24,7 @@ class kCenterGreedy:  # noqa: N801 (the target's name)
         """
         Args:
             X: [N, ...] samples; flattened to rows when no model transforms them.
-            y, seed: kept, not used, as in the target.
+            y, seed: stored, not used, as in the target.
             metric: "euclidean", "l2" or "cosine".
 
         Raises:
@@ -36,22 +36,22 @@ class kCenterGreedy:  # noqa: N801 (the target's name)
         self.flat_X = X.reshape(len(X), -1) if X.ndim > 2 else X
         self.features = self.flat_X
         self.n_obs = len(X)
-        self.already_selected: list[int] = []
+        self.already_selected: Iterable[int] = []
         self._centers: list[int] = []
 
     def select_batch_(self, model: Any, already_selected: Iterable[int], N: int, **kwargs: Any) -> list[int]:
         """N rows in pick order, none of them in already_selected.
 
-        Without a centre row 0 comes first, as in the target: it would draw one if its own `already_selected` were None,
-        which is a list from the beginning, and goes on with the argmax of no distances, 0. Distances are between rows
-        of model.transform(X) where that works; elsewhere between rows of X, and then earlier picks stay centres.
+        Without a center row 0 comes first, as in the target: that draws a row only where its own `already_selected` is
+        None, but it is a list from the beginning, and the argmax of no distances is 0. Distances are between rows
+        of model.transform(X) where that works; elsewhere between rows of X, and then earlier picks stay centers.
 
         Raises:
-            TypeError, ValueError: as kcenter does, so when fewer than N rows are left; already_selected holds no row
-                numbers (a boolean mask holds none: give np.flatnonzero of it).
+            TypeError, ValueError: as kcenter does, also when fewer than N rows remain; already_selected does not hold
+                indices (for a boolean mask, pass np.flatnonzero of it).
         """
         transformed = self._transformed(model)
-        known = [*(() if transformed is not None else self._centers), *_row_numbers(already_selected)]
+        known = [*(() if transformed is not None else self._centers), *_indices(already_selected)]
         self.features = self.flat_X if transformed is None else transformed
         picks = pick(self.features, N, known, metric=self.metric, first=0, name="already_selected")
         self._centers = known + picks
@@ -63,24 +63,24 @@ class kCenterGreedy:  # noqa: N801 (the target's name)
         return self.select_batch_(**kwargs)
 
     def to_dict(self) -> None:
-        """Nothing to add to an experiment's results, as in the target."""
+        """Adds nothing to the results of an experiment, as in the target."""
 
     def _transformed(self, model: Any) -> np.ndarray | None:
-        """What the model makes of X; None, as in the target, where it has no transform or that fails (logged)."""
+        """The model's transform of X; None, as in the target, where it has none or that fails (which is logged)."""
         if not hasattr(model, "transform"):
             return None
         try:
             return model.transform(self.X)
-        except Exception as error:  # noqa: BLE001 (whatever the model raises: the target goes on with X)
+        except Exception as error:  # noqa: BLE001 (the target goes on with X after any error)
             log.warning("kCenterGreedy: model.transform failed, X itself is used: %s: %s", type(error).__name__, error)
             return None
 
 
-def _row_numbers(already_selected: Any) -> list[int]:
+def _indices(already_selected: Any) -> list[int]:
     try:
-        numbers = list(already_selected)
-        if any(isinstance(number, bool | np.bool_) for number in numbers):
+        indices = list(already_selected)
+        if any(isinstance(index, bool | np.bool_) for index in indices):
             raise TypeError("a boolean is none")
-        return [operator.index(number) for number in numbers]
+        return [operator.index(index) for index in indices]
     except TypeError as error:
         raise TypeError(f"already_selected: expected row numbers: {error}") from error

@@ -1,4 +1,4 @@
-"""A scikit-learn estimator that selects rows; it builds on scikit-learn's own base class."""
+"""A scikit-learn estimator that selects rows, derived from scikit-learn's base class."""
 
 from numbers import Integral, Real
 from typing import Any
@@ -19,14 +19,14 @@ class KCenterSelector(BaseEstimator):
     n_samples : int or float, default=0.1
         How many rows to select, or, below 1, which share of them, at least one row.
     metric : {"euclidean", "l2", "cosine"}, default="euclidean"
-        Distance between rows. For "cosine", rows are brought to length 1.
+        Distance between rows. For "cosine", rows are scaled to length 1.
     random_state : int, RandomState instance or None, default=None
-        Draws the first row where none is selected yet.
+        It draws the first row where none is selected yet.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_selected,)
-        Row numbers, in pick order.
+        Indices of the selected rows, in pick order.
     n_features_in_ : int
         Number of features seen during fit.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -44,10 +44,10 @@ class KCenterSelector(BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_rows, n_features)
-            Rounded to float32; the rows selected are exact for the rounded values.
+            It is rounded to float32; the selection is exact for the rounded values.
         y : ignored
         selected : sequence of int or boolean mask, default=None
-            Rows that are selected already: the others are to be far from them too. Not among sample_indices_.
+            Rows that are centers already; they are not among sample_indices_.
         """
         X = validate_data(self, X, dtype=np.float32)
         check_metric(self.metric)
@@ -59,7 +59,7 @@ class KCenterSelector(BaseEstimator):
         return self
 
     def select(self, X: Any, y: Any = None, *, selected: Any = None) -> Any:
-        """Fit, and return the selected rows of X as they were given; with y, of both."""
+        """Fit, and return the selected rows of X, or with y those of both, in the type of X and y."""
         self.fit(X, selected=selected)
         X, y = indexable(X, y)
         chosen = _safe_indexing(X, self.sample_indices_)

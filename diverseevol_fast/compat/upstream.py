@@ -1,6 +1,7 @@
 """The public DiverseEvol's `KCenterSampling`."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,15 +13,20 @@ from ._adapter import pick
 class KCenterSampling:
     """Mixin before a class that has get_embeddings_all_data, labeled_idx and n_pool: `(KCenterSampling, Schedule)`."""
 
-    def query(self, rd: int, n: int, use_model_path: str) -> torch.Tensor:
-        """The rows that K-Center greedy adds to the pool.
+    labeled_idx: torch.Tensor  # [n_pool], true for the rows of the pool
+    n_pool: int
+    whiten_n_components: int
+    get_embeddings_all_data: Callable[..., list[torch.Tensor]]
 
-        Whitens first where whiten_n_components is above 0. Neither the pool nor the embeddings are changed.
+    def query(self, rd: int, n: int, use_model_path: str) -> torch.Tensor:
+        """The rows that K-Center greedy adds to the pool; neither the pool nor the embeddings are changed.
+
+        Embeddings are whitened first where whiten_n_components is above 0.
 
         Args:
             rd: the round whose model embeds.
-            n: how many rows.
-            use_model_path: that model.
+            n: how many rows to add.
+            use_model_path: the path of that model.
 
         Returns:
             [n] int64 on the CPU, ascending: the same set as the target's.
@@ -40,10 +46,10 @@ class KCenterSampling:
 
 
 def patch(schedule: Any = None) -> None:
-    """Put our query under a running copy of DiverseEvol.
+    """Replace the query of a running copy of DiverseEvol.
 
     Args:
-        schedule: its KCenterSampling; None: that of `evol_schedules`, which is found when Python runs in its folder.
+        schedule: its KCenterSampling; None: that of `evol_schedules`, which Python finds when it runs in its folder.
 
     Raises:
         ImportError: no evol_schedules there.

@@ -12,7 +12,7 @@ from .._common.errors import InputError
 from ..data.dataset import Data, load_data
 from ..data.templates import tokenize
 from ..models.load import model_sha256, resolve_model, usable_length
-from ..selection.arguments import as_row_numbers
+from ..selection.arguments import as_indices
 from .embed_tokens import Embeddings, embed_tokens
 from .encoder import Encoder, encoder_of, is_sentence_transformer, template_for
 from .from_folder import EmbedSettings, embed_by_folder, provenance_in
@@ -87,7 +87,7 @@ def embed(
     loaded, empty = load_data(data, columns, text_column=text_column, skip_broken=skip_broken)
     if empty:
         log.warning("%d rows have an empty %s, the first is row %d", len(empty), loaded.schema.required, empty[0])
-    first = [] if centers_first is None else _as_row_numbers(centers_first, len(loaded.rows))
+    first = [] if centers_first is None else _as_indices(centers_first, len(loaded.rows))
     name = None if template is None else str(template)
     if isinstance(model, str | Path):
         folder = resolve_model(str(model), trust_remote_code=trust_remote_code)
@@ -140,8 +140,8 @@ def _embed_by_model(
     return embed_tokens(encoder, tokens, np.arange(len(tokens)), provenance=provenance, **kwargs)
 
 
-def _as_row_numbers(rows: Any, n: int) -> list[int]:
+def _as_indices(rows: Any, n: int) -> list[int]:
     try:
-        return as_row_numbers(rows, n, "centers_first")
+        return as_indices(rows, n, "centers_first")
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error

@@ -19,7 +19,7 @@ from ..data.batches import token_budget_batches
 from ..data.templates import Tokens
 from ..models import throughput
 from ..models.token_budget import TokenBudget
-from ..ops.masked_mean_pool import queue_masked_mean_pool
+from ..ops.masked_mean_pool import checked_states, launch_masked_mean_pool
 from ..selection.stream import CandidateError, KCenterStream
 from .encoder import Encoder
 from .forward import Forward, batchable_parts
@@ -172,7 +172,7 @@ class Engine:
                 if encoder.pool:
                     values = encoder.pool(hidden, pool_kwargs["mask"])
                 else:
-                    values, _ = queue_masked_mean_pool(hidden, **pool_kwargs)
+                    values, _ = launch_masked_mean_pool(checked_states(hidden, **pool_kwargs), "auto")
                 values = (encoder.finish(values) if encoder.finish else values).to(dtype)
                 if self.stream:
                     self.stream.bound_embeddings(values, rows=indices)

@@ -1,4 +1,4 @@
-"""The ops: docstring and checks in one public function each, work in `reference`, `native` or `triton_ops`."""
+"""The ops: one public function each, which checks; `reference`, `native` or `triton_ops` does the work."""
 
 from .logit_stats import LogitStats, logit_stats
 from .masked_mean_pool import masked_mean_pool

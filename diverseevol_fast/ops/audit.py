@@ -1,7 +1,7 @@
 """The audit of a screen: bounds held against float64 distances, by products, without waiting for a GPU.
 
-A bound below its row's distance would lose picks without a word. A selection audits some of its rows, the self-check of
-a kernel all rows of its problems.
+A bound below its row's distance would silently lose picks. A selection audits some of its rows, the self-check of a
+kernel audits all rows of its problems.
 """
 
 import torch
@@ -16,9 +16,9 @@ class BoundViolationError(RuntimeError):
 
 
 def sqdist_from_below(x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-    """At most the squared distance of each row to its nearest center, and less by float64's rounding alone.
+    """The squared distance of each row to its nearest center, from below: less than it by float64's rounding alone.
 
-    |x - c|^2 = |x - o|^2 + |c - o|^2 - 2 (x - o).(c - o), less what the sums' rounding can amount to (Higham, Accuracy
+    |x - c|^2 = |x - o|^2 + |c - o|^2 - 2 (x - o).(c - o), less the largest rounding error of the sums (Higham, Accuracy
     and Stability of Numerical Algorithms, section 3.1): (D + 8) units of (|x - o| + |c - o|)^2.
 
     Args:
@@ -45,7 +45,7 @@ def sqdist_from_below(x: torch.Tensor, centers: torch.Tensor, offset: torch.Tens
 
 
 def first_violation(bound: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
-    """The first place where a bound [N] is below a squared distance [N], as int64 [1] on their device; -1 for none.
+    """The first index at which a bound [N] is below a squared distance [N], int64 [1] on their device; -1 for none.
 
     -infinity, the bound of a row that is a center, is no violation.
     """

@@ -1,8 +1,8 @@
 """Which backend runs an op: the tensor's device and what is installed decide, `backend=` or the environment forces.
 
 `reference` always works; `native` is the C++ extension on the CPU, `cuda` its CUDA kernels, `cuda_general` those of
-them that serve every GPU alike; `triton` needs a CUDA tensor, or the interpreter (TRITON_INTERPRET=1); `torch` is torch
-in float32, for what has no C++ on the CPU. On a GPU the automatic choice is the first in the order of preference
+them that run on every GPU; `triton` needs a CUDA tensor, or the interpreter (TRITON_INTERPRET=1); `torch` is torch in
+float32, for ops without C++ on the CPU. On a GPU the automatic choice is the first in the order of preference
 (kernels.py) whose kernels have passed their self-check on that GPU (self_check.py).
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .._common.dtypes import dtype_name
 from . import kernels, self_check
 
 NAMES = ("native", "cuda", "cuda_general", "triton", "torch", "reference")
@@ -28,12 +29,16 @@ OPS = {
     "update_argmax": COMPILED,
     "logit_stats": ("cuda", "triton", "torch", "reference"),
 }
-MODULES = {"cuda": "native", "cuda_general": "native", "torch": "torch_tiles"}  # others are named as the backend
+MODULES = {
+    "cuda": "native",
+    "cuda_general": "native",
+    "torch": "torch_tiles",
+}  # other backends: a module of the same name
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend, and why it is that one."""
+    """A backend, and why it was chosen."""
 
     backend: str
     reason: str
@@ -93,8 +98,8 @@ def choose(
 ) -> str:
     """The backend of `op` for a tensor on `device`; `backend` other than "auto" wins over DIVERSEEVOL_BACKEND.
 
-    The automatic choice is one op's. What calls several ops hands "auto" on to each of them, never the name that one op
-    was given: on a GPU another op of that backend may have failed its self-check. Results do not depend on it.
+    The automatic choice is that of one op. A caller of several ops passes "auto" to each of them, never the choice of
+    another op: on a GPU, the same backend may have failed its self-check for this one. Results do not depend on it.
 
     Args:
         device: the tensor's device, or its type; "cuda" is the current one.
@@ -130,7 +135,7 @@ def explain(device: str | torch.device, backend: str, op: str, dtype: torch.dtyp
 
 def _automatic(device: torch.device, op: str, dtype: torch.dtype | None) -> Choice:
     if device.type == "cuda":
-        dtypes = kernels.OP_DTYPES[op] if dtype is None else (str(dtype).removeprefix("torch."),)
+        dtypes = kernels.OP_DTYPES[op] if dtype is None else (dtype_name(dtype),)
         return _first_that_passed(torch.cuda.current_device() if device.index is None else device.index, op, dtypes)
     if device.type == "cpu" and "native" in OPS[op] and native_unavailable() is None:
         return Choice("native", "C++ on the CPU")
@@ -150,12 +155,12 @@ def _first_that_passed(gpu: int, op: str, dtypes: tuple[str, ...]) -> Choice:
     if capability < kernels.OLDEST_CAPABILITY:
         here, oldest = (".".join(map(str, each)) for each in (capability, kernels.OLDEST_CAPABILITY))
         return Choice("reference", f"this GPU has compute capability {here}; the kernels need {oldest} or later")
-    found = self_check.verdicts(gpu, launchers())
+    verdicts = self_check.verdicts(gpu, launchers())
     passed_over = []
     for backend in kernels.preference(op, dtypes[0], capability):
         if backend not in OPS[op]:
             continue
-        reason = unusable(backend, "cuda") or _failure(found, backend, op, dtypes, capability)
+        reason = unusable(backend, "cuda") or _failure(verdicts, backend, op, dtypes, capability)
         if reason is None:
             return Choice(backend, "; ".join(["passed its self-check on this GPU", *passed_over]))
         passed_over.append(f"{backend}: {reason}")
@@ -163,17 +168,17 @@ def _first_that_passed(gpu: int, op: str, dtypes: tuple[str, ...]) -> Choice:
 
 
 def _failure(
-    found: dict[kernels.Kernel, self_check.Verdict],
+    verdicts: dict[kernels.Kernel, self_check.Verdict],
     backend: str,
     op: str,
     dtypes: tuple[str, ...],
     capability: tuple[int, int],
 ) -> str | None:
-    """Why the first of a backend's kernels that did not pass did not, or None when all passed."""
+    """Why the first kernel of a backend that did not pass failed, or None when all passed."""
     for dtype in dtypes:
         for kernel in kernels.kernels_of(backend, op, dtype, capability):
-            if not found[kernel].passed:
-                return f"{kernel.name} {dtype}: {found[kernel].reason}"
+            if not verdicts[kernel].passed:
+                return f"{kernel.name} {dtype}: {verdicts[kernel].reason}"
     return None
 
 

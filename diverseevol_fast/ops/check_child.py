@@ -1,6 +1,6 @@
 """The child process of the self-check: computes the problems of GPU kernels, one kernel after the other.
 
-self_check.py starts it and decides what follows from the verdicts.
+self_check.py starts it and acts on the verdicts.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from .self_check import Verdict
 
 
 def checked(name: str, device: torch.device, sizes: str) -> Verdict:
-    """The verdict on one kernel, by the problems of these sizes."""
+    """The verdict on one kernel, from the problems of these sizes."""
     try:
         check_problems.check(kernel_named(name), device, sizes)
     except check_problems.WrongResultError as error:
         return Verdict(False, str(error))
-    except RuntimeError as error:  # torch's own, or that of a CUDA call
+    except RuntimeError as error:  # raised by torch or by a CUDA call
         if "out of memory" not in str(error):
             raise
-        return Verdict(None, str(error).splitlines()[0][:200])  # it says nothing about the kernel
+        return Verdict(None, str(error).splitlines()[0][:200])  # this says nothing about the kernel
     return Verdict(True)
 
 
 def main(index: int, gpu_name: str, kernels: Sequence[str]) -> None:
-    """Check the named kernels on the GPU with this number, and send what is found to the parent.
+    """Check the named kernels on the GPU with this index, and send the verdicts to the parent.
 
     Raises:
         RuntimeError: the GPU is not the one that the parent means, or this process cannot have it.

@@ -1,6 +1,6 @@
-"""What a GPU kernel is asked before it is trusted: problems that reach every path of it, all rows against float64.
+"""The self-check of a GPU kernel: problems that reach every path of it, all rows held against float64.
 
-Every problem is computed twice, in memory that was filled with NaN before, and must give the same bits twice.
+Every problem is computed twice, in memory filled with NaN, and must give the same bits twice.
 """
 
 import contextlib
@@ -10,11 +10,13 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 
+from .._common.dtypes import DTYPES
 from . import backends, reference
 from .audit import first_violation, sqdist_from_below
 from .kernels import Kernel
 
-LOGITS_OFF = 2e-3  # of statistics of logits, relatively: a hundred times what float32 sums are off
+DETERMINISM: Any = torch.utils.deterministic  # its one attribute is set on the class of the module
+LOGITS_OFF = 2e-3  # the largest relative error of statistics of logits: a hundred times that of float32 sums
 NEAR = 0.05  # how far above the distance a bound may be, of (|x - offset| + |c - offset|)^2
 # For each op the shapes of its problems. "small" suits an emulated GPU and Triton's interpreter, "first_use" reaches
 # every path in seconds with less than 300 MB, "large" is what bench/device.sh checks.
@@ -58,19 +60,14 @@ SIZES: dict[str, dict[str, list[tuple[int, ...]]]] = {
 
 
 class WrongResultError(Exception):
-    """What a kernel computed is not what the specification says."""
+    """A kernel computed something else than the specification."""
 
 
 def check(kernel: Kernel, device: torch.device, sizes: str) -> None:
-    """Compute a kernel's problems on a device and compare.
-
-    Args:
-        kernel: which one.
-        device: where.
-        sizes: "small", "first_use" or "large".
+    """Compute the problems of a kernel on a device and compare; sizes: "small", "first_use" or "large".
 
     Raises:
-        WrongResultError: says what is wrong.
+        WrongResultError: the message says which problem, and what is wrong.
     """
     problem = PROBLEMS[kernel.op]
     generator = torch.Generator(device).manual_seed(0)
@@ -87,7 +84,7 @@ def _expect(holds: Any, what: str) -> None:
 
 
 def _twice(run: Callable[[], Any]) -> Any:
-    """What run() gives, which must be the same bits in a second go."""
+    """The result of run(), which must give the same bits when it is called again."""
     with _poisoned_memory():
         first, second = run(), run()
     for one, other in zip(_tensors(first), _tensors(second), strict=True):
@@ -106,16 +103,16 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _poisoned_memory() -> Iterator[None]:
-    """torch.empty gives NaN, or 255 in every byte: scratch memory that a kernel reads before it writes shows."""
+    """torch.empty gives NaN, or 255 in every byte: a kernel that reads scratch memory before writing it fails."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = DETERMINISM.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    DETERMINISM.fill_uninitialized_memory = True
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        DETERMINISM.fill_uninitialized_memory = filled
 
 
 def _normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
@@ -139,11 +136,11 @@ def _run(kernel: Kernel, *arguments: Any) -> Any:
 
 
 def _check_pooled(pooled: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor, prefix: torch.Tensor) -> None:
-    """Against the float64 means, within what float32 sums of groups of eight tokens can be off."""
-    rows = max(1, 8 * reference.CHUNK_ELEMENTS // hidden[0].numel())  # at once: float64 copies of all would be large
-    for part, states, kept in zip(pooled.split(rows), hidden.split(rows), mask.split(rows), strict=True):
-        exact = reference.masked_mean_pool(states, kept, None, prefix, 3).to(torch.float64)
-        sizes = reference.masked_mean_pool(states.abs(), kept, None, prefix.abs(), 3).to(torch.float64)
+    """The means are those of float64, but for the rounding of float32 sums of groups of eight tokens."""
+    rows = max(1, 8 * reference.CHUNK_ELEMENTS // hidden[0].numel())  # float64 copies of all rows would be large
+    for part, states, tokens in zip(pooled.split(rows), hidden.split(rows), mask.split(rows), strict=True):
+        exact = reference.masked_mean_pool(states, tokens, None, prefix, 3).to(torch.float64)
+        sizes = reference.masked_mean_pool(states.abs(), tokens, None, prefix.abs(), 3).to(torch.float64)
         off = (part.to(torch.float64) - exact).abs()
         allowed = (hidden.shape[1] / 8 + 16) * 2.0**-24 * sizes
         _expect(((off <= allowed) & part.isfinite()).all(), f"a mean is off by {float((off / sizes).max()):.1e}")
@@ -153,7 +150,7 @@ def _padded(
     kernel: Kernel, generator: torch.Generator, batch: int, tokens: int, dim: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """hidden, mask and the sum of a prefix of three tokens; masked positions hold NaN."""
-    hidden = _normal(generator, batch, tokens, dim).to(getattr(torch, kernel.dtype))
+    hidden = _normal(generator, batch, tokens, dim).to(DTYPES[kernel.dtype])
     mask = torch.rand((batch, tokens), generator=generator, device=generator.device) < 0.7
     mask[:, -1] = True
     hidden[~mask] = float("nan")
@@ -199,7 +196,7 @@ def _check_bounds(bound: torch.Tensor, x: torch.Tensor, centers: torch.Tensor, o
 def _screen(
     kernel: Kernel, x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, rows: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bounds that were infinite, one of them -infinity; and the first row that is not finite."""
+    """Bounds after a screen, one of which was -infinity and the others infinite; the first row that is not finite."""
 
     def run() -> tuple[torch.Tensor, torch.Tensor]:
         bound = _infinite(len(x), x.device)
@@ -213,18 +210,20 @@ def _screen(
 
 def _screening(kernel: Kernel, device: torch.device, generator: torch.Generator, n: int, dim: int, count: int) -> None:
     shift = 3.0 * _normal(generator, dim)
-    x = torch.randn((n, dim), generator=generator, device=device, dtype=getattr(torch, kernel.dtype)).add_(shift)
+    x = torch.randn((n, dim), generator=generator, device=device, dtype=DTYPES[kernel.dtype]).add_(shift)
     centers = x[torch.randperm(n, generator=generator, device=device)[:count]].to(torch.float32)
     offset = x[:1024].to(torch.float32).mean(dim=0)
     hopper = kernel.name.endswith("_hopper")
-    # Some of the rows: half of them, or as many as make a kernel for many rows take them.
+    # Half of the rows, or as many as a kernel for many rows needs to take them.
     rows = torch.randperm(n, generator=generator, device=device)[: max(n // 2, min(n, 8192))].sort().values
     if hopper:
         from . import native
 
         for chosen in (None, rows):
             _expect(native.takes_hopper(x, chosen, count), "the kernel does not take its own problem")
-    for view in (x,) if hopper else (x, _in_wider_rows(x)):  # of all rows, Hopper's takes aligned ones alone
+    for view in (
+        (x,) if hopper else (x, _in_wider_rows(x))
+    ):  # Hopper's kernel takes aligned rows alone, unless they are chosen by index
         bound, bad = _screen(kernel, view, centers, offset)
         _expect(int(bad) == -1, f"row {int(bad)} is said not to be finite")
         _check_bounds(bound, x, centers, offset)
@@ -233,7 +232,7 @@ def _screening(kernel: Kernel, device: torch.device, generator: torch.Generator,
     others = torch.ones(n, dtype=torch.bool, device=device)
     others[rows] = False
     others[n // 2] = False
-    _expect(bound[others].isinf().all(), "a row that was not asked for was bounded")
+    _expect(bound[others].isinf().all(), "a row outside the given indices was bounded")
     last = int(rows[-1])
     x[last, dim - 1] = float("nan")
     for chosen in (None, rows):
@@ -250,7 +249,7 @@ def _pool_and_screen(
 
     def run(rows: tuple) -> tuple[torch.Tensor, ...]:
         bound = _infinite(batch, device)
-        return *_run(kernel, *rows, prefix, 3, centers, offset, bound), bound
+        return (*_run(kernel, *rows, prefix, 3, centers, offset, bound), bound)
 
     for name, rows in {"padded": (hidden, mask, None), "packed": _packed(hidden, mask)}.items():
         pooled, empty, bad, bound = _twice(lambda rows=rows: run(rows))
@@ -263,7 +262,7 @@ def _pool_and_screen(
 
 
 def _streaming(kernel: Kernel, device: torch.device, generator: torch.Generator, n: int, dim: int) -> None:
-    x = _normal(generator, n, dim).to(getattr(torch, kernel.dtype))
+    x = _normal(generator, n, dim).to(DTYPES[kernel.dtype])
     x[n // 2 :] = x[: n - n // 2].clone()  # ties, of which the lowest row wins
     center = x[n // 3].to(torch.float32)
     start = torch.full((n,), float("inf"), dtype=torch.float64, device=device)
@@ -276,9 +275,9 @@ def _streaming(kernel: Kernel, device: torch.device, generator: torch.Generator,
             nearest = start.clone()
             return _run(kernel, view, center, nearest), nearest
 
-        found, nearest = _twice(run)
+        index, nearest = _twice(run)
         _expect(torch.equal(nearest, expected), "a float64 distance is not that of the specification")
-        _expect(int(found) == farthest, f"row {farthest} is the farthest, and {int(found)} is named")
+        _expect(int(index) == farthest, f"row {farthest} is the farthest, and {int(index)} is named")
 
 
 def _blocks(
@@ -292,15 +291,15 @@ def _blocks(
     threshold = torch.full((1,), float(sqdist[len(sqdist) // 2]), dtype=torch.float64, device=device)
     for least in (torch.full_like(threshold, -1.0), threshold):
 
-        def run(least: torch.Tensor = least) -> tuple[torch.Tensor, torch.Tensor]:
+        def run(least: torch.Tensor = least) -> tuple[torch.Tensor, ...]:
             bound = _infinite(size, device)
-            found = _run(kernel, rows, centers, offset, bound, least, -1.0, picks)
-            return found[0], found[2 : 2 + int(found[0])], found[2 + picks : 2 + picks + int(found[0])], bound
+            result = _run(kernel, rows, centers, offset, bound, least, -1.0, picks)
+            return result[0], result[2 : 2 + int(result[0])], result[2 + picks : 2 + picks + int(result[0])], bound
 
-        number, found, values, bound = _twice(run)
+        number, indices, values, bound = _twice(run)
         above = len(sqdist) if float(least) < 0 else int((sqdist > float(least)).sum())
         _expect(int(number) == above, f"{above} picks are above the threshold, and {int(number)} were made")
-        _expect(found.tolist() == expected[:above].tolist(), "the picks are not those of float64 greedy")
+        _expect(indices.tolist() == expected[:above].tolist(), "the picks are not those of float64 greedy")
         _expect(values.tolist() == sqdist[:above].tolist(), "a pick's distance is not that of the specification")
         _expect((bound >= exact).all(), "a bound is below its distance")
 
@@ -308,13 +307,13 @@ def _blocks(
 def _logits(
     kernel: Kernel, device: torch.device, generator: torch.Generator, tokens: int, dim: int, vocabulary: int
 ) -> None:
-    dtype = getattr(torch, kernel.dtype)
+    dtype = DTYPES[kernel.dtype]
     hidden, bias = _normal(generator, tokens, dim).to(dtype), _normal(generator, vocabulary)
     weight = (_normal(generator, vocabulary, dim) * 4 / dim**0.5).to(dtype)
-    for given in (None, bias):
-        *found, bad = _twice(lambda given=given: _run(kernel, hidden, weight, given))
-        *expected, _ = reference.logit_stats(hidden, weight, given)
-        for name, one, other in zip(("largest logit", "margin", "entropy"), found, expected, strict=True):
+    for added in (None, bias):
+        *statistics, bad = _twice(lambda added=added: _run(kernel, hidden, weight, added))
+        *expected, _ = reference.logit_stats(hidden, weight, added)
+        for name, one, other in zip(("largest logit", "margin", "entropy"), statistics, expected, strict=True):
             off = ((one - other).abs() / (1 + other.abs())).max()
             _expect(off <= LOGITS_OFF, f"the {name} is off by {float(off):.1e}, relatively")
         _expect(int(bad) == -1, f"token {int(bad)} is said not to be finite")

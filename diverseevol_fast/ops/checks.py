@@ -1,15 +1,17 @@
-"""What several ops check of their rows, and the pieces that strided rows are copied in."""
+"""Checks that several ops make, and the chunks that strided rows are copied in."""
 
 from collections.abc import Iterator
 
 import torch
 
+from .._common.dtypes import DTYPES
+
 CHUNK_ROWS = 4096
-STORED = (torch.float32, torch.bfloat16, torch.float16)
+STORED = tuple(DTYPES.values())
 
 
 def chunks(x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """x [N, D] whole where its columns are contiguous, else in copied pieces; each with its first row's number."""
+    """x [N, D] whole where its columns are contiguous, else in copied chunks; each with the index of its first row."""
     if has_contiguous_columns(x):
         yield 0, x
         return
@@ -29,6 +31,11 @@ def first_not_finite(x: torch.Tensor) -> int:
         if bad.any():
             return start + int(bad.nonzero()[0])
     return -1
+
+
+def no_row(device: torch.device) -> torch.Tensor:
+    """-1 as int64 [1] on the device: the flag of an op that found no row to be wrong."""
+    return torch.full((1,), -1, dtype=torch.int64, device=device)
 
 
 def check_row(bad: int) -> None:

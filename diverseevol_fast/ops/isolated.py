@@ -1,4 +1,4 @@
-"""Work that may crash or hang, done in a child process: what happens there costs the unit that it happened in alone.
+"""Work that may crash or hang, done in a child process: a crash or a hang costs only the unit that it happened in.
 
 The parent calls `run_isolated`, the child it starts calls `serve`. Between them, on the child's standard output, a JSON
 object a line: {"start": unit}, any number of {"result": ...}, {"end": unit}.
@@ -18,16 +18,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-EXCEPTION = re.compile(r"[\w.]*Error: ")  # the line of a traceback that says what went wrong
-EXIT_SECONDS = 10.0  # for a child that has said all to end
+EXCEPTION = re.compile(r"[\w.]*Error: ")  # the line of a traceback that names the error
+EXIT_SECONDS = 10.0  # a child that has finished its units has so long to end
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a unit gave no result, or no further one."""
+    """The reason why a unit gave no result, or no further one."""
 
     reason: str
-    started: bool = True  # False: the child never came to it, so that it says nothing about the unit
+    started: bool = True  # False: the child never started the unit, and the failure says nothing about it
 
 
 def run_isolated(
@@ -38,46 +38,48 @@ def run_isolated(
     start_seconds: float = 120.0,
     environment: dict[str, str] | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """Give (unit, result) for each result of each unit, and (unit, Failure) where one failed; in order.
+    """Yield (unit, result) for each result of each unit, and (unit, Failure) where one failed; in order.
 
-    A child works through the units. When it crashes, hangs or prints nonsense, the unit that it was at has failed, and
-    a new child goes on with the next one.
+    A child works through the units. When it crashes, hangs or prints nonsense, its present unit has failed, and a new
+    child goes on with the next one.
 
     Args:
         units: their names.
-        command: the command of a child that is to do these units.
-        unit_seconds: a unit that sends nothing for so long hangs, and its child is killed.
+        command: gives the command of a child that works through some units.
+        unit_seconds: the child of a unit that sends nothing for so long is killed.
         start_seconds: the same for the time until the child starts its first unit.
-        environment: the child's; None: this process's.
+        environment: that of the child; None: that of this process.
     """
-    left = list(units)
-    while left:
+    remaining = list(units)
+    while remaining:
         with tempfile.TemporaryFile() as errors:
             try:
                 child = subprocess.Popen(
-                    command(left), stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True,
+                    command(remaining), stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True,
                     env=environment, start_new_session=True,
                 )  # fmt: skip
             except OSError as error:
-                yield from ((unit, Failure(f"no process could be started: {error}", started=False)) for unit in left)
+                yield from (
+                    (unit, Failure(f"no process could be started: {error}", started=False)) for unit in remaining
+                )
                 return
             conversation = _Conversation(child, errors, unit_seconds)
             try:
                 started = conversation.wait_for_start(start_seconds)
                 if started is not None:
-                    yield from ((unit, Failure(started, started=False)) for unit in left)
+                    yield from ((unit, Failure(started, started=False)) for unit in remaining)
                     return
-                while left:
-                    unit = left.pop(0)
+                while remaining:
+                    unit = remaining.pop(0)
                     yield from ((unit, result) for result in conversation.results(unit))
                     if conversation.over:
                         break
             finally:
-                conversation.close(finished=not left)
+                conversation.close(finished=not remaining)
 
 
 class _Conversation:
-    """What one child says."""
+    """The messages of one child."""
 
     def __init__(self, child: subprocess.Popen, errors: Any, seconds: float):
         self.child, self.errors, self.seconds = child, errors, seconds
@@ -136,22 +138,22 @@ class _Conversation:
         except subprocess.TimeoutExpired:
             return "the process closed its output and went on"
         self.errors.seek(0)
-        said = [line for line in self.errors.read().decode(errors="replace").splitlines() if line.strip()]
+        printed = [line for line in self.errors.read().decode(errors="replace").splitlines() if line.strip()]
         how = f"exit status {status}" if status >= 0 else _signal_name(-status)
-        error = next((line for line in reversed(said) if EXCEPTION.match(line)), said[-1] if said else "")
+        error = next((line for line in reversed(printed) if EXCEPTION.match(line)), printed[-1] if printed else "")
         return f"the process ended with {how}" + (f": {error.strip()[:200]}" if error else "")
 
     def _read(self) -> None:
-        for line in self.child.stdout:
+        for line in self.child.stdout or ():
             self.lines.put(line)
         self.lines.put(None)
 
     def close(self, *, finished: bool) -> None:
-        """End the child; one that has done all its units is given time to end by itself."""
+        """End the child; one that has finished its units has time to end by itself."""
         if finished and not self.over:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.child.wait(EXIT_SECONDS)
-        with contextlib.suppress(ProcessLookupError):  # what it started is in its group, and may outlive it
+        with contextlib.suppress(ProcessLookupError):  # processes that it started are in its group
             os.killpg(self.child.pid, signal.SIGKILL)
         self.child.wait()
 
@@ -164,10 +166,10 @@ def _signal_name(number: int) -> str:
 
 
 def serve(units: Iterable[str], work: Callable[[str], Iterable[Any]]) -> None:
-    """In the child: do the units and send what `work(unit)` gives.
+    """In the child: do the units and send the results of `work(unit)`.
 
-    An exception ends the child, and its last word on standard error is the reason that the parent gives: on a GPU no
-    later result could be trusted. What others print to standard output goes to standard error.
+    An exception ends the child, since on a GPU no later result could be trusted; the parent gives its last line on
+    standard error as the reason. Whatever libraries print to standard output goes to standard error.
     """
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as parent:

@@ -1,7 +1,7 @@
-"""The GPU kernels: which there are, what each backend of an op launches, and in which order the backends are tried.
+"""The GPU kernels: their names, which of them each backend of an op launches, and the order of the backends.
 
-The order is a table, preference.json, which bench/preference.py rewrites from the lines in bench/results. Whether a
-kernel may be used at all is decided where it runs: self_check.py.
+The order is a table, preference.json, which bench/preference.py rewrites from the lines in bench/results. On each GPU,
+self_check.py decides whether a kernel may be used at all.
 """
 
 import importlib
@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-OLDEST_CAPABILITY = (8, 0)  # what the CUDA sources are compiled for, and bfloat16 products need
+from .._common.dtypes import DTYPES
+
+OLDEST_CAPABILITY = (8, 0)  # the CUDA sources are compiled for it, and bfloat16 products need it
 HOPPER = (9, 0)
-STORED = ("float32", "bfloat16", "float16")
+STORED = tuple(DTYPES)
 OP_DTYPES = {
     "masked_mean_pool": STORED,
     "min_sqdist": STORED,
@@ -37,17 +39,17 @@ class Kernel:
 
     @property
     def op(self) -> str:
-        """The op that it does."""
+        """The name of its op."""
         return self.name.removesuffix("_hopper")
 
 
 def kernel_named(text: str) -> Kernel:
-    """The kernel that str() gave this name."""
+    """The kernel whose str() is `text`."""
     return Kernel(*text.split(" "))
 
 
 def all_kernels(capability: tuple[int, int]) -> list[Kernel]:
-    """All that may run on a GPU of this compute capability, those of "cuda" first; built or not."""
+    """All kernels for a GPU of this compute capability, built or not; those of "cuda" first."""
     return [
         Kernel(launcher, name, dtype)
         for launcher in LAUNCHERS
@@ -59,7 +61,7 @@ def all_kernels(capability: tuple[int, int]) -> list[Kernel]:
 
 
 def kernels_of(backend: str, op: str, dtype: str, capability: tuple[int, int]) -> list[Kernel]:
-    """What a backend of an op may launch for rows of a dtype."""
+    """The kernels that a backend of an op may launch for rows of a dtype."""
     launcher = "cuda" if backend == "cuda_general" else backend
     kernels = [Kernel(launcher, op, dtype)]
     if backend == "cuda" and _has_hopper_kernel(op, dtype, capability):
@@ -73,7 +75,7 @@ def _has_hopper_kernel(op: str, dtype: str, capability: tuple[int, int]) -> bool
 
 @cache
 def cuda_architectures() -> tuple[str, ...]:
-    """What the CUDA C++ kernels were compiled for; empty where there are none."""
+    """The architectures that the CUDA C++ kernels were compiled for; empty where there are none."""
     try:
         native = importlib.import_module("diverseevol_fast._native")
     except ImportError:
@@ -87,7 +89,7 @@ def _table() -> dict:
 
 
 def preference(op: str, dtype: str, capability: tuple[int, int]) -> list[str]:
-    """The backends of an op in the order in which they are tried; those that were not measured come last."""
+    """The backends of an op in the order in which they are tried; backends without a measurement come last."""
     major_minor = f"{capability[0]}.{capability[1]}"
     measured = _table()["measured"].get(f"{op} {dtype}", {}).get(major_minor, {}).get("order", [])
     return measured + [name for name in _table()["default"] if name not in measured]

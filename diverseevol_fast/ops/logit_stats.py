@@ -22,19 +22,19 @@ class LogitStats(NamedTuple):
 def logit_stats(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, backend: str = "auto"
 ) -> LogitStats:
-    """Statistics of the logits hidden @ weight.T + bias for each token; logits exist in tiles alone.
+    """Statistics of the logits hidden @ weight.T + bias for each token; only tiles of the logits are ever held.
 
     What DiverseEvol's baselines (arXiv 2311.08182) average over a sample's tokens: least confidence, margin, entropy.
 
     Args:
-        hidden: [T, D] float32, bfloat16 or float16, D at least 1; any strides. What the language model head is given.
-        weight: [V, D], V at least 1, the head's; dtype and device of `hidden`; any strides, copied whole unless its
+        hidden: [T, D] float32, bfloat16 or float16, D at least 1; any strides. The input of the language model head.
+        weight: [V, D], V at least 1, of the head; dtype and device of `hidden`; any strides, copied whole unless its
             columns are contiguous.
-        bias: [V], the head's, or None; dtype and device of `hidden`.
+        bias: [V], of the head, or None; dtype and device of `hidden`.
         backend: "auto", "cuda", "triton", "torch" (float32, any device) or "reference" (float64).
 
     Returns:
-        LogitStats, without gradient. From float32 sums (float64 in the reference), whatever dtype was given.
+        LogitStats without gradient, from float32 sums (float64 in the reference) whatever the dtype of `hidden`.
 
     Raises:
         TypeError: a wrong dtype, or not a tensor.
@@ -44,8 +44,8 @@ def logit_stats(
     _check(hidden, weight, bias)
     chosen = backends.choose(hidden.device, backend, "logit_stats", hidden.dtype)
     bias = None if bias is None else bias.detach().to(torch.float32).contiguous()
-    given = (_columns_contiguous(hidden), _columns_contiguous(weight), bias)
-    *statistics, first_bad = backends.run(chosen, "logit_stats", hidden.device, *given)
+    tensors = (_columns_contiguous(hidden), _columns_contiguous(weight), bias)
+    *statistics, first_bad = backends.run(chosen, "logit_stats", hidden.device, *tensors)
     bad = int(first_bad)
     if bad >= 0:
         raise ValueError(f"hidden: token {bad} has a logit that is not finite")
@@ -59,8 +59,8 @@ def _columns_contiguous(matrix: torch.Tensor) -> torch.Tensor:
 
 def _check(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
     """Raises TypeError or ValueError as logit_stats says."""
-    given = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
-    for name, value in given.items():
+    tensors = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
+    for name, value in tensors.items():
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
         if value.device != hidden.device:

@@ -1,9 +1,9 @@
-"""min_sqdist: bounds of all rows' distances to their nearest centre, in one pass."""
+"""min_sqdist: bounds of all rows' distances to their nearest center, in one pass."""
 
 import torch
 
 from . import backends, reference
-from .checks import CHUNK_ROWS, check_row, check_rows, chunks, first_not_finite, has_contiguous_columns
+from .checks import CHUNK_ROWS, check_row, check_rows, chunks, first_not_finite, has_contiguous_columns, no_row
 
 LARGEST_DIM = 1 << 16  # from here on the error bound of the screen does not hold
 
@@ -35,16 +35,16 @@ def min_sqdist(
     rows: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> None:
-    """Screen: lower `bound` to an upper bound of each row's squared distance to its nearest centre.
+    """Screen: lower `bound` to an upper bound of each row's squared distance to its nearest center.
 
     The bound is certified: never below the float64 squared distance, whatever precision the products had.
 
     Args:
         x: [N, D] float32, bfloat16 or float16; any strides.
-        centers: [M, D] float32, M at least 1, finite: the centres' stored values.
+        centers: [M, D] float32, M at least 1, finite: the centers' stored values.
         offset: [D] float32: subtracted from both before the products; near the rows' mean it makes bounds tight.
         bound: [N] float32, lowered in place; -infinity stays.
-        rows: int64 row numbers, distinct: only these are read and bounded; None: all.
+        rows: distinct int64 indices: only these rows are read and bounded; None: all.
         backend: "auto", "native", "cuda", "triton" or "reference".
 
     Raises:
@@ -69,53 +69,49 @@ def screen(
     centers: torch.Tensor,
     offset: torch.Tensor,
     bound: torch.Tensor,
-    rows: torch.Tensor | None,
+    indices: torch.Tensor | None,
     chosen: str,
 ) -> torch.Tensor:
-    """min_sqdist on a backend, unchecked and without waiting for a GPU.
+    """min_sqdist of all rows, or of those at `indices` (int64 [R]), unchecked and without waiting for a GPU.
 
     Returns the first row that is not finite as int64 [1], -1 for none; bounds mean nothing when there is one.
     """
-    if rows is not None and (chosen == "reference" or not has_contiguous_columns(x)):
-        return _screen_copied(x, centers, offset, bound, rows, chosen)
+    if indices is not None and (chosen == "reference" or not has_contiguous_columns(x)):
+        parts = indices.split(CHUNK_ROWS) if len(indices) else ()
+        return lowest([screen_copy(x[part], part, centers, offset, bound, chosen) for part in parts], x.device)
     if chosen == "reference":
         bad = torch.full((1,), first_not_finite(x), device=x.device)
         if int(bad) < 0:
             reference.min_sqdist(x, centers, bound)
         return bad
-    found = []
+    bad_rows = []
     for start, part in chunks(x):
-        given = (part, centers, offset, bound[start : start + len(part)], rows)
-        bad = backends.run(chosen, "min_sqdist", x.device, *given)
-        found.append(torch.where(bad < 0, bad, bad + start))
-    return lowest(found)
-
-
-def _screen_copied(
-    x: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, rows: torch.Tensor, chosen: str
-) -> torch.Tensor:
-    """screen of some rows, gathered first."""
-    parts = rows.split(CHUNK_ROWS) if len(rows) else ()
-    found = [screen_copy(x[part], part, centers, offset, bound, chosen) for part in parts]
-    return lowest(found) if found else torch.full((1,), -1, device=x.device)
+        tensors = (part, centers, offset, bound[start : start + len(part)], indices)
+        bad = backends.run(chosen, "min_sqdist", x.device, *tensors)
+        bad_rows.append(torch.where(bad < 0, bad, bad + start))
+    return lowest(bad_rows, x.device)
 
 
 def screen_copy(
-    copy: torch.Tensor, numbers: torch.Tensor, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor,
+    copy: torch.Tensor,
+    indices: torch.Tensor,
+    centers: torch.Tensor,
+    offset: torch.Tensor,
+    bound: torch.Tensor,
     chosen: str,
-) -> torch.Tensor:  # fmt: skip
-    """screen of rows that were copied out of x: copy [R, D], their numbers int64 [R]; bound [N] is that of x."""
-    lowered = bound[numbers]
+) -> torch.Tensor:
+    """screen of rows that were copied out of x: copy [R, D], their indices int64 [R]; bound [N] is that of x."""
+    lowered = bound[indices]
     bad = screen(copy, centers, offset, lowered, None, chosen)
-    bound[numbers] = lowered
-    return torch.where(bad < 0, bad, numbers[bad])
+    bound[indices] = lowered
+    return torch.where(bad < 0, bad, indices[bad])
 
 
-def lowest(found: list[torch.Tensor]) -> torch.Tensor:
-    """The lowest of row numbers, each int64 [1] and -1 for none."""
-    if len(found) == 1:
-        return found[0]
-    numbers = torch.cat(found)
+def lowest(indices: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """The lowest of any number of indices on the device, each int64 [1] and -1 for none; -1 where all are."""
+    if len(indices) == 1:
+        return indices[0]
     largest = torch.iinfo(torch.int64).max
-    lowest = torch.cat([torch.where(numbers < 0, largest, numbers), numbers.new_full((1,), largest)]).min()
+    candidates = torch.cat([*indices, no_row(device)])
+    lowest = torch.where(candidates < 0, largest, candidates).min()
     return torch.where(lowest == largest, -1, lowest)[None]

@@ -1,7 +1,6 @@
 """Glue to the C++ extension `_native`, CPU and CUDA kernels: addresses, sizes and strides out of tensors.
 
-Arguments are checked by the public ops. What a kernel finds out comes back in tensors, so that a GPU need not be waited
-for here.
+The public ops check the arguments. Flags and counts come back in tensors, so that nothing here waits for a GPU.
 """
 
 import os
@@ -10,6 +9,7 @@ import torch
 
 from .. import _native  # ImportError when it was not built; ops.backends turns that into a reason
 from .audit import BoundViolationError
+from .checks import no_row
 
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -33,11 +33,11 @@ def execution_target(device: torch.device) -> "_native.ExecutionTarget":
     """What kernels of tensors on `device` run on: torch's threads, or torch's current stream."""
     if device.type == "cpu":
         return _native.cpu_target(isa=chosen_isa(), threads=torch.get_num_threads())
-    kept = []
+    buffers = []  # of this call, alive as long as allocate is
 
     def allocate(count: int) -> int:
-        kept.append(torch.empty(count, dtype=torch.uint8, device=device))  # torch reuses it in the stream's order
-        return kept[-1].data_ptr()
+        buffers.append(torch.empty(count, dtype=torch.uint8, device=device))  # torch reuses it in the stream's order
+        return buffers[-1].data_ptr()
 
     return _native.gpu_target(device.index, torch.cuda.current_stream(device).cuda_stream, allocate)
 
@@ -49,11 +49,11 @@ def masked_mean_pool(
     prefix_sum: torch.Tensor | None,
     prefix_len: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As reference.masked_mean_pool; D contiguous. The pooled rows [B, D], and the first row with nothing to pool.
+    """As reference.masked_mean_pool, D contiguous: the pooled rows [B, D], and the first row with nothing to pool.
 
-    That row's number is int64 [1], -1 for none, as all of this module's.
+    The index of that row is int64 [1], -1 for none, as every flag of this module.
     """
-    out, empty, call, _kept = _pool_call(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    out, empty, call, _alive = _pool_call(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
     _native.masked_mean_pool(execution_target(hidden.device), call)
     return out, empty
 
@@ -68,9 +68,9 @@ def pool_min_sqdist(
     offset: torch.Tensor,
     bound: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """masked_mean_pool, and min_sqdist of what it gives, in one call: what the two return."""
-    out, empty, call, _kept = _pool_call(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
-    bad = torch.full((1,), -1, dtype=torch.int64, device=hidden.device)
+    """masked_mean_pool, and min_sqdist of the pooled rows, in one call; returns the results of the two."""
+    out, empty, call, _alive = _pool_call(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    bad = no_row(hidden.device)
     _native.pool_min_sqdist(
         execution_target(hidden.device),
         call,
@@ -90,12 +90,12 @@ def _pool_call(
     prefix_sum: torch.Tensor | None,
     prefix_len: int,
 ) -> tuple[torch.Tensor, torch.Tensor, "_native.MaskedMeanPool", tuple]:
-    """The results' tensors, the call, and what must live until it is made."""
+    """The result and flag tensors, the arguments of the call, and the tensors that must live until it is made."""
     packed = cu_seqlens is not None
     batch = len(cu_seqlens) - 1 if packed else hidden.shape[0]
     mask = None if mask is None else mask.contiguous()
     out = torch.empty((batch, hidden.shape[-1]), dtype=torch.float32, device=hidden.device)
-    empty = torch.full((1,), -1, dtype=torch.int64, device=hidden.device)
+    empty = no_row(hidden.device)
     call = _native.MaskedMeanPool(
         hidden=hidden.data_ptr(),
         dtype=DTYPE_CODES[hidden.dtype],
@@ -119,20 +119,20 @@ def min_sqdist(
     centers: torch.Tensor,
     offset: torch.Tensor,
     bound: torch.Tensor,
-    numbers: torch.Tensor | None,
+    indices: torch.Tensor | None,
     general: bool = False,
 ) -> torch.Tensor:
     """x [N, D] with D contiguous, centers [M, D] float32, offset [D] float32, bound [N] float32 in place.
 
-    numbers: int64, the rows to bound, or None for all. All contiguous. general: on a GPU, only the kernel that serves
+    indices: int64, the rows to bound, or None for all. All contiguous. general: on a GPU, only the kernel that serves
     every GPU. Returns the first row that is not finite (bounds of later rows may be unset then).
     """
-    bad = torch.full((1,), -1, dtype=torch.int64, device=x.device)
+    bad = no_row(x.device)
     _native.min_sqdist(
         execution_target(x.device),
         _rows(x),
-        indices=_address(numbers),
-        count=len(x) if numbers is None else len(numbers),
+        indices=_address(indices),
+        count=len(x) if indices is None else len(indices),
         centers=centers.data_ptr(),
         num_centers=len(centers),
         offset=offset.data_ptr(),
@@ -143,13 +143,13 @@ def min_sqdist(
     return bad
 
 
-def takes_hopper(x: torch.Tensor, numbers: torch.Tensor | None, num_centers: int) -> bool:
-    """Whether min_sqdist of x, of all rows or of these, launches the kernel that Hopper alone has."""
+def takes_hopper(x: torch.Tensor, indices: torch.Tensor | None, num_centers: int) -> bool:
+    """Whether min_sqdist of x, of all rows or of those at `indices`, launches the kernel for Hopper alone."""
     return _native.suits_hopper(
         execution_target(x.device),
         _rows(x),
-        indices=_address(numbers),
-        count=len(x) if numbers is None else len(numbers),
+        indices=_address(indices),
+        count=len(x) if indices is None else len(indices),
         num_centers=num_centers,
     )
 
@@ -165,13 +165,13 @@ def pick_block(
 ) -> torch.Tensor:
     """As reference.pick_block; threshold float64 [1], offset [D] float32 as in min_sqdist. All contiguous float32.
 
-    Returns float64 [2 + 2 max_picks]: how many picks, the distance that follows, and the picks and their distances.
+    Returns float64 [2 + 2 max_picks]: how many picks, the distance that follows, the picks and their distances.
 
     Raises:
         BoundViolationError: on the CPU, a bound is below its row's distance.
     """
-    found = torch.empty(2 + 2 * max_picks, dtype=torch.float64, device=rows.device)
-    numbers = torch.empty(1 + max_picks, dtype=torch.int64, device=rows.device)
+    result = torch.empty(2 + 2 * max_picks, dtype=torch.float64, device=rows.device)
+    picks = torch.empty(1 + max_picks, dtype=torch.int64, device=rows.device)  # their count, then their indices
     try:
         _native.pick_block(
             execution_target(rows.device),
@@ -185,10 +185,10 @@ def pick_block(
             threshold=threshold.data_ptr(),
             stop_sqdist=stop,
             max_picks=max_picks,
-            picks=numbers[1:].data_ptr(),
-            sqdist=found[2 + max_picks :].data_ptr(),
-            num_picks=numbers.data_ptr(),
-            next=found[1:].data_ptr(),
+            picks=picks[1:].data_ptr(),
+            sqdist=result[2 + max_picks :].data_ptr(),
+            num_picks=picks.data_ptr(),
+            next=result[1:].data_ptr(),
         )
     except _native.BoundViolationError as error:
         raise BoundViolationError(
@@ -196,9 +196,9 @@ def pick_block(
             "they are until the selection is through; if they were, please report this with what `diverseevol env "
             "--check` prints"
         ) from error
-    found[0] = numbers[0]
-    found[2 : 2 + max_picks] = numbers[1:]
-    return found
+    result[0] = picks[0]
+    result[2 : 2 + max_picks] = picks[1:]
+    return result
 
 
 def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
@@ -219,7 +219,7 @@ def logit_stats(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """As reference.logit_stats, on a GPU; bias float32. The three statistics, and the first bad token."""
     largest, margin, entropy = torch.empty((3, len(hidden)), dtype=torch.float32, device=hidden.device)
-    bad = torch.full((1,), -1, dtype=torch.int64, device=hidden.device)
+    bad = no_row(hidden.device)
     _native.logit_stats(
         execution_target(hidden.device),
         hidden=hidden.data_ptr(),

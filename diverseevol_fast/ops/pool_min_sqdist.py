@@ -3,7 +3,8 @@
 import torch
 
 from . import backends, reference
-from .masked_mean_pool import check_pooled, checked_rows
+from .checks import no_row
+from .masked_mean_pool import TokenStates, check_pooled, checked_states, rows_in
 from .min_sqdist import check_screen, screen
 
 
@@ -23,36 +24,28 @@ def pool_min_sqdist(
 
     Arguments, returns and errors are those of the two.
     """
-    given = {"cu_seqlens": cu_seqlens, "prefix_sum": prefix_sum, "prefix_len": prefix_len}
-    pooled, flags = queue_pool_min_sqdist(
-        hidden, mask, **given, centers=centers, offset=offset, bound=bound, backend=backend
-    )
-    check_pooled(*flags.tolist(), "mask" if cu_seqlens is None else "cu_seqlens")
+    states = checked_states(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
+    check_screen(rows_in(hidden, cu_seqlens), hidden.shape[-1], hidden.device, centers, offset, bound)
+    pooled, flags = launch_pool_min_sqdist(states, centers, offset, bound, backend)
+    empty, bad = flags.tolist()
+    check_pooled(empty, bad, "mask" if cu_seqlens is None else "cu_seqlens")
     return pooled
 
 
-def queue_pool_min_sqdist(
-    hidden: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    centers: torch.Tensor,
-    offset: torch.Tensor,
-    bound: torch.Tensor,
-    cu_seqlens: torch.Tensor | None,
-    prefix_sum: torch.Tensor | None,
-    prefix_len: int,
-    backend: str,
+def launch_pool_min_sqdist(
+    states: TokenStates, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, backend: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """pool_min_sqdist without waiting for a GPU: the pooled rows, and int64 [2] for check_pooled."""
-    given = checked_rows(hidden, mask, cu_seqlens, prefix_sum, prefix_len)
-    batch = len(hidden) if cu_seqlens is None else len(cu_seqlens) - 1
-    check_screen(batch, hidden.shape[-1], hidden.device, centers, offset, bound)
-    chosen = backends.choose(hidden.device, backend, "pool_min_sqdist", hidden.dtype)
+    """Pool and bound without waiting for a GPU.
+
+    Returns the pooled rows [B, D], and int64 [2]: the first row with nothing to pool and the first that pools to a
+    value that is not finite, -1 for none.
+    """
+    device = states.hidden.device
+    chosen = backends.choose(device, backend, "pool_min_sqdist", states.hidden.dtype)
     centers, offset = centers.contiguous(), offset.contiguous()
     if chosen == "reference":
-        pooled = reference.masked_mean_pool(*given)
-        empty, bad = torch.full((1,), -1, device=hidden.device), screen(pooled, centers, offset, bound, None, chosen)
+        pooled, empty = reference.masked_mean_pool(*states), no_row(device)
+        bad = screen(pooled, centers, offset, bound, None, chosen)
     else:
-        call = (chosen, "pool_min_sqdist", hidden.device)
-        pooled, empty, bad = backends.run(*call, *given, centers, offset, bound)
+        pooled, empty, bad = backends.run(chosen, "pool_min_sqdist", device, *states, centers, offset, bound)
     return pooled, torch.cat([empty, bad])

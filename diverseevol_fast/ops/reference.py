@@ -23,10 +23,11 @@ def masked_mean_pool(
     Raises:
         ValueError: a row has nothing to pool.
     """
-    if cu_seqlens is None:
+    if mask is not None:
         counts = mask.sum(dim=1)  # [B]
         sums = torch.where(mask[:, :, None], hidden.to(torch.float64), 0.0).sum(dim=1)  # [B, D]
     else:
+        assert cu_seqlens is not None
         counts = cu_seqlens.diff()  # [B]
         lengths = counts.tolist()
         sums = torch.stack(
@@ -46,7 +47,7 @@ def halving_sum(values: torch.Tensor) -> torch.Tensor:
 
     D is padded with zeros to a power of two; the upper half is added to the lower until one number is left.
     The order is part of the specification: it decides which of two rows is farther when their distances
-    agree to the last bits.
+    differ in the last bits alone.
     """
     width = 1 << max(0, values.shape[-1] - 1).bit_length()
     values = torch.nn.functional.pad(values, (0, width - values.shape[-1]))
@@ -74,7 +75,7 @@ def as_bound(sqdist: torch.Tensor) -> torch.Tensor:
 
 
 def min_sqdist(x: torch.Tensor, centers: torch.Tensor, bound: torch.Tensor) -> None:
-    """Screen: bound [N] float32 becomes at most each row's squared distance to its nearest centre, rounded up.
+    """Screen: bound [N] float32 becomes at most each row's squared distance to its nearest center, rounded up.
 
     x [N, D]; centers [M, D], values. In place; a bound of -infinity stays.
     """
@@ -89,9 +90,9 @@ def pick_block(
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Greedy among `rows` [B, D] against `centers` [M, D], while the winner is above threshold and stop.
 
-    Returns the picks (positions, in pick order), their squared distances when picked, and that of the winner that
-    was not picked (-1 when no row is left; no meaning after max_picks). bound [B] float32 becomes each row's present
-    distance, rounded up, and -infinity for the picks.
+    Returns the picks (indices of `rows`, in pick order), their squared distances when picked, and that of the winner
+    that was not picked (-1 when no row remains; no meaning after max_picks). bound [B] float32 becomes each row's
+    present distance, rounded up, and -infinity for the picks.
     """
     nearest = torch.full((rows.shape[0],), float("inf"), dtype=torch.float64, device=rows.device)
     for center in centers:
@@ -108,15 +109,15 @@ def pick_block(
         sqdist.append(following)
         nearest = torch.where(nearest < 0, nearest, torch.minimum(nearest, sqdist_to(rows, rows[winner])))
         nearest[winner] = -1.0
-    left = torch.where(nearest < 0, -float("inf"), nearest)
-    bound.copy_(torch.minimum(bound, as_bound(left)))
+    remaining = torch.where(nearest < 0, -float("inf"), nearest)
+    bound.copy_(torch.minimum(bound, as_bound(remaining)))
     return torch.tensor(picks, dtype=torch.int64), torch.tensor(sqdist, dtype=torch.float64), following
 
 
 def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> int:
     """The streaming step: nearest [N] float64 falls to the squared distance to `center` [D]; the farthest row.
 
-    Lowest row on ties. Negative entries are centres and stay.
+    Lowest row on ties. Negative entries are centers and stay.
     """
     nearest.copy_(torch.where(nearest < 0, nearest, torch.minimum(nearest, sqdist_to(x, center))))
     return int((nearest == nearest.max()).nonzero()[0])
@@ -158,9 +159,9 @@ def logit_stats(
 def kcenter(x: torch.Tensor, k: int, centers: list[int]) -> tuple[list[int], list[float]]:
     """K-Center greedy, or farthest-first traversal (Gonzalez 1985; DiverseEvol, arXiv 2311.08182, section 2).
 
-    k times: pick the row that is farthest from its nearest centre, lowest index on ties; it becomes a centre.
-    x [N, D]; centers: at least one row number. Returns the k row numbers in pick order, and each one's squared
-    distance to its nearest centre when picked. A row that is a centre is never picked.
+    k times: pick the row that is farthest from its nearest center, lowest index on ties; it becomes a center.
+    x [N, D]; centers: at least one index. Returns the indices of k rows in pick order, and each one's squared
+    distance to its nearest center when picked. A row that is a center is never picked.
     """
     nearest = torch.full((x.shape[0],), float("inf"), dtype=torch.float64)
     for center in centers:

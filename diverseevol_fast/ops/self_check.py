@@ -1,13 +1,13 @@
-"""The self-check of the GPU kernels: once on each GPU, in child processes, remembered in the user's cache folder.
+"""The self-check of the GPU kernels: once on each GPU, in child processes, with verdicts in the user's cache folder.
 
-A kernel is chosen by itself only where its self-check has passed. What a check found holds for this GPU and driver,
-these versions of torch and Triton, and these very kernels; with any other, all is checked anew.
+The automatic choice of a backend takes a kernel only where its self-check has passed. A verdict holds for this GPU and
+driver, these versions of torch and Triton, and these very kernels; where one differs, all kernels are checked anew.
 """
 
 import contextlib
 import hashlib
+import importlib
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import os
@@ -32,24 +32,24 @@ from .kernels import Kernel
 log = logging.getLogger("diverseevol_fast")
 
 PACKAGE = Path(__file__).resolve().parents[1]
-KERNEL_SECONDS = 60.0  # without a word for so long, a kernel's check hangs; Triton compiles it within a few
-CHECK_SECONDS = 240.0  # when no further kernel is waited for: a GPU on which all of them hang
-LOCK_SECONDS = 300.0  # for another process that checks the same GPU
+KERNEL_SECONDS = 60.0  # a check that sends nothing for so long hangs; Triton compiles a kernel within a few
+CHECK_SECONDS = 240.0  # no further kernel is checked after that: on a GPU where all of them hang
+LOCK_SECONDS = 300.0  # the longest wait for another process that checks the same GPU
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a kernel's self-check found."""
+    """The verdict of a kernel's self-check."""
 
-    passed: bool | None  # None: it could not be checked, which says nothing about the kernel and is not remembered
+    passed: bool | None  # None: it could not be checked; that says nothing about the kernel, and is not saved
     reason: str = ""  # why it did not pass
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU, and all else that a verdict depends on."""
+    """A GPU, and everything else that a verdict depends on."""
 
-    name: str  # that of a MIG slice says which
+    name: str  # the name of a MIG slice includes its profile
     capability: tuple[int, int]
     multiprocessors: int
     driver: str
@@ -59,17 +59,22 @@ class Gpu:
 
 
 def describe(index: int) -> Gpu:
-    """The GPU with this number."""
+    """The GPU with this index."""
     properties = torch.cuda.get_device_properties(index)
     return Gpu(
-        properties.name, (properties.major, properties.minor), properties.multi_processor_count, driver_version(),
-        torch.__version__, version_of("triton"), kernels_digest(),
-    )  # fmt: skip
+        name=properties.name,
+        capability=(properties.major, properties.minor),
+        multiprocessors=properties.multi_processor_count,
+        driver=driver_version(),
+        torch=torch.__version__,
+        triton=version_of("triton"),
+        kernels=kernels_digest(),
+    )
 
 
 @cache
 def driver_version() -> str:
-    """Of NVIDIA's driver; "unknown" where neither the kernel module nor nvidia-smi says it."""
+    """The version of NVIDIA's driver; "unknown" where neither the kernel module nor nvidia-smi tells it."""
     module = Path("/sys/module/nvidia/version")
     if module.is_file():
         return module.read_text(encoding="utf-8").strip()
@@ -83,10 +88,10 @@ def driver_version() -> str:
 
 @cache
 def kernels_digest() -> str:
-    """Of what runs on a GPU: the extension module as it was compiled, Triton's kernels, and the problems' own file."""
+    """A digest of the compiled extension module, of Triton's kernels, and of check_problems.py."""
     total = hashlib.sha256()
     problems = Path(__file__).with_name("check_problems.py")
-    triton_ops = importlib.util.find_spec("diverseevol_fast.triton_ops").submodule_search_locations[0]
+    (triton_ops,) = importlib.import_module("diverseevol_fast.triton_ops").__path__
     paths = [*PACKAGE.glob("_native*"), *Path(triton_ops).glob("*.py"), problems]
     for path in sorted(path for path in paths if path.suffix in (".py", ".so", ".pyd")):
         total.update(f"{path.name}\n".encode() + path.read_bytes())
@@ -94,7 +99,7 @@ def kernels_digest() -> str:
 
 
 def version_of(package: str) -> str:
-    """Of an installed package, or "not installed"."""
+    """The version of an installed package, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -102,29 +107,29 @@ def version_of(package: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where verdicts are remembered: diverseevol_fast in the user's cache folder."""
+    """The folder where verdicts are saved: diverseevol_fast in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "diverseevol_fast" / "gpu_checks"
 
 
 @cache
 def verdicts(index: int, launchers: tuple[str, ...]) -> dict[Kernel, Verdict]:
-    """The verdicts on the kernels of this GPU, remembered or found now; once in each process.
+    """The verdicts on the kernels of the GPU with this index, saved or made now; once in each process.
 
-    index: the GPU's number; launchers: those of kernels.LAUNCHERS that can run here.
+    launchers: those of kernels.LAUNCHERS that can run here.
     """
     gpu = describe(index)
     wanted = _kernels_here(gpu, launchers)
     path = _file_of(gpu)
     with _locked(path):
-        known = _remembered(path, gpu)
+        known = _saved(path, gpu)
         missing = [kernel for kernel in wanted if kernel not in known]
         if missing:
             log.warning(
                 "%s: checking %d GPU kernels before they are used, once on this machine", gpu.name, len(missing)
             )
             known |= run_checks(missing, index)
-            _remember(path, gpu, known)
+            _save(path, gpu, known)
     for kernel in missing:
         if not known[kernel].passed:
             state = "failed its self-check" if known[kernel].passed is False else "could not be checked"
@@ -133,13 +138,13 @@ def verdicts(index: int, launchers: tuple[str, ...]) -> dict[Kernel, Verdict]:
 
 
 def check_anew(index: int, launchers: Sequence[str]) -> dict[Kernel, Verdict]:
-    """Check all kernels of a GPU, whatever is remembered, and remember what is found now."""
+    """Check all kernels of a GPU, whatever was saved, and save the verdicts."""
     gpu = describe(index)
-    found = run_checks(_kernels_here(gpu, launchers), index)
+    known = run_checks(_kernels_here(gpu, launchers), index)
     path = _file_of(gpu)
     with _locked(path):
-        _remember(path, gpu, found)
-    return found
+        _save(path, gpu, known)
+    return known
 
 
 def _kernels_here(gpu: Gpu, launchers: Sequence[str]) -> list[Kernel]:
@@ -152,10 +157,10 @@ def _file_of(gpu: Gpu) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Only one process checks a kind of GPU at a time; the others wait, and read what it found.
+    """Only one process checks a kind of GPU at a time; the others wait, and read its verdicts.
 
     Where no lock can be had (a folder that cannot be written, another process that does not end) the check is done
-    without: two that check at once cost time alone.
+    without it: two processes that check at once only cost time.
     """
     lock = filelock.FileLock(path.with_suffix(".lock"))
     try:
@@ -169,8 +174,8 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _remembered(path: Path, gpu: Gpu) -> dict[Kernel, Verdict]:
-    """What was found for this very GPU and these kernels; nothing where no file can be read."""
+def _saved(path: Path, gpu: Gpu) -> dict[Kernel, Verdict]:
+    """The saved verdicts for this very GPU and these kernels; none where no file can be read."""
     try:
         saved = read_json(path)
         if saved["gpu"] != json.loads(json.dumps(asdict(gpu))):
@@ -183,10 +188,10 @@ def _remembered(path: Path, gpu: Gpu) -> dict[Kernel, Verdict]:
         return {}
 
 
-def _remember(path: Path, gpu: Gpu, found: dict[Kernel, Verdict]) -> None:
-    known = {str(kernel): asdict(verdict) for kernel, verdict in found.items() if verdict.passed is not None}
+def _save(path: Path, gpu: Gpu, known: dict[Kernel, Verdict]) -> None:
+    verdicts = {str(kernel): asdict(verdict) for kernel, verdict in known.items() if verdict.passed is not None}
     try:
-        write_json(path, {"gpu": asdict(gpu), "checked": time.strftime("%Y-%m-%d"), "verdicts": known})
+        write_json(path, {"gpu": asdict(gpu), "checked": time.strftime("%Y-%m-%d"), "verdicts": verdicts})
     except OSError as error:
         log.warning("%s cannot be written (%s): each process checks the GPU kernels anew", path, error)
 
@@ -195,21 +200,24 @@ def run_checks(wanted: Sequence[Kernel], index: int) -> dict[Kernel, Verdict]:
     """Check kernels in child processes, one for each launcher, side by side."""
     groups = [[str(kernel) for kernel in wanted if kernel.launcher == launcher] for launcher in kernels.LAUNCHERS]
     with ThreadPoolExecutor(len(groups)) as pool:
-        found = list(pool.map(lambda names: _run_group(names, index), groups))
-    return {kernels.kernel_named(name): verdict for group in found for name, verdict in group}
+        results = list(pool.map(lambda names: _run_group(names, index), groups))
+    return {kernels.kernel_named(name): verdict for group in results for name, verdict in group}
 
 
 def _run_group(names: Sequence[str], index: int) -> list[tuple[str, Verdict]]:
     results = run_isolated(
-        names, lambda left: child_command(left, index), unit_seconds=KERNEL_SECONDS, environment=child_environment()
+        names,
+        lambda remaining: child_command(remaining, index),
+        unit_seconds=KERNEL_SECONDS,
+        environment=child_environment(),
     )
-    found, until = [], time.perf_counter() + CHECK_SECONDS
+    done, until = [], time.perf_counter() + CHECK_SECONDS
     for name, result in results:
-        found.append((name, as_verdict(result)))
+        done.append((name, as_verdict(result)))
         if time.perf_counter() > until:
             break
     late = Verdict(None, f"left out, the checks took more than {CHECK_SECONDS:.0f} s")
-    return found + [(name, late) for name in names[len(found) :]]
+    return done + [(name, late) for name in names[len(done) :]]
 
 
 def as_verdict(result: Any) -> Verdict:
@@ -222,13 +230,13 @@ def as_verdict(result: Any) -> Verdict:
 
 
 def child_command(names: Sequence[str], index: int) -> list[str]:
-    """The command of a child that checks these kernels on the GPU with this number."""
+    """The command of a child that checks these kernels on the GPU with this index."""
     code = f"import json, sys; from {__package__}.check_child import main; main(*json.loads(sys.argv[1]))"
     return [sys.executable, "-c", code, json.dumps([index, torch.cuda.get_device_name(index), list(names)])]
 
 
 def child_environment() -> dict[str, str]:
-    """This process's, with modules found where it finds them, and Triton compiling for the GPU."""
+    """This process's environment, with its module path, and without Triton's interpreter."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     return {name: value for name, value in environment.items() if name != "TRITON_INTERPRET"}

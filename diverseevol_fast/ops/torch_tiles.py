@@ -2,7 +2,7 @@
 
 import torch
 
-TILE_LOGITS = 1 << 20  # 4 MB: a tile is gone over several times, and stays in the caches
+TILE_LOGITS = 1 << 20  # 4 MB: several passes are made over a tile, which stays in the caches
 
 
 def logit_stats(
@@ -14,13 +14,13 @@ def logit_stats(
     for start in range(0, len(hidden), tokens):
         part = slice(start, start + tokens)
         logits = _logits(hidden[part].float(), weight, bias)  # [tokens, V]
-        first, place = logits.max(dim=1, keepdim=True)
+        first, index = logits.max(dim=1, keepdim=True)
         below = logits - first
         exponential = below.exp()
         total = exponential.sum(dim=1)
         weighted = exponential.mul_(below).sum(dim=1)
         largest[part] = first[:, 0]
-        margin[part] = -below.scatter_(1, place, -float("inf")).amax(dim=1)
+        margin[part] = -below.scatter_(1, index, -float("inf")).amax(dim=1)
         # Neither term is negative: nothing cancels. NaN where a logit, or a difference from the largest, is not finite.
         entropy[part] = total.log() - weighted / total
     bad = (~torch.isfinite(entropy)).nonzero()[:1, 0]

@@ -1,4 +1,4 @@
-"""update_argmax: the classical streaming step, one centre and one pass."""
+"""update_argmax: the classical streaming step, one center and one pass."""
 
 import torch
 
@@ -7,12 +7,12 @@ from .checks import check_rows, chunks
 
 
 def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor, backend: str = "auto") -> int:
-    """Lower `nearest` for one more centre and find the farthest row, lowest on ties.
+    """Lower `nearest` for one more center and find the farthest row, lowest on ties.
 
     Args:
         x: [N, D] float32, bfloat16 or float16; any strides; finite.
         center: [D] float32.
-        nearest: [N] float64 squared distances, lowered in place; negative entries are centres and stay.
+        nearest: [N] float64 squared distances, lowered in place; negative entries are centers and stay.
         backend: "auto", "native", "cuda", "triton" or "reference".
 
     Raises:
@@ -21,27 +21,27 @@ def update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor, 
     """
     _check(x, center, nearest)
     chosen = backends.choose(x.device, backend, "update_argmax", x.dtype)
-    return int(queue_update_argmax(x, center, nearest, chosen))
+    return int(launch_update_argmax(x, center, nearest, chosen))
 
 
-def queue_update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor, chosen: str) -> torch.Tensor:
-    """update_argmax without waiting for a GPU: the farthest row as int64 [1] on its device."""
+def launch_update_argmax(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor, chosen: str) -> torch.Tensor:
+    """Update on a backend without waiting for a GPU: the index of the farthest row, int64 [1] on its device."""
     if chosen == "reference":
         return torch.full((1,), reference.update_argmax(x, center, nearest), device=x.device)
     center = center.contiguous()
-    found = [
+    indices = [
         start + backends.run(chosen, "update_argmax", x.device, part, center, nearest[start : start + len(part)])
         for start, part in chunks(x)
     ]
-    return farthest(found, nearest)
+    return farthest(indices, nearest)
 
 
-def farthest(found: list[torch.Tensor], nearest: torch.Tensor) -> torch.Tensor:
-    """Of ascending row numbers, each int64 [1], the one with the largest `nearest`; the lowest on ties."""
-    if len(found) == 1:
-        return found[0]
-    numbers = torch.cat(found)
-    return numbers[nearest[numbers].argmax(dim=0, keepdim=True)]
+def farthest(indices: list[torch.Tensor], nearest: torch.Tensor) -> torch.Tensor:
+    """The index, of ascending ones (each int64 [1]), with the largest `nearest`; the lowest on ties."""
+    if len(indices) == 1:
+        return indices[0]
+    candidates = torch.cat(indices)
+    return candidates[nearest[candidates].argmax(dim=0, keepdim=True)]
 
 
 def _check(x: torch.Tensor, center: torch.Tensor, nearest: torch.Tensor) -> None:

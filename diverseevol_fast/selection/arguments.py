@@ -1,4 +1,4 @@
-"""What the selection functions accept, checked."""
+"""The arguments of the selection functions, checked and converted."""
 
 import os
 import re
@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from ..ops.checks import STORED
+
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]I?)?B?", re.IGNORECASE)
 LARGEST_MEMORY = 1 << 62
-BOUND_BYTES = 16  # of a row: its bound, how far it is up to date, and a copy of each
-SHOWN = 80  # characters of a wrong value
-# What numpy and torch raise, without the argument's name.
+BOUND_BYTES = 16  # of a row: its bound, the centers applied to it, and a copy of each
+SHOWN = 80  # characters of a wrong value in a message
+# numpy and torch raise these, without the argument's name.
 CONVERSION_ERRORS = (AttributeError, TypeError, ValueError, RuntimeError, OverflowError, BufferError)
 
 
 def shown(value: Any) -> str:
-    """A wrong value as messages repeat it: short, whatever it is."""
+    """The text of a wrong value for a message, at most SHOWN characters."""
     try:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits
@@ -31,9 +32,8 @@ def shown(value: Any) -> str:
 def as_rows(x: Any, name: str = "x") -> torch.Tensor:
     """x, which messages call `name`, as a tensor [N, D] of float32, bfloat16 or float16.
 
-    On its own memory where it is one, in a numpy array, a tensor or a DLPack object. Other real numbers, lists and
-    reversed views are copied; numbers of another dtype are rounded to float32, where those beyond its range become
-    infinite.
+    A numpy array, tensor or DLPack object of such a dtype is not copied. Other real numbers are rounded to float32 in a
+    copy, where those beyond its range become infinite; lists and reversed views are copied.
 
     Raises:
         TypeError: not an array of real numbers.
@@ -52,11 +52,11 @@ def as_rows(x: Any, name: str = "x") -> torch.Tensor:
     if not is_real or tensor.layout != torch.strided or tensor.device.type == "meta":
         kind = "a nested tensor" if tensor.is_nested else f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
         raise TypeError(f"{name}: expected a dense tensor of real numbers, got {kind}")
-    return _checked_shape(tensor if tensor.dtype in DTYPES else tensor.to(torch.float32), name)
+    return _checked_shape(tensor if tensor.dtype in STORED else tensor.to(torch.float32), name)
 
 
 def as_store(x: Any) -> torch.Tensor:
-    """x, which messages call "store", as a tensor [n, D] on its own memory, which can be written to.
+    """x, which messages call "store", as a writable tensor [n, D] that shares its memory.
 
     Raises:
         TypeError: not an array, or not float32, bfloat16 or float16.
@@ -68,7 +68,7 @@ def as_store(x: Any) -> torch.Tensor:
         if any(stride < 0 for stride in x.strides):
             raise ValueError("store: expected a view with positive strides, got a reversed one; copy it first")
     tensor = _as_tensor(x, "store")
-    if tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.device.type == "meta":
+    if tensor.dtype not in STORED or tensor.layout != torch.strided or tensor.device.type == "meta":
         kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
         raise TypeError(f"store: expected dense float32, bfloat16 or float16, got {kind}")
     if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
@@ -77,13 +77,13 @@ def as_store(x: Any) -> torch.Tensor:
 
 
 def _as_tensor(x: Any, name: str) -> torch.Tensor:
-    """x as a tensor on its own memory.
+    """x as a tensor that shares its memory.
 
     Raises:
-        TypeError: it is none.
+        TypeError: x is no array or tensor.
     """
     if isinstance(x, np.ndarray):
-        with warnings.catch_warnings():  # a read-only memory map is fine: nothing here writes to x
+        with warnings.catch_warnings():  # nothing here writes to x: a read-only memory map is fine
             warnings.filterwarnings("ignore", message=".*not writable.*")
             return _converted(torch.from_numpy, x, name)
     if not isinstance(x, torch.Tensor) and hasattr(x, "__dlpack__"):
@@ -97,7 +97,7 @@ def _converted(convert: Callable[[Any], Any], x: Any, name: str) -> Any:
     """convert(x).
 
     Raises:
-        TypeError: it cannot be converted.
+        TypeError: x cannot be converted.
     """
     try:
         return convert(x)
@@ -116,15 +116,15 @@ def _checked_shape(x: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def physical_memory() -> int:
-    """Bytes of this machine."""
+    """Bytes of memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def as_integers(values: Any, name: str, expected: str = "integers") -> np.ndarray:
-    """values, which messages call `name`, as an array of integers or booleans; expected: what messages ask for.
+    """values, which messages call `name` and describe as `expected`, as an array of integers or booleans.
 
     Raises:
-        TypeError: they are none.
+        TypeError: values of another kind.
     """
     if isinstance(values, torch.Tensor):
         if values.is_floating_point() or values.is_complex():
@@ -136,8 +136,8 @@ def as_integers(values: Any, name: str, expected: str = "integers") -> np.ndarra
     return array
 
 
-def as_row_numbers(centers: Sequence[int] | np.ndarray | torch.Tensor, n: int, name: str = "centers") -> list[int]:
-    """centers, which messages call `name`, as distinct row numbers in [0, n).
+def as_indices(centers: Sequence[int] | np.ndarray | torch.Tensor, n: int, name: str = "centers") -> list[int]:
+    """centers, which messages call `name`, as distinct indices in [0, n).
 
     Raises:
         TypeError: neither integers nor a boolean mask.
@@ -153,15 +153,15 @@ def as_row_numbers(centers: Sequence[int] | np.ndarray | torch.Tensor, n: int, n
     outside = array[(array < 0) | (array >= n)]
     if outside.size:
         raise ValueError(f"{name}: expected row numbers from 0 to {n - 1}, got {outside[0]}")
-    numbers, counts = np.unique(array, return_counts=True)
+    distinct, counts = np.unique(array, return_counts=True)
     if (counts > 1).any():
-        mask = "; a mask must be boolean" if len(array) == n and set(numbers.tolist()) <= {0, 1} else ""
-        raise ValueError(f"{name}: row {numbers[counts > 1][0]} is given more than once{mask}")
-    return [int(number) for number in array]
+        mask = "; a mask must be boolean" if len(array) == n and set(distinct.tolist()) <= {0, 1} else ""
+        raise ValueError(f"{name}: row {distinct[counts > 1][0]} is given more than once{mask}")
+    return [int(index) for index in array]
 
 
 def as_count(k: int | None, available: int, radius: float | None) -> int:
-    """How many rows to pick at most.
+    """The largest number of rows to pick.
 
     Raises:
         TypeError: k is not an integer.
@@ -208,10 +208,10 @@ def as_seed(seed: Any) -> int:
 
 
 def as_device(device: Any, present: torch.device) -> torch.device:
-    """Where the work on x, which is on `present`, is done; None: there.
+    """The device that does the work on x, which is on `present`; None: `present`.
 
     Raises:
-        ValueError: not a device, not there, or not one that x's rows can be brought to.
+        ValueError: not a device, a GPU that this machine lacks, or one that x's rows cannot be copied to.
     """
     if device is None:
         return present
@@ -224,16 +224,17 @@ def as_device(device: Any, present: torch.device) -> torch.device:
     if present.type != "cpu" or wanted.type != "cuda":
         raise ValueError(f"device: x is on {present} and can only be worked on there, got {shown(device)}")
     if (wanted.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: expected a GPU that is here, of which there are {torch.cuda.device_count()}, "
-                         f"got {shown(device)}")  # fmt: skip
+        raise ValueError(
+            f"device: expected a GPU that is here, of which there are {torch.cuda.device_count()}, got {shown(device)}"
+        )
     return torch.device("cuda", torch.cuda.current_device() if wanted.index is None else wanted.index)
 
 
 def as_bytes(limit: int | str | None) -> int | None:
-    """max_gpu_memory, an integer or a text such as "2GB" or "500 MiB", in bytes; None stays.
+    """max_gpu_memory, an integer or a text such as "2GB" or "500 MiB", in bytes; None stays None.
 
     Raises:
-        TypeError: neither.
+        TypeError: neither an integer nor a text.
         ValueError: another text, or not positive.
     """
     if limit is None:
@@ -241,9 +242,9 @@ def as_bytes(limit: int | str | None) -> int | None:
     if isinstance(limit, bool) or not isinstance(limit, int | np.integer | str):
         raise TypeError(f"max_gpu_memory: expected bytes or a text such as '2GB', got {type(limit).__name__}")
     number = int(limit) if not isinstance(limit, str) else 0
-    if isinstance(limit, str) and (found := SIZE.fullmatch(limit.strip())):
-        unit = (found[2] or "").upper()
-        size = float(found[1]) * (1024 if "I" in unit else 1000) ** " KMGT".index(unit[:1] or " ")
+    if isinstance(limit, str) and (match := SIZE.fullmatch(limit.strip())):
+        unit = (match[2] or "").upper()
+        size = float(match[1]) * (1024 if "I" in unit else 1000) ** " KMGT".index(unit[:1] or " ")
         number = int(min(size, LARGEST_MEMORY))
     if not 1 <= number < LARGEST_MEMORY:
         raise ValueError(f"max_gpu_memory: expected bytes or a text such as '2GB', got {shown(limit)}")

@@ -1,130 +1,130 @@
-"""Upper bounds of all rows' distances to their nearest centre, brought up to date only where it matters."""
+"""Upper bounds of all rows' distances to their nearest center, tightened only where they decide a pick."""
 
 import numpy as np
 import torch
 
 from .._common.device_copies import copy_to_device
 from ..ops import audit
-from ..ops.checks import check_row
-from . import device_rows as device_rows
+from ..ops.checks import check_row, no_row
+from . import device_rows
 from .device_rows import DeviceRows
 from .host_rows import HostRows
 
 FIRST_CENTERS = 32  # a screen of so few is bound by reading the rows, on a GPU too; a panel of the AVX-512 products
-REFINED_BLOCKS = 4  # how many blocks of rows are refined at first; twice as many each time that was too few
-REFINED_SHARE = 8  # where it is not known how many suffice: an eighth of all rows, at small cost beside the screen
+REFINED_BLOCKS = 4  # refine tightens so many blocks of rows at first, and twice as many each time that was too few
+REFINED_SHARE = 8  # without waiting it tightens an eighth of all rows, which costs little beside the screen
 AUDITED_ROWS = 1024  # of a screen
-AUDITED_REFINED = 128  # of the rows that are refined at once, which are held against all centers
-# On a CPU an audit takes under 1 %: of a screen of at least so many multiplications, one row in AUDIT_SHARE; none of
-# those that are refined, where taking the centers to float64 would cost more.
+AUDITED_REFINED = 128  # of the rows that are tightened at once; their distances are to all centers
+# On a CPU an audit takes under 1 % of the time: it covers one row in AUDIT_SHARE of a screen of at least AUDIT_WORK
+# multiplications, and no tightened rows, for which converting the centers to float64 would cost more.
 AUDIT_WORK = 1 << 32
 AUDIT_SHARE = 4000
 
 
 class Bounds:
-    """bound[i] is never below row i's squared distance to its nearest centre: a stale bound is still a bound.
+    """bound[i] is never below row i's squared distance to its nearest center: a stale bound is still a bound.
 
-    All rows are screened once, against the first few centres; the other centres, and those picked since, are looked at
-    for rows whose bound is among the largest. (The lazy evaluation of Minoux's accelerated greedy, 1978, in batches.)
+    One screen applies the first few centers to all rows. The other centers, and the picks, are applied only to rows
+    whose bound is among the largest. (The lazy evaluation of Minoux's accelerated greedy, 1978, in batches.)
     """
 
     def __init__(self, rows: DeviceRows | HostRows):
         self.rows, device = rows, rows.device
         self.bound = torch.full((len(rows),), float("inf"), dtype=torch.float32, device=device)  # [N]
-        self.seen = torch.zeros(len(rows), dtype=torch.int32, device=device)  # [N], centres that need no second look
-        self.all_seen = 0  # so many centres at least, whatever the row
-        self.available = len(rows)  # rows that are not centres
-        self.bad_row = torch.full((1,), -1, device=device)  # the first row that is not finite, perhaps not computed yet
-        self.violation = torch.full((1,), -1, device=device)  # a row whose bound is below its distance, as bad_row
-        self.most_seen = 0  # so many centres at most, whatever the row
-        self.offset: torch.Tensor | None = None  # [D]
+        # [N]: how many leading centers the bound of a row already includes
+        self.centers_applied = torch.zeros(len(rows), dtype=torch.int32, device=device)
+        self.min_centers_applied = 0  # a lower bound of centers_applied over all rows
+        self.max_centers_applied = 0  # an upper bound of it
+        self.available = len(rows)  # rows that are not centers
+        self.bad_row = no_row(device)  # the first row that is not finite; read only when the host waits anyway
+        self.violation = no_row(device)  # a row whose bound is below its distance; read with bad_row
+        self.offset = torch.zeros(rows.dim, device=device)  # [D], subtracted from rows and centers before products
         self.rows_read = 0
 
-    def exclude(self, rows: torch.Tensor) -> None:
-        """These rows, int64 on the device, are centres from now on: never picked."""
-        self.bound.index_fill_(0, rows, -float("inf"))
-        self.available -= len(rows)
+    def exclude(self, indices: torch.Tensor) -> None:
+        """Rows at `indices`, int64 on the device, are centers from now on and never picked."""
+        self.bound.index_fill_(0, indices, -float("inf"))
+        self.available -= len(indices)
 
     def screen(self, centers: torch.Tensor) -> None:
-        """One pass: every row against the first centres.
+        """One pass: every row against the first centers.
 
         Raises:
-            ValueError: a row is not finite. Where that is not known without waiting, `bad_row` says so later.
+            ValueError: a row is not finite. On asynchronous rows nothing is raised: `bad_row` holds it.
         """
         first = centers[:FIRST_CENTERS]
         self.offset = self.rows.mean()
         self.bad_row = self.rows.screen(first, self.offset, self.bound)
-        if not self.rows.queued:
+        if not self.rows.asynchronous:
             check_row(int(self.bad_row))
-        self.seen.fill_(len(first))
-        self.all_seen = self.most_seen = len(first)
+        self.centers_applied.fill_(len(first))
+        self.min_centers_applied = self.max_centers_applied = len(first)
         self.rows_read += len(self.rows)
         self.audit(centers)
 
-    def audit(self, centers: torch.Tensor, refined: torch.Tensor | None = None) -> None:
-        """Hold the bounds of some rows, drawn at random, against float64 distances; `violation` says what came of it.
+    def audit(self, centers: torch.Tensor, tightened: torch.Tensor | None = None) -> None:
+        """Hold the bounds of some rows, drawn at random, against float64 distances; `violation` holds a failed row.
 
-        refined: the rows, int64 on the device, that were bounded just now; None: all.
+        tightened: the rows, int64 on the device, whose bounds have just changed; None: all.
         """
-        seen = centers[: self.most_seen]
-        count = len(self.rows) if refined is None else len(refined)
-        size = self._audited(len(seen), refined)
+        applied = centers[: self.max_centers_applied]
+        count = len(self.rows) if tightened is None else len(tightened)
+        size = self._audit_size(len(applied), tightened)
         if size == 0:
             return
         drawn = copy_to_device(torch.from_numpy(np.random.default_rng().integers(count, size=size)), self.rows.device)
-        rows = drawn if refined is None else refined[drawn]
-        below = audit.sqdist_from_below(self.rows.gather(rows), seen, self.offset)
-        place = audit.first_violation(self.bound[rows], below)
-        self.violation = torch.where((self.violation < 0) & (place >= 0), rows[place], self.violation)
+        indices = drawn if tightened is None else tightened[drawn]
+        below = audit.sqdist_from_below(self.rows.gather(indices), applied, self.offset)
+        wrong = audit.first_violation(self.bound[indices], below)
+        self.violation = torch.where((self.violation < 0) & (wrong >= 0), indices[wrong], self.violation)
 
-    def _audited(self, centers: int, refined: torch.Tensor | None) -> int:
-        """How many rows are audited against so many centers: of those that were refined, or of all."""
+    def _audit_size(self, num_centers: int, tightened: torch.Tensor | None) -> int:
+        """How many rows are audited against so many centers: of those that were tightened, or of all."""
         if self.rows.chosen["min_sqdist"] == "reference":
             return 0
-        most = min(AUDITED_ROWS, self.rows.largest_block // 2)  # a block's memory is there for them
-        if not device_rows.waits_are_free(self.rows.device):
-            return min(most, len(self.rows)) if refined is None else min(most, AUDITED_REFINED, len(refined))
-        if refined is not None or len(self.rows) * centers * self.rows.dim < AUDIT_WORK:
+        most = min(AUDITED_ROWS, self.rows.largest_block // 2)  # they fit into the memory of a block
+        if not device_rows.is_synchronous(self.rows.device):
+            return min(most, len(self.rows)) if tightened is None else min(most, AUDITED_REFINED, len(tightened))
+        if tightened is not None or len(self.rows) * num_centers * self.rows.dim < AUDIT_WORK:
             return 0
         return min(most, len(self.rows) // AUDIT_SHARE)
 
-    def refine(self, centers: torch.Tensor, size: int) -> None:
-        """Go on until no out-of-date bound is among the `size` largest."""
+    def refine(self, centers: torch.Tensor, size: int, wait: bool = True) -> None:
+        """Tighten bounds until none of the `size` largest is stale.
+
+        wait: False tightens once, without waiting for a GPU, and may leave stale bounds among the largest.
+        """
+        if not wait:
+            if self.min_centers_applied < len(centers):
+                count = max(REFINED_BLOCKS * size, len(self.rows) // REFINED_SHARE)
+                largest = self.bound.topk(min(count, self.available)).indices
+                self.tighten(largest.sort().values, centers, self.min_centers_applied)
+            return
         batch = REFINED_BLOCKS * size
-        while True:
-            stale = self._stale(len(centers), size)
-            if len(stale) == 0:
-                return
+        while len(stale := self._stale(len(centers), size)):
             if len(stale) > batch:
                 stale = stale[self.bound[stale].topk(batch).indices].sort().values
-            self._look_again(stale, centers, int(self.seen[stale].min()))
+            self.tighten(stale, centers, int(self.centers_applied[stale].min()))
             batch *= 2
 
-    def queue_refine(self, centers: torch.Tensor, size: int) -> None:
-        """As refine, once and without waiting for a GPU: out-of-date bounds may be left among the largest."""
-        if self.all_seen < len(centers):
-            count = max(REFINED_BLOCKS * size, len(self.rows) // REFINED_SHARE)
-            largest = self.bound.topk(min(count, self.available)).indices
-            self._look_again(largest.sort().values, centers, self.all_seen)
-
-    def _look_again(self, rows: torch.Tensor, centers: torch.Tensor, oldest: int) -> None:
-        """Bring these rows up to date, which have seen the centres before `oldest`; they were finite when they had."""
-        bad = self.rows.screen(centers[oldest:], self.offset, self.bound, rows)
+    def tighten(self, indices: torch.Tensor, centers: torch.Tensor, applied: int) -> None:
+        """Apply the centers from `applied` on to these rows, which include the ones before and were finite then."""
+        bad = self.rows.screen(centers[applied:], self.offset, self.bound, indices)
         self.bad_row = torch.where(self.bad_row < 0, bad, self.bad_row)
-        self.seen.index_fill_(0, rows, len(centers))
-        self.most_seen = len(centers)
-        self.rows_read += len(rows)
-        self.audit(centers, rows)
+        self.centers_applied.index_fill_(0, indices, len(centers))
+        self.max_centers_applied = len(centers)
+        self.rows_read += len(indices)
+        self.audit(centers, indices)
 
-    def _stale(self, count: int, size: int) -> torch.Tensor:
-        """Rows, ascending, that are not up to date and above the `size` largest bounds of those that are."""
-        current = self.seen == count
+    def _stale(self, num_centers: int, size: int) -> torch.Tensor:
+        """Rows, ascending, that lack centers and whose bound is above the `size` largest of rows that lack none."""
+        current = self.centers_applied == num_centers
         up_to_date = self.bound[current]
         cut = up_to_date.topk(size).values[-1] if len(up_to_date) >= size else -float("inf")
         return ((self.bound > cut) & ~current).nonzero()[:, 0]
 
     def largest(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The `size` rows with the largest bounds, ascending; the largest bound inside, and that left outside.
+        """The `size` rows with the largest bounds, ascending; the largest bound inside, and the largest outside.
 
         size: from 1 to the rows available. Both bounds are float64 [1] on the device.
         """
@@ -133,15 +133,15 @@ class Bounds:
         outside = values[size:] if len(values) > size else torch.full_like(values[:1], -float("inf"))
         return top.indices[:size].sort().values, values[:1], outside
 
-    def keep(self, rows: torch.Tensor, bound: torch.Tensor, count: int) -> None:
-        """These rows' bounds; of the first `count` centres none would lower them where it matters."""
-        self.bound[rows] = bound
-        self.seen.index_fill_(0, rows, count)
-        self.most_seen = max(self.most_seen, count)
+    def record(self, indices: torch.Tensor, bound: torch.Tensor, applied: int) -> None:
+        """Store the bounds of these rows, which the first `applied` centers would not lower enough to change a pick."""
+        self.bound[indices] = bound
+        self.centers_applied.index_fill_(0, indices, applied)
+        self.max_centers_applied = max(self.max_centers_applied, applied)
 
 
 def spread_first(count: int) -> list[int]:
-    """The numbers below count, FIRST_CENTERS of them from all over the range at the beginning."""
+    """The integers below count; the first FIRST_CENTERS of them are spread evenly over the range."""
     chosen = [count * i // FIRST_CENTERS for i in range(FIRST_CENTERS)] if count > FIRST_CENTERS else []
     taken = set(chosen)
     return chosen + [i for i in range(count) if i not in taken]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._common import distributed
-from .arguments import as_count, as_row_numbers, as_rows, as_seed
+from .arguments import as_count, as_indices, as_rows, as_seed
 from .stream import CandidateError, KCenterStream
 from .traversal import KCenterResult, kcenter
 
@@ -15,9 +15,9 @@ ROWS_AT_ONCE = 65_536
 
 
 def kcenter_distributed(x: Any, k: int, centers: Sequence[int] | None, seed: int = 0) -> KCenterResult:
-    """As kcenter, of rows that every process has at hand, such as a memory map; called by all of them.
+    """As kcenter, for rows that every process can read, such as a memory map; all processes call this.
 
-    A process alone calls kcenter. The picks are the same for any number of processes.
+    A single process calls kcenter. The picks are the same for any number of processes.
 
     Raises:
         TypeError, ValueError: as kcenter.
@@ -27,7 +27,7 @@ def kcenter_distributed(x: Any, k: int, centers: Sequence[int] | None, seed: int
     began = time.perf_counter()
     seed = as_seed(seed)
     x = as_rows(x)
-    pool = [] if centers is None else as_row_numbers(centers, len(x))
+    pool = [] if centers is None else as_indices(centers, len(x))
     wanted = as_count(k, len(x) - len(pool), None)
     first = [] if pool or wanted == 0 else [int(np.random.default_rng(seed).integers(len(x)))]
     stream = KCenterStream(x[pool + first], len(x), store=x, exclude=pool + first, progress=True)
@@ -40,9 +40,11 @@ def kcenter_distributed(x: Any, k: int, centers: Sequence[int] | None, seed: int
     except CandidateError as error:
         raise ValueError(f"x: row {error.candidate} holds a value that is not finite") from error
     stream.share()
-    found = stream.select(wanted - len(first))
+    result = stream.select(wanted - len(first))
     return KCenterResult(
-        np.array(first + found.indices.tolist(), dtype=np.int64),
-        np.array([np.inf] * len(first) + found.sqdist.tolist()),
-        found.passes + len(mine) / len(x), found.backend, time.perf_counter() - began,
-    )  # fmt: skip
+        indices=np.array(first + result.indices.tolist(), dtype=np.int64),
+        sqdist=np.array([np.inf] * len(first) + result.sqdist.tolist()),
+        passes=result.passes + len(mine) / len(x),
+        backend=result.backend,
+        seconds=time.perf_counter() - began,
+    )

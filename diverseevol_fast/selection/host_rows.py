@@ -1,34 +1,35 @@
-"""Rows in host memory or in a memory map, brought to the device tile by tile: more of them than a GPU holds."""
+"""Rows in host memory or in a memory map, copied to the device tile by tile: more rows than a GPU holds."""
 
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
 from .._common.device_copies import copy_to_device
 from ..ops.checks import check_row, first_not_finite
 from ..ops.min_sqdist import lowest, screen_copy
-from ..ops.update_argmax import farthest, queue_update_argmax
+from ..ops.update_argmax import farthest, launch_update_argmax
 from .device_rows import DeviceRows, row_mean
 
-TILE_BYTES = 64 << 20  # so many take far longer to copy than a copy takes to begin
-ROW_BYTES = 40  # for each row: bound, how far it is up to date, distance in float64; copies while rows are looked for
-SMALLEST_BLOCK = 256  # a limit that leaves no room for such a block is too low
+TILE_BYTES = 64 << 20  # copying so many takes far longer than starting a copy
+ROW_BYTES = 40  # for each row: bound, centers applied, distance in float64; copies of them while the largest are found
+SMALLEST_BLOCK = 256  # a memory limit must leave room for such a block
 
 
 class HostRows:
-    """Rows [N, D] in host memory; what is asked of them is done on the device, with two tiles of rows there at a time.
+    """Rows [N, D] in host memory; the device works on them with two tiles of rows at a time.
 
     The next tile is copied while the device works on the present one. A tile that is too large for the device is
-    halved, with a warning, and the work on it done again: all of it may be done twice.
+    halved, with a warning, and the operation starts again: part of its work may be done twice.
     """
 
-    queued = False  # the host fetches the rows that the device finds: it waits to be told which
+    asynchronous = False  # the host needs the indices of rows before it can copy them
 
     def __init__(
         self, x: torch.Tensor, device: torch.device, chosen: dict[str, str], tile_rows: int, largest_block: int
     ):
-        """x [N, D], any dtype that kcenter takes; chosen: as choose_backends returns for `device`."""
+        """x: [N, D], any dtype that kcenter takes; chosen: the result of choose_backends for `device`."""
         self.x, self.device, self.chosen = x, device, chosen
         self.tile_rows = min(tile_rows, len(x))
         self.largest_block = largest_block
@@ -41,38 +42,36 @@ class HostRows:
         """D."""
         return self.x.shape[1]
 
-    def gather(self, numbers: torch.Tensor) -> torch.Tensor:
+    def gather(self, indices: torch.Tensor) -> torch.Tensor:
         """As DeviceRows.gather."""
-        values = torch.empty((len(numbers), self.dim), dtype=torch.float32, device=self.device)
+        values = torch.empty((len(indices), self.dim), dtype=torch.float32, device=self.device)
 
-        def keep(start: int, tile: torch.Tensor) -> None:
+        def copy(start: int, tile: torch.Tensor) -> None:
             values[start : start + len(tile)] = tile
 
-        self._over_tiles(keep, numbers.cpu())
+        self._over_tiles(copy, indices.cpu())
         return values
 
     def screen(
-        self, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, numbers: torch.Tensor | None = None
+        self, centers: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor, indices: torch.Tensor | None = None
     ) -> torch.Tensor:
         """As DeviceRows.screen."""
 
         def lower(start: int, tile: torch.Tensor) -> torch.Tensor:
-            if numbers is None:
-                places = torch.arange(start, start + len(tile), device=self.device)
-            else:
-                places = numbers[start : start + len(tile)]
-            return screen_copy(tile, places, centers, offset, bound, self.chosen["min_sqdist"])
+            stop = start + len(tile)
+            part = torch.arange(start, stop, device=self.device) if indices is None else indices[start:stop]
+            return screen_copy(tile, part, centers, offset, bound, self.chosen["min_sqdist"])
 
-        return lowest(self._over_tiles(lower, None if numbers is None else numbers.cpu()))
+        return lowest(self._over_tiles(lower, None if indices is None else indices.cpu()), self.device)
 
     def update(self, centers: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
-        """As DeviceRows.update; each tile is copied once for all centres."""
+        """As DeviceRows.update; each tile is copied once for all centers."""
 
         def lower(start: int, tile: torch.Tensor) -> torch.Tensor:
             part = nearest[start : start + len(tile)]
             for center in centers:
-                row = queue_update_argmax(tile, center, part, self.chosen["update_argmax"])
-            return start + row
+                index = launch_update_argmax(tile, center, part, self.chosen["update_argmax"])
+            return index.add(start)
 
         return farthest(self._over_tiles(lower), nearest)
 
@@ -84,82 +83,82 @@ class HostRows:
         """As DeviceRows.check_finite."""
         check_row(first_not_finite(self.x))
 
-    def _over_tiles(self, work: Callable[[int, torch.Tensor], object], numbers: torch.Tensor | None = None) -> list:
-        """What work(place of the first row, tile on the device) returns, for all tiles; work may be repeated."""
-        count = len(self) if numbers is None else len(numbers)
+    def _over_tiles(self, work: Callable[[int, torch.Tensor], Any], indices: torch.Tensor | None = None) -> list[Any]:
+        """The results of work(start, tile), for the tiles that `_tiles` gives; work may be repeated."""
+        count = len(self) if indices is None else len(indices)
         while True:
             size = max(1, min(self.tile_rows, count))
             try:
-                return [work(start, tile) for start, tile in self._tiles(count, size, numbers)]
+                return [work(start, tile) for start, tile in self._tiles(count, size, indices)]
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
-            # Not in the handler, which keeps the tiles alive.
+            # Outside the handler, whose exception keeps the tiles alive.
             self.tile_rows = size // 2
             warnings.warn(f"out of GPU memory with tiles of {size} rows: going on with {size // 2}", stacklevel=2)
 
-    def _tiles(self, count: int, size: int, numbers: torch.Tensor | None) -> Iterator[tuple[int, torch.Tensor]]:
-        """All `count` rows, or these (int64 [count], in host memory), `size` at a time on the device.
+    def _tiles(self, count: int, size: int, indices: torch.Tensor | None) -> Iterator[tuple[int, torch.Tensor]]:
+        """All `count` rows, or those at `indices` (int64 [count], in host memory), `size` at a time on the device.
 
-        Each tile comes with the place of its first row.
+        Each tile comes with the number of rows before it.
         """
-        copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        lanes = [_StagingBuffer(size, self.x, self.device, copies) for _ in range(2 if count > size else 1)]
+        copy_stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        buffers = [_StagingBuffer(size, self.x, self.device, copy_stream) for _ in range(2 if count > size else 1)]
         for i, start in enumerate(range(0, count, size)):
-            lane, stop = lanes[i % 2], min(start + size, count)
-            if numbers is None:
-                lane.room(stop - start).copy_(self.x[start:stop])
+            buffer, stop = buffers[i % 2], min(start + size, count)
+            if indices is None:
+                buffer.host_rows(stop - start).copy_(self.x[start:stop])
             else:
-                torch.index_select(self.x, 0, numbers[start:stop], out=lane.room(stop - start))
-            yield start, lane.send(stop - start)
-            lane.worked_on()
+                torch.index_select(self.x, 0, indices[start:stop], out=buffer.host_rows(stop - start))
+            yield start, buffer.send(stop - start)
+            buffer.release()
 
 
 class _StagingBuffer:
-    """Host memory for some rows and a tile for as many on the device: filled, sent, worked on, and again."""
+    """Host memory for some rows, and a tile on the device for as many: filled, sent, released, and filled again."""
 
-    def __init__(self, size: int, x: torch.Tensor, device: torch.device, copies: "torch.cuda.Stream | None"):
-        """copies: the stream that copies to a GPU; None: `device` is no GPU, and there is nothing to wait for."""
-        self.staged = torch.empty((size, x.shape[1]), dtype=x.dtype, pin_memory=copies is not None)
+    def __init__(self, size: int, x: torch.Tensor, device: torch.device, copy_stream: "torch.cuda.Stream | None"):
+        """copy_stream: copies to a GPU; None: `device` is no GPU, and nothing has to wait."""
+        self.host = torch.empty((size, x.shape[1]), dtype=x.dtype, pin_memory=copy_stream is not None)
         self.tile = torch.empty((size, x.shape[1]), dtype=x.dtype, device=device)
-        self.copies = copies
-        if copies is not None:
-            self.sent, self.free = torch.cuda.Event(), torch.cuda.Event()
-            self.worked_on()
+        self.copy_stream = copy_stream
+        if copy_stream is not None:
+            self.copied, self.released = torch.cuda.Event(), torch.cuda.Event()
+            self.release()
 
-    def room(self, count: int) -> torch.Tensor:
-        """Host memory for `count` rows, once what it held has been copied."""
-        if self.copies is not None:
-            self.sent.synchronize()
-        return self.staged[:count]
+    def host_rows(self, count: int) -> torch.Tensor:
+        """Host memory for `count` rows, once the copy of its previous rows has finished."""
+        if self.copy_stream is not None:
+            self.copied.synchronize()
+        return self.host[:count]
 
     def send(self, count: int) -> torch.Tensor:
-        """The first rows of the host memory on the device, where work that is queued from now on finds them."""
-        staged, tile = self.staged[:count], self.tile[:count]
-        if self.copies is None:
-            return tile.copy_(staged)
-        self.copies.wait_event(self.free)
-        with torch.cuda.stream(self.copies):
-            tile.copy_(staged, non_blocking=True)
-        self.sent.record(self.copies)
-        torch.cuda.current_stream(tile.device).wait_event(self.sent)
+        """Copy the first rows of the host memory; returns the tile, for work on the current stream."""
+        host, tile = self.host[:count], self.tile[:count]
+        if self.copy_stream is None:
+            return tile.copy_(host)
+        self.copy_stream.wait_event(self.released)
+        with torch.cuda.stream(self.copy_stream):
+            tile.copy_(host, non_blocking=True)
+        self.copied.record(self.copy_stream)
+        torch.cuda.current_stream(tile.device).wait_event(self.copied)
         return tile
 
-    def worked_on(self) -> None:
-        """All work on the tile has been queued."""
-        if self.copies is not None:
-            self.free.record(torch.cuda.current_stream(self.tile.device))
+    def release(self) -> None:
+        """The caller has launched all its work on the tile, after which the next rows may overwrite it."""
+        if self.copy_stream is not None:
+            self.released.record(torch.cuda.current_stream(self.tile.device))
 
 
 def rows_on(
     x: torch.Tensor, device: torch.device, chosen: dict[str, str], limit: int | None, centers: int, largest_block: int
 ) -> DeviceRows | HostRows:
-    """x [N, D] as rows that are worked on on `device`.
+    """x [N, D] as rows for work on `device`.
 
-    limit: bytes to take there beyond x, or None; centers: how many will be held there; largest_block: rows.
+    limit: bytes of device memory to use beyond x, or None; centers: how many will be there; largest_block: rows.
 
     Raises:
-        ValueError: the limit is too low (says what is needed), or x is on the device already.
+        ValueError: the limit is too low (the message says what is needed), or x is on the device already.
     """
     if is_on(x, device):
         if limit is not None:
@@ -169,12 +168,12 @@ def rows_on(
 
 
 def is_on(x: torch.Tensor, device: torch.device) -> bool:
-    """Whether x is where the work is done."""
+    """Whether x is on the device that does the work."""
     return x.device == device
 
 
 def split_memory(limit: int | None, x: torch.Tensor, centers: int, largest_block: int) -> tuple[int, int]:
-    """How many rows a tile holds and a block may hold, so that all that is on the device stays below `limit` bytes.
+    """Rows of a tile, and most rows of a block, with which the use of device memory stays below `limit` bytes.
 
     Raises:
         ValueError: the limit is too low; the message says what is needed.
@@ -185,10 +184,10 @@ def split_memory(limit: int | None, x: torch.Tensor, centers: int, largest_block
     if limit is None:
         return wanted, largest_block
 
-    def block_bytes(size: int) -> int:  # the rows, twice, and their float64 distances to centres and one another
+    def block_bytes(size: int) -> int:  # two copies of the rows, and their float64 distances to centers and one another
         return 8 * size * (dim + centers + size)
 
-    # Growing room for centres, the old one and the new, twice as large; and less the offset, rounded, squared.
+    # The tensor of centers, while it grows to twice its size; the centers less the offset, rounded, and squared.
     taken = ROW_BYTES * n + 6 * 4 * dim * centers
     least = taken + block_bytes(min(SMALLEST_BLOCK, n)) + tile_row
     if limit < least:

@@ -1,73 +1,73 @@
-"""What a stream's candidates were when they came: a store that changed since would be selected from with old bounds."""
+"""Checksums of the pushed candidates: where the store changes after that, their bounds no longer hold."""
 
 import torch
 
 from .._common import distributed
 
 INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
-CACHED_ELEMENTS = 1 << 18  # so many are gone over several times in a CPU's caches
-NOT_HERE = torch.iinfo(torch.int64).max  # of a candidate that has not come, or came to another process
+CACHED_ELEMENTS = 1 << 18  # several passes over so many stay in a CPU's caches
+NOT_HERE = torch.iinfo(torch.int64).max  # of a candidate that was not pushed, or was in another process
 
 
 class CandidateError(ValueError):
-    """Something is wrong with the values of `candidate`."""
+    """The values of `candidate` are wrong."""
 
     def __init__(self, message: str, candidate: int):
         super().__init__(message)
         self.candidate = candidate
 
 
-class Arrived:
-    """A checksum for each of n candidates, of the values that it came with."""
+class Checksums:
+    """A checksum of the pushed values of each of n candidates."""
 
     def __init__(self, n: int, dtype: torch.dtype, device: torch.device):
-        """dtype: the store's; device: where the work is done."""
+        """dtype: that of the store; device: does the work."""
         self.dtype = dtype
         self.sums = torch.full((n,), NOT_HERE, dtype=torch.int64, device=device)  # [n]
 
-    def keep(self, places: torch.Tensor, values: torch.Tensor) -> None:
-        """These candidates, int64 [B], came with values [B, D] in the store's dtype; both on the device."""
-        self.sums.index_copy_(0, places, checksums(values))
+    def record(self, indices: torch.Tensor, values: torch.Tensor) -> None:
+        """Candidates at `indices`, int64 [B], were pushed with values [B, D] of that dtype; both on the device."""
+        self.sums.index_copy_(0, indices, checksums(values))
 
     def share(self) -> None:
-        """Every process knows the checksums of all candidates from now on."""
+        """Give every process the checksums of all candidates."""
         distributed.lowest(self.sums)
 
-    def changed(self, places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Which of these candidates, int64 [B], no longer have the values they came with: bool [B].
+    def changed(self, indices: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Which of the candidates at `indices`, int64 [B], no longer have their pushed values: bool [B].
 
-        values: [B, D] float32 or the store's dtype, what the store holds now, on the device.
+        values: [B, D] float32 or the store's dtype, the present values in the store, on the device.
         """
-        return checksums(values.to(self.dtype)) != self.sums[places]
+        return checksums(values.to(self.dtype)) != self.sums[indices]
 
     def check(self, store: torch.Tensor) -> None:
         """
         Raises:
-            CandidateError: for the first candidate whose values in the store [n, D] are not those it came with.
+            CandidateError: for the first candidate whose values in the store [n, D] are not the pushed ones.
         """
         rows = max(1, CACHED_ELEMENTS // store.shape[1])
         for start in range(0, len(store), rows):
             known = self.sums[start : start + rows].to(store.device)
             changed = (checksums(store[start : start + rows]) != known) & (known != NOT_HERE)
             if changed.any():
-                place = start + int(changed.nonzero()[0])
-                raise values_changed(place, store[place])
+                index = start + int(changed.nonzero()[0])
+                raise values_changed(index, store[index])
 
 
-def values_changed(place: int, now: torch.Tensor) -> CandidateError:
-    """What to say of a candidate whose values in the store, now [D], are not those it came with."""
-    finite = "" if torch.isfinite(now).all() else ", and it holds a value that is not finite now"
+def values_changed(index: int, present: torch.Tensor) -> CandidateError:
+    """The error about a candidate whose present values in the store, [D], are not the pushed ones."""
+    finite = "" if torch.isfinite(present).all() else ", and it holds a value that is not finite now"
     return CandidateError(
-        f"store: values changed since they were pushed: those of row {place}{finite}. Change values before they are "
+        f"store: values changed since they were pushed: those of row {index}{finite}. Change values before they are "
         "pushed, or select among the changed ones with kcenter(values, k, centers)",
-        place,
+        index,
     )
 
 
 def checksums(values: torch.Tensor) -> torch.Tensor:
     """The sum of the bits of each row of values [R, D], which no order of additions changes: int64 [R].
 
-    The sign of a zero is left out: a sum over several processes may turn it.
+    The sign of a zero does not count: a sum over several processes may turn it.
     """
     width = values.shape[1] * values.element_size()
     integers = next(dtype for size, dtype in INTEGERS.items() if width % size == 0)

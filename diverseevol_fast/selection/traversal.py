@@ -1,8 +1,9 @@
 """kcenter: block-exact farthest-first traversal over stored embeddings.
 
-A row's distance to its nearest centre only ever falls, so a stale value is an upper bound. One pass bounds all rows;
+A row's distance to its nearest center only ever falls, so a stale value is an upper bound. One pass bounds all rows;
 greedy then runs exactly inside the block of rows with the largest bounds, and its winner is the global farthest row for
-as long as it is above every bound outside. Only then are rows outside looked at again, and only those that matter.
+as long as it is above every bound outside. After that, new centers are applied to the rows outside, to those alone
+whose bounds are among the largest.
 """
 
 import time
@@ -19,30 +20,30 @@ from .._common.progress import Progress
 from ..ops import audit
 from ..ops.checks import check_row
 from ..ops.min_sqdist import LARGEST_DIM
-from ..ops.pick_block import queue_pick_block, unpack
-from .arguments import as_bytes, as_count, as_device, as_radius, as_row_numbers, as_rows, as_seed, shown
+from ..ops.pick_block import launch_pick_block, unpack
+from .arguments import as_bytes, as_count, as_device, as_indices, as_radius, as_rows, as_seed, shown
 from .bounds import Bounds, spread_first
 from .device_rows import DeviceRows, choose_backends
 from .host_rows import SMALLEST_BLOCK, HostRows, rows_on
-from .integrity import Arrived, values_changed
+from .integrity import Checksums, values_changed
 
 LARGEST_FIRST_BLOCK = 512
-LARGEST_BLOCK = 4096  # rows; the block holds their distances to centres and to one another
+LARGEST_BLOCK = 4096  # rows; the block holds their distances to centers and to one another
 FEW_PASSES = 6  # so few cost less than a screen and a block
-FEW_ELEMENTS = 10_000_000  # so few are read in the time that a screen and a block take to begin
-ELEMENTS_PER_CALL = 250_000  # read in the time that a call takes to begin
-SMALLEST_DIM = 5  # narrower rows are streamed in less time than the largest bounds are found
+FEW_ELEMENTS = 10_000_000  # reading so many takes as long as starting a screen and a block
+ELEMENTS_PER_CALL = 250_000  # reading so many takes as long as starting a call
+SMALLEST_DIM = 5  # streaming narrower rows takes less time than finding the largest bounds
 
 
 @dataclass(frozen=True)
 class KCenterResult:
-    """What kcenter returns."""
+    """The result of kcenter."""
 
     indices: np.ndarray  # [picks] int64, in pick order
-    # [picks] float64: each pick's squared distance to its nearest centre when picked; infinity for a first row without
-    # any centre. What is written to JSON has null there, since JSON knows no infinity.
+    # [picks] float64: each pick's squared distance to its nearest center when picked; infinity for a first row without
+    # any center, which JSON files have as null.
     sqdist: np.ndarray
-    passes: float  # how many rows were read, divided by N: 1.05 is one pass and a twentieth of the rows again
+    passes: float  # rows read, divided by N: 1.05 is one pass and a twentieth of the rows again
     backend: str  # of the screen
     seconds: float
 
@@ -68,19 +69,19 @@ def kcenter(
     on_violation: str = "raise",
     progress: bool = False,
 ) -> KCenterResult:
-    """K-Center greedy: k times, pick the row farthest from its nearest centre; it becomes a centre.
+    """K-Center greedy: k times, pick the row farthest from its nearest center; it becomes a center.
 
     Farthest-first traversal (Gonzalez 1985) as DiverseEvol uses it (arXiv 2311.08182, section 2). Distances are
     Euclidean, reported squared; ties go to the lowest row. The picks are those of float64 arithmetic on the stored
     values (ops/reference.py), whatever the dtype, backend, method or block size.
 
-    Memory beyond x: 16 bytes for each row (its bound, how far it is up to date, and a copy of each while rows are
-    looked for), the centres, the block's rows and their distances to centres and one another. With x in host memory
-    and a GPU as device: twice 64 MB there and here, through which x is copied tile by tile, the next one while the
-    present one is worked on; tiles are halved, with a warning, when the GPU runs out of memory.
+    Memory beyond x: 16 bytes for each row (its bound, the count of centers applied to it, and a copy of each while the
+    largest are found), the centers, the block's rows and their distances to centers and one another. With x in host
+    memory and a GPU as device: twice 64 MB on each, through which x is copied tile by tile, the next one while the GPU
+    works on the present one; tiles are halved, with a warning, when the GPU runs out of memory.
 
     On a GPU that holds x, with backend "cuda" or "triton", the host waits once, for the picks of the first block, when
-    that is enough; several times for each further block, once for each pick when streaming (small problems are), and
+    they suffice; several times for each further block, once for each pick when streaming (as small problems are), and
     for `centers` in a tensor on the GPU.
 
     Args:
@@ -88,35 +89,36 @@ def kcenter(
             float16. Never changed, never copied whole. Other real numbers (float64, integers) and lists of rows are
             rounded to float32 first, in a copy: the picks are exact for the rounded values.
         k: how many rows to pick; None with a radius: as many as it takes.
-        centers: the rows already selected, as row numbers or a boolean mask [N]. None: a row drawn with `seed` is
+        centers: the rows already selected, as indices or a boolean mask [N]. None: a row drawn with `seed` is
             the first pick, with an infinite distance.
-        radius: stop when no row is farther than this from its nearest centre (Euclidean, not squared).
-        seed: for the first row alone.
+        radius: stop when no row is farther than this from its nearest center (Euclidean, not squared).
+        seed: draws the first row, and nothing else.
         backend: "auto", "native" (C++ on the CPU), "cuda" or "triton" (on a GPU) or "reference" (float64 in torch,
             anywhere).
-        method: "block", or "streaming": one pass over x for every centre, the classical loop.
-        block_size: rows in the block at first; None: chosen from k, and small problems are streamed. It grows when
+        method: "block", or "streaming": one pass over x for every center, the classical loop.
+        block_size: rows in the first block; None: chosen from k, and small problems are streamed. The block grows when
             blocks yield few picks.
-        device: "cuda" or "cuda:1": works there on an x in host memory, which may be too large for it. None: x's own.
-        max_gpu_memory: bytes, or a text such as "2GB", that are taken on that GPU at most for x in host memory: smaller
-            tiles and blocks where needed. With k=None it is made to hold 512 picks. The workspace of backend
+        device: "cuda" or "cuda:1": that GPU works on an x in host memory, which may be too large for it. None: the
+            device of x.
+        max_gpu_memory: for x in host memory, the most bytes to use on that GPU, or a text such as "2GB": tiles and
+            blocks are smaller where needed. With k=None there is room for 512 picks. The workspace of backend
             "reference" is not counted.
-        on_violation: while the selection runs, bounds of rows that are drawn at random are held against their float64
-            distances (1,024 of the first screen and 128 of each later one on a GPU; on a CPU as many of the first as
-            take under 1 % of the time, none of small problems). One that is too low is a fault of a kernel, a compiler
-            or the machine: "raise" says so; "reference" warns and selects anew in float64. On a GPU a fault in a share
-            p of all rows is met with a probability of 1 - (1 - p)^1024.
+        on_violation: while the selection runs, bounds of rows drawn at random are held against their float64 distances
+            (1,024 of the first screen and 128 of each later one on a GPU; on a CPU as many of the first as take under
+            1 % of the time, none of small problems). A bound that is too low is a fault of a kernel, a compiler or the
+            machine: "raise" raises; "reference" warns and selects anew in float64. On a GPU a fault in a share p of all
+            rows is found with a probability of 1 - (1 - p)^1024.
         progress: show picks, rate and the current radius.
 
     Returns:
         The picks in order, each one's squared distance when it was picked, and how the selection went.
 
     Raises:
-        BoundViolationError: a bound is below its distance (a RuntimeError); no picks are given.
+        BoundViolationError: a bound is below its distance (a RuntimeError); no picks are returned.
         TypeError: a wrong dtype or type; the argument is named.
-        ValueError: a wrong shape, a row that is not finite (named; on a GPU when the first block is through), k,
+        ValueError: a wrong shape, a row that is not finite (named; on a GPU after the first block), k,
             centers, radius or block_size out of range, a device that cannot work on x, a max_gpu_memory that is too low
-            (what is needed is said).
+            (the message says what is needed).
         torch.OutOfMemoryError: the GPU's memory does not suffice for a block, or for tiles of one row.
     """
     began = time.perf_counter()
@@ -125,9 +127,9 @@ def kcenter(
     check_on_violation(on_violation)
     seed = as_seed(seed)
     x = as_rows(x)
-    place = as_device(device, x.device)
+    work_device = as_device(device, x.device)
     limit = as_bytes(max_gpu_memory)
-    pool = [] if centers is None else as_row_numbers(centers, len(x))
+    pool = [] if centers is None else as_indices(centers, len(x))
     if centers is not None and not pool:
         raise ValueError("centers: expected at least one row, got none; pass None to start from a seeded row")
     wanted = as_count(k, len(x) - len(pool), radius)
@@ -136,13 +138,14 @@ def kcenter(
         raise ValueError(f"block_size: expected an integer of at least 1, got {shown(block_size)}")
     pool = [pool[i] for i in spread_first(len(pool))]
     first = [] if pool or wanted == 0 else [int(np.random.default_rng(seed).integers(len(x)))]
-    held = len(pool) + (min(wanted, LARGEST_FIRST_BLOCK) if k is None else wanted)
+    most_centers = len(pool) + (min(wanted, LARGEST_FIRST_BLOCK) if k is None else wanted)
 
     def select(name: str) -> Traversal:
-        rows = rows_on(x, place, choose_backends(place, name, x.dtype), limit, held, LARGEST_BLOCK)
-        numbers = copy_to_device(torch.tensor(pool + first, dtype=torch.int64), place)
-        traversal = Traversal(rows, rows.gather(numbers), stop, progress)
-        traversal.bounds.exclude(numbers)
+        chosen = choose_backends(work_device, name, x.dtype)
+        rows = rows_on(x, work_device, chosen, limit, most_centers, LARGEST_BLOCK)
+        indices = copy_to_device(torch.tensor(pool + first, dtype=torch.int64), work_device)
+        traversal = Traversal(rows, rows.gather(indices), stop, progress)
+        traversal.bounds.exclude(indices)
         traversal.run(wanted - len(first), method, block_size)
         return traversal
 
@@ -156,19 +159,19 @@ def kcenter(
     return traversal.result(first, time.perf_counter() - began)
 
 
-def check_on_violation(wanted: str) -> None:
-    """Raises ValueError unless kcenter may be told this."""
-    if not isinstance(wanted, str) or wanted not in ("raise", "reference"):
-        raise ValueError(f"on_violation: expected 'raise' or 'reference', got {shown(wanted)}")
+def check_on_violation(on_violation: str) -> None:
+    """Raises ValueError unless on_violation is one that kcenter takes."""
+    if not isinstance(on_violation, str) or on_violation not in ("raise", "reference"):
+        raise ValueError(f"on_violation: expected 'raise' or 'reference', got {shown(on_violation)}")
 
 
 def warn_of_violation(error: audit.BoundViolationError) -> None:
-    """Say that the reference selects instead."""
+    """Warn that the reference selects instead."""
     warnings.warn(f"{error}. Going on with the reference", stacklevel=3)
 
 
 class Traversal:
-    """The state of one traversal: the centres so far, and an upper bound for every row."""
+    """The state of one traversal: the centers so far, and an upper bound for every row."""
 
     def __init__(
         self,
@@ -176,15 +179,15 @@ class Traversal:
         centers: torch.Tensor,
         stop: float,
         progress: bool,
-        arrived: Arrived | None = None,
+        checksums: Checksums | None = None,
     ):
         """
         Args:
-            centers: [M, D] float32, the values of the first centres, which need not be among the rows.
-            arrived: what the rows were when they were bounded, where that was before this selection.
+            centers: [M, D] float32, the values of the first centers, which need not be among the rows.
+            checksums: of the rows when they were bounded, where that was before this selection.
         """
-        self.rows, self.stop, self.progress, self.arrived = rows, stop, progress, arrived
-        self._centers, self._count = centers, len(centers)  # [room, D] float32, of which count are in use
+        self.rows, self.stop, self.progress, self.checksums = rows, stop, progress, checksums
+        self._centers, self._count = centers, len(centers)  # [room, D] float32, of which _count are in use
         self.bounds = Bounds(rows)
         self.picks: list[int] = []
         self.sqdist: list[float] = []
@@ -207,8 +210,9 @@ class Traversal:
     def run(self, k: int, method: str, block_size: int | None) -> None:
         """Pick k rows, or fewer when the stop is reached."""
         with Progress("select", k, "pick", shown=self.progress) as self.bar:
-            # Where it costs a wait, the screen finds the centres that are not finite among the rows.
-            if (k == 0 or not self.rows.queued) and not (len(self.centers) and torch.isfinite(self.centers).all()):
+            # On asynchronous rows the screen finds centers that are not finite, as it finds other rows.
+            check = k == 0 or not self.rows.asynchronous
+            if check and not (len(self.centers) and torch.isfinite(self.centers).all()):
                 self.rows.check_finite()
             if k == 0:
                 return
@@ -226,7 +230,7 @@ class Traversal:
         return passes <= FEW_PASSES or dim < SMALLEST_DIM or passes * (n * dim + ELEMENTS_PER_CALL) <= FEW_ELEMENTS
 
     def run_bounded(self, k: int) -> None:
-        """As run, with bounds and offset that are there already."""
+        """As run, for rows that have been bounded already."""
         with Progress("select", k, "pick", shown=self.progress) as self.bar:
             self.bounds.audit(self.centers)
             self.pick_blocks(k, None)
@@ -235,35 +239,32 @@ class Traversal:
         """Pick k rows block by block."""
         largest_block = min(LARGEST_BLOCK, self.rows.largest_block)
         size = min(block_size or min(max(SMALLEST_BLOCK, 2 * k), LARGEST_FIRST_BLOCK), self.rows.largest_block)
-        waits = not self.rows.queued
+        wait = not self.rows.asynchronous
         while k > 0:
             size = min(size, self.bounds.available)
-            if waits:
-                self.bounds.refine(self.centers, size)
-            else:
-                self.bounds.queue_refine(self.centers, size)
+            self.bounds.refine(self.centers, size, wait)
             members, inside, outside = self.bounds.largest(size)
-            if waits and inside <= outside:  # more rows tie than the block holds
-                found, following, threshold = 0, float(outside), float(outside)
+            if wait and inside <= outside:  # more rows tie than the block holds
+                picked, following, threshold = 0, float(outside), float(outside)
             else:
-                found, following, threshold = self._pick_in(members, outside, k)
-            waits = True  # what is known now decides what is best done next
-            k -= found
+                picked, following, threshold = self._pick_in(members, outside, k)
+            wait = True  # from the second block on: its size depends on this result
+            k -= picked
             # Members are no farther than `following` now, the others no farther than `threshold`.
             if k == 0 or max(following, threshold) <= max(self.stop, -1.0):
                 return
-            if found == 0:
+            if picked == 0:
                 contenders = self._contenders(following, largest_block)
                 # A block in which most rows tie costs as much as streaming, and proves as little.
                 if contenders > min(largest_block, len(self.rows) // 2):
                     self.stream(k)
                     return
                 size = max(size, contenders)
-            elif found < size / 16:
+            elif picked < size / 16:
                 size = min(2 * size, largest_block)
 
     def _contenders(self, following: float, largest_block: int) -> int:
-        """How many rows' bounds are not below `following`; brought up to date if they are too many for a block."""
+        """The number of rows whose bound is at least `following`; where a block is too small, bounds are tightened."""
         contenders = int((self.bounds.bound >= following).sum())
         if contenders > largest_block:
             self.bounds.refine(self.centers, contenders)
@@ -271,13 +272,13 @@ class Traversal:
         return contenders
 
     def stream(self, k: int) -> None:
-        """The classical loop: float64 distances of all rows to one centre at a time, one pass each."""
+        """The classical loop: float64 distances of all rows to one center at a time, one pass each."""
         nearest = torch.full((len(self.rows),), float("inf"), dtype=torch.float64, device=self.rows.device)
         nearest.masked_fill_(self.bounds.bound == -float("inf"), -1.0)
-        if self.arrived is not None:
-            self.arrived.check(self.rows.x)
+        if self.checksums is not None:
+            self.checksums.check(self.rows.x)
         elif not torch.isfinite(self.centers).all() or self.rows.chosen["update_argmax"] == "reference":
-            self.rows.check_finite()  # the reference takes it for granted
+            self.rows.check_finite()  # the reference does not check
         farthest = self._update(nearest, self.centers[:1])
         if not torch.isfinite(nearest).all():
             self.rows.check_finite()
@@ -298,63 +299,63 @@ class Traversal:
         return self.rows.update(centers, nearest)
 
     def _pick_in(self, members: torch.Tensor, outside: torch.Tensor, k: int) -> tuple[int, float, float]:
-        """Pick inside a block, beside which no bound is above `outside` (float64 [1]).
+        """Pick among the rows of a block, its members; no other row's bound is above `outside` (float64 [1]).
 
-        Returns how many, the squared distance of the first that was not picked, and `outside` as a number. The host
-        waits for the device once.
+        Returns the number of picks, the squared distance of the first member that was not picked, and `outside` as a
+        number. The host waits for the device once.
 
         Raises:
-            ValueError: a row is not finite, or a member changed since it came.
+            ValueError: a row is not finite, or a member changed since it was pushed.
             BoundViolationError: the audit found a row whose bound is below its distance.
         """
         bound = self.bounds.bound[members]
         values = self.rows.gather(members)
         self.bounds.rows_read += len(members)
         wrong = self._wrong(members, values)
-        if not self.rows.queued:  # kernels on the CPU are not made for such values
+        if not self.rows.asynchronous:  # kernels on the CPU do not accept such values
             self._refuse(members[wrong].tolist())
         most = min(k, len(members))
-        found = queue_pick_block(
+        result = launch_pick_block(
             values, self.centers, self.bounds.offset, bound, outside, self.stop, most, self.rows.chosen["pick_block"]
         )
-        # Row numbers are exact in float64.
-        known = torch.cat([found, self.bounds.bad_row, self.bounds.violation, outside, members, wrong])
-        sizes = [len(found), 3, len(members), len(members)]
-        found, (bad_row, violation, threshold), numbers, wrong = read(known).split(sizes)
-        self._refuse([row for row in (int(bad_row), *numbers[wrong > 0].tolist()) if row >= 0])
+        # One tensor, so that the host waits once; indices are exact in float64.
+        message = torch.cat([result, self.bounds.bad_row, self.bounds.violation, outside, members, wrong])
+        sizes = [len(result), 3, len(members), len(members)]
+        result, (bad_row, violation, threshold), indices, wrong = read(message).split(sizes)
+        self._refuse([row for row in (int(bad_row), *indices[wrong > 0].tolist()) if row >= 0])
         if violation >= 0:
             self._check_unchanged(int(violation))
             raise audit.BoundViolationError(self._violation(int(violation)))
-        picks, sqdist, following = unpack(found, most)
-        chosen = copy_to_device(picks, self.rows.device)
-        self._add(numbers[picks].to(torch.int64).tolist(), members[chosen], values[chosen], sqdist.tolist())
-        self.bounds.keep(members, bound, self._count)
+        picks, sqdist, following = unpack(result, most)
+        picked = copy_to_device(picks, self.rows.device)
+        self._add(indices[picks].to(torch.int64).tolist(), members[picked], values[picked], sqdist.tolist())
+        self.bounds.record(members, bound, self._count)
         return len(picks), following, float(threshold)
 
     def _wrong(self, members: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Which members, int64 [B] with values [B, D], are not finite or not what they were: bool [B]."""
+        """Which members, int64 [B] with values [B, D], are not finite or have changed: bool [B]."""
         largest = torch.linalg.vector_norm(values, ord=float("inf"), dim=1)
         wrong = ~(largest < float("inf"))
-        return wrong if self.arrived is None else wrong | self.arrived.changed(members, values)
+        return wrong if self.checksums is None else wrong | self.checksums.changed(members, values)
 
     def _refuse(self, wrong: list[int]) -> None:
-        """Raises ValueError, naming the first of all wrong rows, unless none was found."""
+        """Raises ValueError, naming the first of all wrong rows, unless `wrong` is empty."""
         if not wrong:
             return
-        if self.arrived is not None:
-            self.arrived.check(self.rows.x)
+        if self.checksums is not None:
+            self.checksums.check(self.rows.x)
         self.rows.check_finite()
         check_row(int(min(wrong)))
 
     def _check_unchanged(self, row: int) -> None:
-        """Raises CandidateError when the row is not what it was when it came."""
-        number = torch.tensor([row], device=self.rows.device)
-        values = self.rows.gather(number)
-        if self.arrived is not None and self.arrived.changed(number, values).any():
+        """Raises CandidateError when the row changed since it was pushed."""
+        index = torch.tensor([row], device=self.rows.device)
+        values = self.rows.gather(index)
+        if self.checksums is not None and self.checksums.changed(index, values).any():
             raise values_changed(row, values)
 
     def _violation(self, row: int) -> str:
-        """What to say of a row whose bound is below its distance."""
+        """The message about a row whose bound is below its distance."""
         device = self.rows.device
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
         return (
@@ -364,21 +365,21 @@ class Traversal:
             "selects in float64 instead"
         )
 
-    def _add(self, rows: list[int], numbers: torch.Tensor, values: torch.Tensor, sqdist: list[float]) -> None:
-        """These rows are the next picks: their numbers here and on the device, values [P, D], squared distances."""
-        if not rows:
+    def _add(self, picks: list[int], indices: torch.Tensor, values: torch.Tensor, sqdist: list[float]) -> None:
+        """Add the next picks: their indices, on the host and on the device, values [P, D] and squared distances."""
+        if not picks:
             return
-        self.picks += rows
+        self.picks += picks
         self.sqdist += sqdist
-        self.bounds.exclude(numbers)
-        wanted = self._count + len(rows)
+        self.bounds.exclude(indices)
+        wanted = self._count + len(picks)
         if wanted > len(self._centers):  # room for twice as many: a copy for every pick would be quadratic
             self._centers = torch.cat([self.centers, self._centers.new_empty(wanted, self.rows.dim)])
         self._centers[self._count : wanted] = values
         self._count = wanted
-        self.bar.update(len(rows), radius=sqdist[-1] ** 0.5)
+        self.bar.update(len(picks), radius=sqdist[-1] ** 0.5)
 
 
-def read(known: torch.Tensor) -> torch.Tensor:
-    """known in host memory: here the host waits for the device."""
-    return known.cpu()
+def read(message: torch.Tensor) -> torch.Tensor:
+    """The message in host memory: here the host waits for the device."""
+    return message.cpu()

@@ -1,15 +1,16 @@
-"""Whitening: embeddings rotated and scaled to directions of equal variance, of which the strongest are kept."""
+"""Whitening: embeddings rotated and scaled to unit variance along the directions of largest variance."""
 
 import torch
 
-CHUNK_ELEMENTS = 1 << 22  # rows are taken in chunks of about this many elements, so that x is never copied whole
+CHUNK_ELEMENTS = 1 << 22  # rows are taken in chunks of about this many elements, x is never copied whole
 
 
 def whiten(x: torch.Tensor, n_components: int) -> torch.Tensor:
-    """x [N, D] in its n_components strongest directions, each of variance 1, as unit rows [N, n_components] float32.
+    """x [N, D] along its n_components directions of largest variance, each scaled to variance 1; rows of length 1.
 
     (x - mean) U diag(1 / sqrt(s)), U and s from the singular value decomposition of the covariance (Su et al. 2021,
-    arXiv 2103.15316), as DiverseEvol's whiten_n_components does. A row that is the mean stays zeros.
+    arXiv 2103.15316), as DiverseEvol's whiten_n_components does. Returns
+    [N, n_components] float32. A row equal to the mean gives zeros.
 
     Raises:
         ValueError: more components than there are directions in which the rows vary.

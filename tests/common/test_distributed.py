@@ -98,7 +98,7 @@ def test_a_process_that_dies_ends_the_job_and_keeps_what_is_finished(tmp_path, d
     program, output = tmp_path / "slowed.py", tmp_path / "x.npy"
     slow = SLOWED.replace("stream.KCenterStream.bound = slowly(stream.KCenterStream.bound, 0.03)",
                           "import diverseevol_fast.embedding.engine as engine\n"
-                          "engine.queue_masked_mean_pool = slowly(engine.queue_masked_mean_pool, 0.3)")  # fmt: skip
+                          "engine.launch_masked_mean_pool = slowly(engine.launch_masked_mean_pool, 0.3)")  # fmt: skip
     assert slow != SLOWED
     program.write_text(slow)
     command = ["embed", "--data", str(data_file), "--model", str(tiny_model), "--max-tokens-per-batch", "512",

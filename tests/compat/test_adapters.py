@@ -1,19 +1,19 @@
-"""The drop-in adapters against what their targets are described to do, restated in peer_references.py."""
+"""The drop-in adapters against their targets' described behaviour, restated in bench/peers.py."""
 
 import sys
 import types
 
 import numpy as np
+import peers
 import pytest
 import torch
-from support import peer_references
 
 from diverseevol_fast import kcenter
 from diverseevol_fast.compat import anomalib, deepal, google, upstream
 from diverseevol_fast.compat._adapter import pick
 from diverseevol_fast.ops import reference
 
-SIZES = [(17, 3, 2, 5), (300, 8, 1, 40), (1_000, 32, 100, 100), (2_000, 384, 10, 60)]  # N, D, centres, picks
+SIZES = [(17, 3, 2, 5), (300, 8, 1, 40), (1_000, 32, 100, 100), (2_000, 384, 10, 60)]  # N, D, centers, picks
 
 
 def rows(n, d, seed=0, dtype=np.float32):
@@ -32,9 +32,9 @@ def equal_but_for_ties(x, centers, ours, theirs, unit=False):
     """Ours is float64 greedy; theirs is the same sequence, or each difference is a tie, and then they are counted."""
     wanted = torch.as_tensor(np.asarray(x, dtype=np.float64)).reshape(len(x), -1)
     wanted = torch.nn.functional.normalize(wanted) if unit else wanted
-    assert peer_references.ties(wanted, centers, ours) == 0
+    assert peers.ties(wanted, centers, ours) == 0
     if ours != theirs:
-        assert peer_references.ties(x, centers, theirs, unit) > 0
+        assert peers.ties(x, centers, theirs, unit) > 0
 
 
 class TestPick:
@@ -113,7 +113,7 @@ class TestGoogle:
     def test_sequence(self, make, n, d, m, k, metric):
         x, centers = make(n, d), list(range(0, n, n // m))[:m]
         ours = google.kCenterGreedy(x, None, 0, metric).select_batch_(None, centers, k)
-        theirs = peer_references.Google(x, metric).select_batch(None, centers, k)
+        theirs = peers.Google(x, metric).select_batch(None, centers, k)
         if metric == "cosine":
             x = torch.nn.functional.normalize(torch.from_numpy(x).double()).float().numpy()
         equal_but_for_ties(x, centers, ours, theirs)
@@ -123,7 +123,7 @@ class TestGoogle:
     def test_without_a_centre_row_0_comes_first_and_nothing_is_drawn(self, model, empty):
         """In the first call, and in the second: of the same rows where a model transforms, after them elsewhere."""
         x, state = rows(500, 8), np.random.get_state()[1].copy()
-        ours, theirs = google.kCenterGreedy(x, None, 0), peer_references.Google(x)
+        ours, theirs = google.kCenterGreedy(x, None, 0), peers.Google(x)
         first = ours.select_batch_(model, empty, 20)
         assert first == theirs.select_batch(model, list(empty), 20)
         assert first[0] == 0
@@ -137,14 +137,14 @@ class TestGoogle:
         x = rows(100, 48).reshape(100, 4, 4, 3)
         sampler = google.kCenterGreedy(x, np.zeros(100), 3)
         ours = sampler.select_batch(model=model, already_selected=[1, 2], N=10, labeled={}, y=None)
-        assert ours == peer_references.Google(x).select_batch(None, [1, 2], 10)
+        assert ours == peers.Google(x).select_batch(None, [1, 2], 10)
         assert ("not fitted yet" in caplog.text) == isinstance(model, Unfitted)
         assert (sampler.name, sampler.n_obs, sampler.to_dict()) == ("kcenter", 100, None)
 
     def test_a_model_transforms(self):
         x = rows(100, 48).reshape(100, 4, 4, 3)
         ours = google.kCenterGreedy(x, None, 0).select_batch_(Doubling(), [1, 2], 10)
-        assert ours == peer_references.Google(x).select_batch(Doubling(), [1, 2], 10)
+        assert ours == peers.Google(x).select_batch(Doubling(), [1, 2], 10)
 
     def test_a_loop_of_batches(self):
         x = rows(400, 8)
@@ -152,8 +152,8 @@ class TestGoogle:
             sampler, selected = google.kCenterGreedy(x, None, 0), [0]
             for _ in range(5):
                 selected += sampler.select_batch_(model, selected, 7)
-            assert selected == [0, *peer_references.Google(x).select_batch(model, [0], 35)]
-            theirs, again = peer_references.Google(x), [0]
+            assert selected == [0, *peers.Google(x).select_batch(model, [0], 35)]
+            theirs, again = peers.Google(x), [0]
             for _ in range(5):
                 again = again + theirs.select_batch(model, again, 7)
             assert again == selected
@@ -162,7 +162,7 @@ class TestGoogle:
         x = rows(400, 8)
         sampler = google.kCenterGreedy(x, None, 0)
         first = sampler.select_batch_(None, [0], 7)
-        assert first + sampler.select_batch_(None, [], 7) == peer_references.Google(x).select_batch(None, [0], 14)
+        assert first + sampler.select_batch_(None, [], 7) == peers.Google(x).select_batch(None, [0], 14)
 
     @pytest.mark.parametrize(
         "make", [set, tuple, iter, np.array, torch.tensor, lambda rows: np.array(rows, dtype=np.uint8)]
@@ -223,10 +223,10 @@ def test_deepal_set(n, d, m, k):
     x, labelled = rows(n, d), masked(n, m)
     dataset = Dataset(x, labelled)
     ours = deepal.KCenterGreedy(dataset, Net()).query(k)
-    theirs = peer_references.matrix_greedy(torch.from_numpy(x), torch.from_numpy(labelled), k)
+    theirs = peers.reference_formula(x, np.flatnonzero(labelled).tolist(), k)
     assert ours.dtype == np.int64
     assert (dataset.labeled_idxs == masked(n, m)).all()
-    assert ours.tolist() == sorted(theirs) or peer_references.ties(x, np.flatnonzero(labelled), theirs) > 0
+    assert ours.tolist() == sorted(theirs) or peers.ties(x, np.flatnonzero(labelled), theirs) > 0
 
 
 def test_deepal_query_under_its_own_class():
@@ -258,10 +258,10 @@ def test_upstream_set(n, d, m, k):
     x, labelled = rows(n, d), masked(n, m)
     schedule = Sampling(x.copy(), labelled)
     ours = schedule.query(rd=3, n=k, use_model_path="output/rd_3")
-    theirs = peer_references.matrix_greedy(torch.from_numpy(x), torch.from_numpy(labelled), k)
+    theirs = peers.reference_formula(x, np.flatnonzero(labelled).tolist(), k)
     assert ours.dtype == torch.int64
     assert ours.device.type == "cpu"
-    assert ours.tolist() == sorted(theirs) or peer_references.ties(x, np.flatnonzero(labelled), theirs) > 0
+    assert ours.tolist() == sorted(theirs) or peers.ties(x, np.flatnonzero(labelled), theirs) > 0
     assert schedule.asked == [(3, "output/rd_3")]
     assert (schedule.x == x).all()
     assert (schedule.labeled_idx.numpy() == masked(n, m)).all()
@@ -287,7 +287,7 @@ def test_near_duplicates_are_nan_there_and_not_here():
     gram = torch.from_numpy(x) @ torch.from_numpy(x).T
     squared = gram.diagonal()[:, None] + gram.diagonal()[None] - 2 * gram
     assert squared.sqrt().isnan().any()
-    theirs = peer_references.matrix_greedy(torch.from_numpy(x), torch.from_numpy(labelled), 30)
+    theirs = peers.reference_formula(x, np.flatnonzero(labelled).tolist(), 30)
     ours = Sampling(x, labelled).query(0, 30, "").tolist()
     wanted = reference.kcenter(torch.from_numpy(x), 30, np.flatnonzero(labelled).tolist())[0]
     assert ours == sorted(wanted) == deepal.KCenterGreedy(Dataset(x, labelled), Net()).query(30).tolist()
@@ -327,7 +327,7 @@ def test_upstream_patch_says_what_it_cannot_find(tmp_path, monkeypatch):
 
 
 class TestAnomalibAlone:
-    """Without anomalib; test_compat_anomalib.py has the comparison with it."""
+    """Without anomalib; test_anomalib.py compares with the real one."""
 
     @pytest.mark.parametrize("shape", [(500, 8), (500, 4, 6), (1, 8)])
     def test_coreset(self, shape):
@@ -344,7 +344,7 @@ class TestAnomalibAlone:
         np.random.seed(0)
         features = x.flatten(1) @ anomalib.projection(*x.shape).T if x.ndim == 2 else x.flatten(1)
         first = int(torch.randint(len(x), (1,)))
-        assert picks == [first, *peer_references.anomalib(features, len(picks) - 1, first)]
+        assert picks == [first, *peers.anomalib_loop(features, [first], len(picks) - 1)]
 
     @pytest.mark.parametrize("ratio", [0, 0.0001, -1, 1.5, float("nan"), "0.5", None])
     def test_a_share_of_no_rows_or_more_than_all(self, ratio):
@@ -365,7 +365,7 @@ class TestAnomalibAlone:
         torch.manual_seed(0)
         picks = anomalib._coreset(x, 30, start)
         torch.manual_seed(0)
-        assert picks == peer_references.anomalib(x, 30, int(torch.randint(300, (1,))))
+        assert picks == peers.anomalib_loop(x, [int(torch.randint(300, (1,)))], 30)
 
     def test_all_rows_where_the_first_is_only_a_centre(self):
         x = torch.from_numpy(rows(30, 4))

@@ -3,9 +3,9 @@
 import importlib.util
 
 import numpy as np
+import peers
 import pytest
 import torch
-from support import peer_references
 
 if importlib.util.find_spec("anomalib") is None:
     pytest.skip("anomalib is not installed; make test-anomalib", allow_module_level=True)
@@ -52,8 +52,8 @@ def equal_but_for_ties(embedding, ours, theirs):
     if ours != theirs:
         model = SparseRandomProjection(eps=0.9)
         features = seeded(lambda: model.fit(embedding).transform(embedding)) if embedding.ndim == 2 else embedding
-        assert peer_references.ties(features, ours[:1], ours[1:]) == 0
-        assert peer_references.ties(features, theirs[:1], theirs[1:]) > 0
+        assert peers.ties(features, ours[:1], ours[1:]) == 0
+        assert peers.ties(features, theirs[:1], theirs[1:]) > 0
 
 
 SHAPES = [(2_000, 64), (5_000, 384), (300, 4, 8), (40, 1), (1_000, 3)]

@@ -132,7 +132,7 @@ def stopped(written, *given, **options):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("centers", [None, [4, 200, 77]])
 def test_stopped_in_the_middle_it_goes_on(model, tokenizer, texts, tmp_path, written, dtype, centers):
-    options, file = {"dtype": dtype, "centers_first": centers}, {"store": tmp_path / "x.npy"}
+    options, file = {"store_dtype": dtype, "centers_first": centers}, {"store": tmp_path / "x.npy"}
     whole = embed(texts, model, tokenizer, max_tokens_per_batch=500, **options)
     stopped(written, texts, model, tokenizer, max_tokens_per_batch=500, **options, **file)
     assert not file["store"].exists()

@@ -217,15 +217,15 @@ def test_short_of_memory_every_row_comes_once_into_the_stream(two_groups, monkey
 def test_out_of_memory_in_the_stream_does_not_push_twice(two_groups, monkeypatch):
     from diverseevol_fast.selection import stream
 
-    pool, failures = stream.queue_pool_min_sqdist, []
+    pool, failures = stream.launch_pool_min_sqdist, []
 
-    def short(hidden, mask, **given):
-        if hidden.shape[:2].numel() > ROOM:
-            failures.append(hidden.shape)
+    def short(states, *more):
+        if states.hidden.shape[:2].numel() > ROOM:
+            failures.append(states.hidden.shape)
             raise torch.OutOfMemoryError
-        return pool(hidden, mask, **given)
+        return pool(states, *more)
 
-    monkeypatch.setattr(stream, "queue_pool_min_sqdist", short)
+    monkeypatch.setattr(stream, "launch_pool_min_sqdist", short)
     store = in_memory(two_groups)
     engine, _ = fill(build("llama"), two_groups, store, [5])
     assert failures

@@ -1,4 +1,4 @@
-"""The audit: float64 distances from below, and bounds that are too low are met while a selection runs.
+"""The audit: float64 distances from below; a running selection finds bounds that are too low.
 
 The CPU stands in for a GPU: `asynchronous` makes a selection take the path on which it does not wait.
 """
@@ -19,7 +19,7 @@ needs_native = pytest.mark.skipif(backends.native_unavailable() is not None, rea
 
 @pytest.fixture
 def asynchronous(monkeypatch):
-    monkeypatch.setattr(rows_module, "waits_are_free", lambda device: False)
+    monkeypatch.setattr(rows_module, "is_synchronous", lambda device: False)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_first_violation():
 
 
 def plant(monkeypatch, wrong, op="min_sqdist", least_rows=1):
-    """A kernel that lowers too far the bounds of the rows that `wrong` (row numbers or places -> mask) is true of."""
+    """A kernel that lowers the bounds of some rows too far, of those in the mask wrong(indices)."""
     run = backends.run
 
     def faulty(name, called, device, *given):
@@ -88,7 +88,7 @@ def plant(monkeypatch, wrong, op="min_sqdist", least_rows=1):
 @needs_native
 @pytest.mark.parametrize("rate", [100, 10_000])
 def test_a_kernel_that_lowers_some_bounds_too_far_is_caught(asynchronous, drawn, monkeypatch, rate):
-    """One bound in 10,000 is met in a tenth of all selections: 1 - (1 - 1e-4)^1024; one in 100 in the first."""
+    """One bound in 10,000 is found in a tenth of all selections: 1 - (1 - 1e-4)^1024; one in 100 in the first."""
     x = make("gaussian", 20_000, 16, 1, 1.0, 2.0)
     plant(monkeypatch, lambda rows: rows % rate == 7)
     said = []
@@ -106,7 +106,7 @@ def test_a_kernel_that_lowers_some_bounds_too_far_is_caught(asynchronous, drawn,
 
 @needs_native
 def test_a_fault_in_the_refined_rows_alone_is_caught(asynchronous, drawn, monkeypatch):
-    """What a kernel does wrong with chosen rows and many centers never shows in the first screen."""
+    """The first screen cannot show the faults of a kernel for chosen rows and many centers."""
     x = make("gaussian", 20_000, 16, 1, 1.0, 2.0)
     run = backends.run
 
@@ -125,7 +125,7 @@ def test_a_fault_in_the_refined_rows_alone_is_caught(asynchronous, drawn, monkey
 @pytest.mark.parametrize("waits", [False, True])
 def test_the_reference_goes_on(monkeypatch, drawn, waits):
     if not waits:
-        monkeypatch.setattr(rows_module, "waits_are_free", lambda device: False)
+        monkeypatch.setattr(rows_module, "is_synchronous", lambda device: False)
     monkeypatch.setattr(bounds, "AUDIT_WORK", 1)
     monkeypatch.setattr(bounds, "AUDIT_SHARE", 4)
     x = make("gaussian", 4_000, 64, 1, 1.0, 2.0)
@@ -180,7 +180,7 @@ def test_on_violation_is_checked():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_right_bounds_pass(monkeypatch, asynchronous, kind, dtype):
-    """All rows that there are are audited, in every block."""
+    """Every block audits all rows."""
     monkeypatch.setattr(bounds, "AUDITED_REFINED", 1 << 20)
     x = torch.from_numpy(make(kind, 600, 24, 1, 1.0, 5.0)).to(dtype)
     pool = list(range(50))
@@ -196,7 +196,7 @@ def test_on_a_cpu_small_work_is_not_audited(monkeypatch):
 
 @needs_native
 def test_pick_block_refuses_a_bound_that_is_below_the_distance():
-    """It used to look for the farthest among no rows, and crash."""
+    """It used to crash on the argmax of no rows."""
     from diverseevol_fast.ops import pick_block
 
     x = torch.from_numpy(make("gaussian", 40, 16, 3, 1.0, 0.0))

@@ -35,7 +35,7 @@ def test_the_problems_pass(emulated, kernel):
 
 
 def faulty(monkeypatch, change):
-    """What a backend gives is changed on its way back."""
+    """The results of a backend are changed before the caller gets them."""
     run = backends.run
 
     def wrong(name, op, device, *given):
@@ -102,7 +102,7 @@ def test_results_that_differ_from_one_run_to_the_next_are_found(monkeypatch):
 @pytest.mark.parametrize("sizes", ["first_use", "large"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_problems_of_the_screen_reach_every_tile_of_triton(sizes, dtype):
-    """Few centers and many, with and without what Triton knows of addresses and widths."""
+    """Few centers and many, with and without Triton's knowledge of addresses and widths."""
     module = pytest.importorskip("diverseevol_fast.triton_ops.min_sqdist")
     stored = getattr(torch, dtype)
     elements = module.PRODUCTS[module.PRODUCTS_OF[stored]].elements

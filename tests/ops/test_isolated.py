@@ -1,4 +1,4 @@
-"""Work in child processes: a crash, a hang and nonsense cost the unit that they happen in, and nothing else."""
+"""Work in child processes: a crash, a hang or nonsense costs the unit that it happens in, and nothing else."""
 
 import sys
 import time
@@ -88,7 +88,7 @@ def test_a_child_that_never_starts_says_nothing_about_the_units():
 
 
 def test_what_a_child_has_started_ends_with_it(tmp_path):
-    """A compiler, say, that runs on in a hung child's process group."""
+    """Such as a compiler that runs on in the process group of a hung child."""
     note = tmp_path / "pid"
     code = (
         "import subprocess, time; p = subprocess.Popen(['sleep', '60']);"

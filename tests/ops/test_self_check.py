@@ -1,4 +1,4 @@
-"""The self-check of GPU kernels: what is chosen, what is remembered and when it counts, with a stand-in for a GPU.
+"""The self-check of GPU kernels: the chosen backends, the saved verdicts and when they hold, on a stand-in for a GPU.
 
 The stand-in is a script in the place of the child process, which answers as a plan says.
 """
@@ -50,7 +50,7 @@ serve(names, work)
 
 
 class StandIn:
-    """A GPU that is not there: `plan` says what the check of the kernels whose names begin so finds."""
+    """A stand-in for a GPU: `plan` maps the beginnings of kernels' names to the results of their checks."""
 
     def __init__(self, script: Path):
         self.plan: dict[str, str] = {}
@@ -63,12 +63,12 @@ class StandIn:
 
     @property
     def children(self) -> list[list[str]]:
-        """What each child was asked."""
+        """The kernels that each child was to check."""
         calls = self.script.with_name(self.script.name + ".calls")
         return [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
 
     def new_process(self) -> None:
-        """Nothing is known but what is in the cache folder."""
+        """As in a new process: verdicts are known from the cache folder alone."""
         self_check.verdicts.cache_clear()
         backends._first_that_passed.cache_clear()
 
@@ -120,7 +120,7 @@ def test_the_table_says_which_is_tried_first(gpu, monkeypatch):
     gpu.plan = {"triton min_sqdist bfloat16": "a bound is wrong"}
     gpu.gpus = [replace(H100, driver="590")]
     gpu.new_process()
-    assert chosen() == "cuda"  # those that were not measured come after
+    assert chosen() == "cuda"  # backends without a measurement come last
     gpu.gpus = [A100]
     gpu.new_process()
     assert chosen() == "cuda"
@@ -139,7 +139,7 @@ def test_a_kernel_that_fails_is_not_chosen_and_the_next_one_is(gpu, caplog, answ
     gpu.plan = {"cuda update_argmax float32": answer}
     assert chosen("update_argmax", torch.float32) == "triton"
     assert f"cuda: update_argmax float32: {reason}" in why("update_argmax", torch.float32)
-    assert chosen("update_argmax", torch.float16) == "cuda"  # what was left when its process died
+    assert chosen("update_argmax", torch.float16) == "cuda"  # the remaining kernels, after its process died
     assert backends.choose("cuda", op="update_argmax") == "triton"  # for every dtype
     assert f"cuda update_argmax float32 failed its self-check: {reason}" in caplog.text
 
@@ -190,7 +190,7 @@ def test_anything_that_a_verdict_depends_on_checks_anew(gpu, changed):
     assert len(gpu.children) > children
     gpu.gpus = [H100]
     gpu.new_process()
-    assert chosen() == "cuda"  # what was known of it is known still
+    assert chosen() == "cuda"  # its saved verdict still holds
 
 
 def test_two_unlike_gpus_are_checked_apart(gpu):
@@ -209,7 +209,7 @@ def test_out_of_memory_is_no_verdict(gpu, caplog):
     gpu.plan = {}
     gpu.new_process()
     assert chosen() == "cuda"
-    assert all(name.startswith("cuda") for name in gpu.children[-1])  # what passed is not checked again
+    assert all(name.startswith("cuda") for name in gpu.children[-1])  # kernels that passed are not checked again
 
 
 def test_a_child_that_cannot_use_the_gpu_leaves_the_reference(gpu, monkeypatch, caplog):

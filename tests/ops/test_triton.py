@@ -1,4 +1,4 @@
-"""What only the Triton kernels are asked: all kinds of rows and products, and that they compile for GPUs."""
+"""Tests of the Triton kernels alone: all kinds of rows and products, and their compilation for GPUs."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_same_picks_as_the_specification(kind, dtype):
 @pytest.mark.parametrize("products", ["bfloat16", "float16", "tf32x3", "float32"])
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e5])
 def test_bounds_hold_whatever_the_products(products, scale):
-    """float16 overflows at the largest scale: bounds stay what they were, infinite."""
+    """float16 overflows at the largest scale, where bounds stay infinite."""
     from diverseevol_fast.triton_ops import min_sqdist as module
 
     x = rows("gaussian", 70, 40, 7, offset=3.0) * scale
@@ -56,4 +56,4 @@ def test_every_kernel_compiles_for_gpus_without_spilling():
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert {line["sm"] for line in lines} == {80, 90, 100}
     assert [line for line in lines if line["spilled"]] == []
-    assert max(line["shared"] for line in lines) <= 99 * 1024  # what a block may have on sm_86 and sm_89
+    assert max(line["shared"] for line in lines) <= 99 * 1024  # the most that a block may use on sm_86 and sm_89

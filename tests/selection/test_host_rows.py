@@ -1,4 +1,4 @@
-"""Where rows are and who waits for whom: rows brought to the device tile by tile, and a GPU that is not waited for."""
+"""Rows in host memory, copied to the device tile by tile; and selections that do not wait for a GPU."""
 
 import warnings
 
@@ -25,18 +25,18 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.fixture
 def from_host(monkeypatch):
-    """Rows on the CPU are taken for rows that must be brought to the device, which is the CPU."""
+    """HostRows are made of rows on the CPU, and the CPU is the device that they are copied to."""
     monkeypatch.setattr(host_rows, "is_on", lambda x, device: False)
 
 
 @pytest.fixture
-def queued(monkeypatch):
-    """The path for a GPU, on the CPU."""
-    monkeypatch.setattr(rows_module, "waits_are_free", lambda device: False)
+def asynchronous(monkeypatch):
+    """The CPU takes the path of a GPU, on which the host does not wait."""
+    monkeypatch.setattr(rows_module, "is_synchronous", lambda device: False)
 
 
 class CountedWaits(TorchDispatchMode):
-    """Counts what would make the host wait for a GPU, if all tensors but those that `read` gave were on it."""
+    """Counts operations that would wait for a GPU, if every tensor that `read` did not return were on it."""
 
     WAIT = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "equal", "is_nonzero")
 
@@ -44,14 +44,14 @@ class CountedWaits(TorchDispatchMode):
         super().__init__()
         self.found: list[str] = []
         self.here: set[int] = set()  # addresses of storages in host memory
-        self.kept: list[torch.Tensor] = []  # so that no address is used again
+        self.saved: list[torch.Tensor] = []  # alive, so that no address is used again
 
-    def read(self, known: torch.Tensor) -> torch.Tensor:
+    def read(self, message: torch.Tensor) -> torch.Tensor:
         self.found.append("read")
-        return self.settle(known.clone())
+        return self.settle(message.clone())
 
     def settle(self, tensor: torch.Tensor) -> torch.Tensor:
-        self.kept.append(tensor)
+        self.saved.append(tensor)
         self.here.add(tensor.untyped_storage().data_ptr())
         return tensor
 
@@ -90,15 +90,15 @@ class CountedReads(TorchFunctionMode):
 
 
 @pytest.fixture
-def waits(queued, monkeypatch):
-    """A context in which waits are counted; what is made of numbers on the host may be read there."""
+def waits(asynchronous, monkeypatch):
+    """A context that counts waits; tensors made on the host may be read there without one."""
     mode = CountedWaits()
 
     def copy_to_device(values, device):
         mode.settle(values)
         sent = values.clone()
         mode.here.discard(sent.untyped_storage().data_ptr())
-        mode.kept.append(sent)
+        mode.saved.append(sent)
         return sent
 
     for module in (bounds, traversal, stream):
@@ -114,7 +114,7 @@ def waits(queued, monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [32, 60])
 def test_kcenter_waits_once(waits, dtype, count):
-    """Centres that the first screen sees all of, and more of them."""
+    """The first screen applies all centers, or only some of them."""
     x = torch.from_numpy(make("gaussian", 3000, 64, 1, 1.0, 2.0)).to(dtype)
     centers = list(range(count))
     expected, sqdist = reference.kcenter(x, 5, centers)
@@ -152,14 +152,14 @@ def test_push_waits_never(waits, dtype):
         candidates.push_embeddings(hidden[:, 0], rows=range(400, 800))
         assert waits.found == []
         found = [*candidates.select(4).indices]
-    assert waits.found == ["read", "read"]  # what push has found, and the block
+    assert waits.found == ["read", "read"]  # the flags of the pushes, and the block
     found += [*candidates.select(100).indices]
     together = torch.cat([centers, candidates.store.float()])
     assert [40 + row for row in found] == reference.kcenter(together, 104, list(range(40)))[0]
 
 
 @needs_native
-def test_what_push_finds_is_said_by_select(queued):
+def test_what_push_finds_is_said_by_select(asynchronous):
     for push, words in (
         (lambda s, x: s.push_embeddings(x, rows=[2, 0]), "x: candidate 0 holds a value that is not finite"),
         (
@@ -188,7 +188,7 @@ def test_same_picks_without_waiting(problem, dtype, first_centers):
         return
     expected, sqdist = reference.kcenter(x, k, centers)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows_module, "waits_are_free", lambda device: False)
+        patch.setattr(rows_module, "is_synchronous", lambda device: False)
         patch.setattr(bounds, "FIRST_CENTERS", first_centers)
         result = kcenter(x, k, centers, block_size=block)
     assert result.indices.tolist() == expected
@@ -199,8 +199,8 @@ def test_same_picks_without_waiting(problem, dtype, first_centers):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("bad", [0, 170, 299])
 @pytest.mark.parametrize("alone", [True, False])
-def test_the_first_bad_row_is_named_without_waiting(queued, value, bad, alone):
-    """Also when it is a centre, and no other row is bad."""
+def test_the_first_bad_row_is_named_without_waiting(asynchronous, value, bad, alone):
+    """Also when the row is a center, and no other row is bad."""
     x = torch.randn(300, 12)
     x[bad, 3] = value
     if not alone:
@@ -340,14 +340,14 @@ def test_the_limit_holds_on_a_gpu():
 
 @pytest.mark.parametrize("where", ["send", "screen", "update"])
 def test_out_of_memory_halves_the_tile(where, from_host, monkeypatch):
-    """Whenever more than ten rows are taken at once."""
+    """Every tile of more than ten rows is out of memory."""
     x = torch.from_numpy(make("near-duplicates", 200, 12, 3, 1.0, 0.0))
     tiles_of(monkeypatch, 50, x)
     expected, sqdist = reference.kcenter(x, 60, [4])
     module, name = {
         "send": (host_rows._StagingBuffer, "send"),
         "screen": (host_rows, "screen_copy"),
-        "update": (host_rows, "queue_update_argmax"),
+        "update": (host_rows, "launch_update_argmax"),
     }[where]
     work = getattr(module, name)
 
@@ -367,7 +367,7 @@ def test_out_of_memory_halves_the_tile(where, from_host, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:out of GPU memory")
 def test_no_memory_for_one_row_is_an_error(from_host, monkeypatch):
-    def refuse(lane, count):
+    def refuse(buffer, count):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(host_rows._StagingBuffer, "send", refuse)

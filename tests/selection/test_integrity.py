@@ -1,4 +1,4 @@
-"""Values that change after they were pushed: an error in every backend and wherever the rows are, never other picks."""
+"""Values that change after they were pushed are an error on every backend and device, and never change picks."""
 
 import contextlib
 
@@ -33,13 +33,13 @@ BACKENDS = [*ON_CPU, *TRITON, "cuda"]
 def on(backend: str, monkeypatch: pytest.MonkeyPatch):
     """The backend works on DEVICE; GPU kernels on the path that does not wait."""
     if backend in ("triton", "cuda"):
-        monkeypatch.setattr(rows_module, "waits_are_free", lambda device: False)
+        monkeypatch.setattr(rows_module, "is_synchronous", lambda device: False)
     with cuda_works() if backend == "cuda" else contextlib.nullcontext():
         yield
 
 
 def stream_of(x: torch.Tensor, **more) -> KCenterStream:
-    """All rows of x but POOL have come, and stand in x, which is the store."""
+    """A stream whose store is x, into which all rows but POOL have been pushed."""
     stream = KCenterStream(x[list(POOL)], len(x), store=x, exclude=POOL, **more)
     stream.bound_embeddings(x[len(POOL) :], rows=range(len(POOL), len(x)))
     return stream
@@ -58,7 +58,7 @@ def test_changed_values_are_an_error_in_every_backend(backend, how, monkeypatch)
         expected, _ = reference.kcenter(x.cpu(), 6, list(POOL))
         assert stream.select(2).indices.tolist() == expected[:2]
         HOW[how](x)
-        for _ in range(2):  # a second try is refused just so
+        for _ in range(2):  # a second call is refused too
             with pytest.raises(
                 CandidateError, match=r"values changed since they were pushed: those of row 3\b"
             ) as found:
@@ -78,7 +78,7 @@ def test_one_row_that_a_pick_depends_on(where, dtype, monkeypatch):
     if where == "streaming":
         monkeypatch.setattr(type(stream._traversal), "pick_blocks", lambda self, k, size: self.stream(k))
     farthest = reference.kcenter(x.cpu(), 1, list(POOL))[0][0]
-    x[farthest] *= 0.5  # still below its bound: no audit would say so
+    x[farthest] *= 0.5  # it stays below its bound, so that no audit finds it
     with pytest.raises(CandidateError, match=rf"values changed since they were pushed: those of row {farthest}\b"):
         stream.select(5)
 
@@ -92,7 +92,7 @@ def test_the_reference_does_not_go_on_with_changed_values():
 
 
 def test_an_audit_tells_changed_values_from_a_wrong_kernel(monkeypatch):
-    """The row that the audit met is not in the block."""
+    """The row that the audit found is not in the block."""
     x = gaussian(4_000)
     nearest = int(sum(reference.sqdist_to(x.cpu(), x[row].cpu()) for row in POOL).argsort()[10])
     for change in (True, False):
@@ -122,9 +122,9 @@ def test_checksums(d, dtype, monkeypatch):
     wide[:, 1::2] = x
     assert torch.equal(checksums(wide[:, 1::2]), whole)
     assert torch.equal(checksums(x.float().to(dtype)), whole)
-    for place in range(d):
+    for column in range(d):
         other = x.clone()
-        other[:, place] *= 1.5
+        other[:, column] *= 1.5
         assert (checksums(other) != whole).all()
     assert checksums(x[:0]).tolist() == []
 
@@ -151,12 +151,12 @@ def test_the_values_of_embeddings(how, only):
 def test_a_member_that_is_not_finite_after_the_screen(backend, monkeypatch):
     """Rows that another thread changes while kcenter runs."""
     x = gaussian(500, 30)
-    largest = host_rows.DeviceRows.gather
+    original = host_rows.DeviceRows.gather
 
-    def gather(self, numbers):
-        if len(numbers) > 3:
+    def gather(self, indices):
+        if len(indices) > 3:
             self.x[400:] = float("nan")
-        return largest(self, numbers)
+        return original(self, indices)
 
     monkeypatch.setattr(host_rows.DeviceRows, "gather", gather)
     with pytest.raises(ValueError, match="x: row 400 holds a value that is not finite"):

@@ -85,7 +85,7 @@ def test_tensors_of_every_dtype(dtype, block_size):
 
 
 def as_float64(x):
-    """Values that float32 has not: their picks are those of the rounded ones."""
+    """Values that float32 does not have: the picks are those of the rounded values."""
     return x.astype(np.float64) + 1e-9
 
 

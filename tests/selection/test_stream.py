@@ -23,7 +23,7 @@ def states(n, dim, seed=0):
 
 
 def expected(centers, candidates, k):
-    """The specification, with the centres put before the candidates."""
+    """The specification, with the centers before the candidates."""
     together = torch.cat([centers, candidates.float()])
     indices, sqdist = reference.kcenter(together, k, list(range(len(centers))))
     return [index - len(centers) for index in indices], sqdist

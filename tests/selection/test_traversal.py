@@ -43,7 +43,7 @@ def test_same_picks_as_the_specification(problem, dtype, isa, method):
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problems(), st.integers(1, 12), st.integers(1, 6))
 def test_small_limits_make_no_difference(problem, largest_block, first_centers):
-    """Blocks that cannot grow, so that ties end in streaming; and most centres unseen by the first screen."""
+    """Blocks that cannot grow, so that ties end in streaming; and a first screen that leaves out most centers."""
     array, k, centers, block = problem
     x = torch.from_numpy(array)
     expected, _ = reference.kcenter(x, k, centers)
@@ -120,7 +120,7 @@ def test_passes_are_few_and_counted():
 
 
 def test_passes_are_few_where_the_first_centres_say_nothing():
-    """Fifty clusters: most rows have no near one among the centres of the first screen, and are read a second time."""
+    """Fifty clusters: most rows are far from all centers of the first screen, and are read a second time."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((50, 64))[rng.integers(0, 50, 4000)] + 0.1 * rng.standard_normal((4000, 64))).astype("f4")
     x[rng.choice(4000, 150, replace=False)] *= 2
@@ -259,7 +259,7 @@ def test_pick_block_stops_at_the_threshold_and_tightens_bounds(backend):
     assert (bound[picks] == -float("inf")).all()
     assert bound.max() >= threshold
     rows, one = torch.tensor([[3.1], [3.0]]), torch.zeros(1, 1)
-    loose = torch.tensor([9.7, 20.0])  # the first cannot be picked; it is the farther one all the same
+    loose = torch.tensor([9.7, 20.0])  # the first row cannot be picked, although it is the farther one
     assert pick_block(rows, one, torch.full((1,), 1000.0), loose, 10.0, -1.0, 5, backend=backend)[2] >= 9.6
     everything = pick_block(x[1:], x[:1], x.mean(0), torch.full((59,), float("inf")), -1.0, -1.0, 99, backend=backend)
     assert len(everything[0]) == 59

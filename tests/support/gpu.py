@@ -1,4 +1,4 @@
-"""What the GPU tests share: where tensors go, and the CUDA kernels on an emulated GPU where there is none."""
+"""Helpers of the GPU tests: the device of their tensors, and the CUDA kernels on an emulated GPU without one."""
 
 import contextlib
 import importlib.machinery
@@ -13,6 +13,7 @@ from pathlib import Path
 import filelock
 import pytest
 import torch
+from support.problems import DTYPES as DTYPES
 from support.problems import make
 
 from diverseevol_fast.ops import backends, native
@@ -20,16 +21,15 @@ from diverseevol_fast.ops import backends, native
 ROOT = Path(__file__).resolve().parents[2]
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def rows(kind: str, n: int, d: int, seed: int, offset: float = 0.0, scale: float = 1.0) -> torch.Tensor:
-    """test_traversal.make on DEVICE."""
+    """problems.make on DEVICE."""
     return torch.from_numpy(make(kind, n, d, seed, scale, offset)).to(DEVICE)
 
 
 def infinite(n: int) -> torch.Tensor:
-    """Bounds that say nothing yet."""
+    """Bounds before any screen."""
     return torch.full((n,), float("inf"), device=DEVICE)
 
 
@@ -88,18 +88,18 @@ def _emulated_module():
 
 
 def _emulated_target(module):
-    """native.execution_target for the emulated GPU; scratch memory begins as NaN, whatever is made of it."""
-    kept = []
+    """native.execution_target for the emulated GPU; every byte of its scratch memory is 255, NaN in each dtype."""
+    buffers = []
 
     def allocate(count: int) -> int:
-        kept.append(torch.full((count + 256,), 0xFF, dtype=torch.uint8))
-        return kept[-1].data_ptr() + -kept[-1].data_ptr() % 256
+        buffers.append(torch.full((count + 256,), 0xFF, dtype=torch.uint8))
+        return buffers[-1].data_ptr() + -buffers[-1].data_ptr() % 256
 
     return lambda device: module.gpu_target(device=0, stream=0, allocate=allocate)
 
 
 def assert_same_products(got: torch.Tensor, expected: torch.Tensor, backend: str) -> None:
-    """The same bits; Triton's interpreter multiplies in numpy, whose last bits follow from a row's place in a tile."""
+    """The same bits; Triton's interpreter multiplies in numpy, whose last bits depend on a row's position in a tile."""
     if backend == "triton" and not ON_GPU:
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
     else:

@@ -1,14 +1,15 @@
 """Rows of every kind that selection is tested on."""
 
 import numpy as np
-import torch
 from hypothesis import strategies as st
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+from diverseevol_fast._common import dtypes
+
+DTYPES = list(dtypes.DTYPES.values())
 
 
 def make(kind: str, n: int, d: int, seed: int, scale: float, offset: float) -> np.ndarray:
-    """Rows that are hard in one way or another, float32."""
+    """Rows of one kind that is hard to select from, [n, d] float32."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, d))
     some = rng.integers(0, max(1, n // 4), n)
