@@ -1,4 +1,4 @@
-"""A child of bench/device.py's check on an emulated GPU: python tests/emulated_child.py FAULTS KERNEL...
+"""A child of bench/device.py's check on an emulated GPU: python tests/support/emulated_child.py FAULTS KERNEL...
 
 FAULTS is JSON: what is planted in the check of a kernel, "crash", "hang" or "wrong row".
 """
@@ -9,7 +9,9 @@ import signal
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a program has its own folder there alone
 os.environ["TRITON_INTERPRET"] = "1"  # read when a Triton kernel is defined
 
 import torch

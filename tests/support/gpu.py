@@ -35,7 +35,7 @@ def infinite(n: int) -> torch.Tensor:
 
 @contextlib.contextmanager
 def cuda_works(*, build: bool = True) -> Iterator[None]:
-    """backend="cuda" works on DEVICE: on a GPU for real, else tests/cuda_emulated runs the threads.
+    """backend="cuda" works on DEVICE: on a GPU for real, else tests/support/cuda_emulated runs the threads.
 
     build: False where another process has built the emulated GPU.
     """
