@@ -22,7 +22,10 @@ _HOME = {
     "score": ".evaluate.judge.score",
     "select": ".subset",
 }
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = [
+    "Embeddings", "InputError", "KCenterStream", "RunError", "__version__", "diversity", "embed", "generate", "judge",
+    "kcenter", "load_data", "masked_mean_pool", "report", "run", "score", "select",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from ._common.errors import InputError as InputError

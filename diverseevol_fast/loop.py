@@ -47,7 +47,7 @@ def run(config: str | Path | Mapping[str, Any] | Config, *, restart: bool = Fals
                     candidates, model = Candidates(r, pool, model, inputs, config, state), None
                     select_round(r, candidates, config, state)
                     candidates = None
-            pool += state.selected(r)
+            pool += state.selected(r) or []
             if distributed.is_first():
                 if not config.keep_embeddings:
                     state.remove_embeddings(r, config.n_round)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,7 @@ def select(
             "selected": [str(path) for path in _paths(selected)], "seed": seed, "versions": versions(),
             "provenance": source.provenance, "output": files.output and files.output.name,
         }  # fmt: skip
-        notes = _write(files, record, trainer, source.data, indices, keep) if distributed.is_first() else []
+        notes = _write(files, record, trainer, source.data, keep) if distributed.is_first() else []
     rows = [source.data.rows[index] for index in indices] if source.data else None
     kept = files.embeddings if keep else None
     return Selection(indices.tolist(), record["sqdist"], rows, record, files.output, files.picks, kept, notes)
@@ -227,14 +227,14 @@ def _source(
 ) -> tuple[Source, Selected]:  # fmt: skip
     """The rows that may be picked, and those that were before. options: of load_data."""
     loaded, empty = load_data(data, **options) if data is not None else (None, [])
-    if empty and not skip_empty:
+    if loaded and empty and not skip_empty:
         raise InputError(
             f"{loaded.source}: {len(empty)} rows have an empty {_lacking(loaded)}, the first is row {empty[0]}; "
             "remove them, or leave them out: skip_empty=True"
         )
     x, name = _embeddings(embeddings)
     n = len(loaded.rows) if loaded else len(x)
-    if x is not None and n != len(x):
+    if loaded and x is not None and n != len(x):
         raise InputError(f"{name}: {len(x)} rows, but {loaded.source} has {n}")
     folder = None if model is None else resolve_model(str(model), trust_remote_code=remote)
     candidates = np.setdiff1d(np.arange(n), np.array(empty, dtype=np.int64))
@@ -285,7 +285,7 @@ def _sha256(x: torch.Tensor) -> str:
     """Digest of an array's dtype, shape and values."""
     digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)}".encode())
     for part in x.split(ROWS_AT_ONCE):
-        digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -328,12 +328,12 @@ def _check_outputs(files: Files, provenance: dict[str, Any]) -> None:
     standing = next((path for path in (files.picks, files.output) if path is not None and path.is_file()), None)
     if standing is None:
         return
-    before = of_picks(files.picks)
+    before = of_picks(files.picks) if files.picks else {}
     if not before and files.embeddings is not None:  # another record was asked for, and the embeddings beside it know
         recorded = of_file(sidecar_of(files.embeddings))
         before = {key: value for key, value in recorded.items() if key in provenance}
     differing = differences(before, provenance, "it") if before else ["nothing says what of"]
-    other = output_of_picks(files.picks)
+    other = output_of_picks(files.picks) if files.picks else None
     if other not in (None, files.output and files.output.name):
         differing = [f"it is the record of {other}"]
     if differing:
@@ -346,8 +346,8 @@ def _pick(
     overwrite: bool,
 ) -> KCenterResult:  # fmt: skip
     """The picks among the candidates: of the embeddings that were given or kept, else of those made now."""
-    data, candidates = source.data, source.candidates
-    if source.x is not None:
+    data, folder, candidates = source.data, source.folder, source.candidates
+    if data is None or folder is None:
         whole = len(candidates) == len(source.x)
         return _kcenter(source.x if whole else source.x[candidates], source.x_name, n, centers, seed)
     if store and not overwrite:
@@ -356,7 +356,7 @@ def _pick(
             log.info("embeddings: those in %s", store)
             return _kcenter(kept, str(store), n, centers, seed)
     embedded = embed_by_folder(
-        data, candidates, source.folder, source.provenance, settings,
+        data, candidates, folder, source.provenance, settings,
         store=store or "host", first=centers or [], overwrite=overwrite,
     )  # fmt: skip
     return embedded.select(n, seed=seed)
@@ -381,16 +381,14 @@ def _record(indices: np.ndarray, result: KCenterResult) -> dict[str, Any]:
     }
 
 
-def _write(
-    files: Files, record: dict[str, Any], trainer: str | None, data: Data | None, indices: Sequence[int], keep: bool
-) -> list[str]:
+def _write(files: Files, record: dict[str, Any], trainer: str | None, data: Data | None, keep: bool) -> list[str]:
     """Write the record first, since it says what the output is made from; returns what the trainer is to be told."""
     notes: Iterable[str] = ()
     if files.picks:
         write_json(files.picks, record)
-    if files.output:
-        write_rows(files.output, rows_for(trainer, data, indices))
-        notes = describe(trainer, data, indices, files.output)
+    if files.output and data:
+        write_rows(files.output, rows_for(trainer, data, record["indices"]))
+        notes = describe(trainer, data, record["indices"], files.output)
     if files.embeddings and not keep:
         remove_embeddings(files.embeddings)
     return list(notes)

@@ -47,7 +47,7 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> Result:
     """The picked rows and their record in files, and what was written where."""
-    from ..embedding.store import read_whole_npy
+    from ..data.input_files import load_embeddings
     from ..subset import select
 
     output = args.output or (Path("subset.jsonl") if args.data else None)
@@ -63,10 +63,11 @@ def execute(args: argparse.Namespace) -> Result:
     if selection.output:
         lines = [f"{selection.output}: {len(selection.indices)} rows", *selection.trainer_notes]
     if selection.embeddings:
-        shape = " x ".join(map(str, read_whole_npy(selection.embeddings).shape))
+        rows, width = load_embeddings(selection.embeddings).shape
         size = selection.embeddings.stat().st_size / 1e6
         lines.append(
-            f"{selection.embeddings}: {shape} embeddings, {size:,.1f} MB, kept for another -n (--no-keep-embeddings)"
+            f"{selection.embeddings}: {rows} x {width} embeddings, {size:,.1f} MB, kept for another -n "
+            "(--no-keep-embeddings)"
         )
     lines.append(f"{selection.picks}: {len(selection.indices)} picks in {selection.record['seconds']:.2f} s")
     return Result("\n".join(lines), selection.to_dict())

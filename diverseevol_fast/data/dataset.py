@@ -319,4 +319,4 @@ def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         import datasets
     except ImportError as error:
         raise InputError("parquet output needs the datasets package; pip install 'datasets>=3'") from error
-    datasets.Dataset.from_list(list(rows)).to_parquet(os.fspath(path))
+    datasets.Dataset.from_list([dict(row) for row in rows]).to_parquet(os.fspath(path))

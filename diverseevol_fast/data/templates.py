@@ -196,7 +196,7 @@ class Tokens:
         """Digest of all token ids and response marks."""
         digest = hashlib.sha256()
         for part in (self.ids, self.is_response, self.offsets):
-            digest.update(memoryview(np.ascontiguousarray(part)).cast("B"))
+            digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:

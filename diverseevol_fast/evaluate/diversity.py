@@ -127,8 +127,6 @@ def diversity(
         )
     if picks is None:
         raise InputError(f"{sources[0]}: no run's folder, so a data set; say with picks which rows of it are measured")
-    if model is None and given is None:
-        raise InputError("model: is missing, which embeds the data; or give their embeddings")
     return [
         _of_data(sources[0], columns, as_paths(picks), model, given, random, seed, allow_other_data, trust_remote_code)
     ]
@@ -252,16 +250,19 @@ def _of_data(
     if not allow_other_data:
         check_same_data(own | {f"picks {path}": of_picks(path) for path in picks}, "allow_other_data=True")
     if given:
-        x = _checked_embeddings(given.path, n, source)
+        x, name = _checked_embeddings(given.path, n, source), str(given.path)
         given.check_are_of(own)
+    elif model is None:
+        raise InputError("model: is missing, which embeds the data; or give their embeddings")
     else:
+        name = model
         folder = resolve_model(model, trust_remote_code=trust_remote_code).resolve()
         space = EmbeddingSpace(model, folder, trust_remote_code=trust_remote_code)
         digest = short_digest(space.provenance | {"data_sha256": data.sha256()})
         x = embed_rows(space, data, np.arange(n), picks[0].parent / "diversity" / f"embeddings-{digest}.npy")
     head, measured = _measure(x, [(rows, [len(rows)]) for rows, _ in subsets], random, seed)
     entries = [{"picks": str(path), **only} for (_, path), (only,) in zip(subsets, measured, strict=True)]
-    return Diversity(source, {"model": model or str(given.path), **head, "subsets": entries})
+    return Diversity(source, {"model": name, **head, "subsets": entries})
 
 
 def _measure(
@@ -297,12 +298,11 @@ def _spread(drawn: list[Values]) -> dict[str, dict[str, float | None]]:
     """Mean and range of each measure over the draws; none where it is not to be had."""
     spread = {}
     for name in MEASURES if drawn else ():
-        values = [one[name] for one in drawn]
-        known = values[0] is not None
+        values = [value for one in drawn if (value := one[name]) is not None]
         spread[name] = {
-            "mean": float(np.mean(values)) if known else None,
-            "low": min(values) if known else None,
-            "high": max(values) if known else None,
+            "mean": float(np.mean(values)) if values else None,
+            "low": min(values, default=None),
+            "high": max(values, default=None),
         }
     return spread
 

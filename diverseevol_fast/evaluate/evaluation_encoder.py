@@ -64,10 +64,12 @@ def fixed_space(run: FinishedRun, model: str | None = None, trust_remote_code: b
         InputError: the model is not to be had.
     """
     own = run.config.model_name_or_path
-    if model in (None, own):
+    if model is None or model == own:
         return EmbeddingSpace(own, run.base_model().resolve(), **_settings(run.config))
     folder = resolve_model(model, run.config.cache_dir, trust_remote_code).resolve()
-    return EmbeddingSpace(model, folder, **_settings(run.config) | {"trust_remote_code": trust_remote_code})
+    settings = _settings(run.config)
+    settings["trust_remote_code"] = trust_remote_code
+    return EmbeddingSpace(model, folder, **settings)
 
 
 def is_own(run: FinishedRun, space: EmbeddingSpace) -> bool:
@@ -142,7 +144,7 @@ def _fixed_text(data: Data, row: int, tokenizer: "PreTrainedTokenizerBase", temp
         fields = data.fields(row)
         return f"{prompt_of(fields['instruction'], fields['input'])}\n{fields['output']}"
     text = "".join(text for text, _ in template.segments(data, row, tokenizer))
-    return text.rstrip().removesuffix(tokenizer.eos_token or "")
+    return text.rstrip().removesuffix(str(tokenizer.eos_token or ""))
 
 
 def short_digest(provenance: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """A causal language model that answers prompts in left-padded batches."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,13 +24,13 @@ class Generator:
         """
         self.template = template
         self.tokenizer = load_tokenizer(folder, trust_remote_code)
-        model = load_causal_lm(folder, trust_remote_code=trust_remote_code, **options)
+        model: Any = load_causal_lm(folder, trust_remote_code=trust_remote_code, **options)
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters stay in it
         self.positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or NO_LIMIT
         self._settings = type(self.model.generation_config)
         own = self.model.generation_config.eos_token_id
-        ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
-        self.ends = sorted(ends - {None})
+        ends: list[Any] = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+        self.ends = sorted({end for end in ends if end is not None})
         self.model.generation_config = self._settings()  # what is not given to generate is taken from it
 
     def prompt(self, question: Question, kind: str) -> str:
@@ -51,7 +52,7 @@ class Generator:
 
         turn = {"role": "user", "content": "\n\n".join(part for part in (question.text, question.input) if part)}
         try:
-            return self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+            return str(self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
         except TemplateError as error:
             refused = f"the tokenizer's chat template refuses it: {shown(error, 120)}"
             raise InputError(f"question {shown(question.id)}: {refused}") from error
@@ -93,7 +94,7 @@ class Generator:
     def _answer(self, ids: list[int]) -> Generated:
         end = next((place for place, token in enumerate(ids) if token in self.ends), None)
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Generated(text.strip(), len(ids) if end is None else end + 1, end is not None)
+        return Generated(str(text).strip(), len(ids) if end is None else end + 1, end is not None)
 
 
 class NextToken:
@@ -107,11 +108,11 @@ class NextToken:
         """numbers: float64 [B, T] in [0, 1), one a token, of which the likeliest is taken when they are None."""
         self.numbers, self.temperature, self.top_p = numbers, temperature, top_p
         self.written = 0  # tokens so far
-        self.finite: torch.Tensor | bool = True  # bool [B] from the first token on: whether the highest logits were
+        self.finite = torch.tensor(True)  # bool [B] from the first token on: whether the highest logits were
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores [B, V] as they are, or -inf everywhere but at the token drawn."""
-        self.finite = scores.amax(dim=-1).isfinite() & self.finite
+        self.finite = scores.amax(dim=-1).isfinite() & self.finite.to(scores.device)
         if self.numbers is None:
             return scores
         number = self.numbers[:, self.written].to(scores.device)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,8 @@ def partition(x: torch.Tensor, seed: int) -> np.ndarray:
         from sklearn.cluster import MiniBatchKMeans
     except ImportError as error:
         raise InputError("diversity: needs scikit-learn; pip install 'scikit-learn>=1.5'") from error
-    return MiniBatchKMeans(cell_count(len(x)), random_state=seed, n_init=1).fit(x.float().numpy()).labels_
+    found: Any = MiniBatchKMeans(cell_count(len(x)), random_state=seed, n_init=1)  # pyright: ignore[reportArgumentType]
+    return found.fit(x.float().numpy()).labels_
 
 
 def cell_count(n: int) -> int:
@@ -184,7 +186,7 @@ def _coverage(
             distances[number] += distance.sum()
             similarities[number] += similarity.sum()
         update(len(tile))
-    rounds = [
+    rounds: list[Values] = [
         {"covering_radius": float(farthest), "chamfer": float(far) / len(x), "facility_location": float(like) / len(x)}
         for farthest, far, like in zip(radius, distances, similarities, strict=True)
     ]

@@ -41,7 +41,7 @@ def evaluate_loss(
     scored = counts > 0
     return {
         f"{name}_loss": float(loss),
-        f"{name}_interval": list(ratio_interval(sums[scored], counts[scored], RESAMPLES, seed=0)),
+        f"{name}_interval": list(ratio_interval(sums[scored], counts[scored], RESAMPLES, seed=0) or ()),
         f"{name}_seconds": time.perf_counter() - began,
     }
 

@@ -51,7 +51,7 @@ class FinishedRun:
 
     def pool(self, r: int) -> list[int]:
         """The rows that round r trained on, in the order they joined: pool(r - 1) begins it."""
-        return [row for earlier in range(r + 1) for row in self.state.selected(earlier)]
+        return [row for earlier in range(r + 1) for row in self.state.selected(earlier) or []]
 
     @cached_property
     def _loaded(self) -> tuple[Data, list[int]]:

@@ -188,7 +188,7 @@ class RunState:
         path = self.round_folder(r) / "metrics.json"
         return read_record(path, older_names=OLDER_NAMES) if path.exists() else {}
 
-    def record_metrics(self, r: int, **stages: dict[str, Any]) -> None:
+    def record_metrics(self, r: int, **stages: dict[str, Any] | int) -> None:
         """Add a stage's metrics to the round's."""
         if distributed.is_first():
             write_json(self.round_folder(r) / "metrics.json", self.metrics(r) | stages)

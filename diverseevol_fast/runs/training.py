@@ -115,7 +115,7 @@ def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
         InputError: a value that transformers refuses, now or when training begins.
     """
     from transformers import TrainingArguments
-    from transformers.integrations import get_reporting_integration_callbacks
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
     args, _ = translate_train_args(config.train_args)
     for name, least in LEAST.items():
@@ -192,7 +192,7 @@ def train(
     tokenizer: "PreTrainedTokenizerBase",
     config: Config,
     folder: Path,
-) -> tuple["PreTrainedModel", dict[str, float]]:
+) -> tuple[Any, dict[str, float]]:
     """Fine-tune a fresh copy of `base` on the pool; save it with its tokenizer in `folder`.
 
     Returns the model, still in memory, and seconds, steps, mean training loss and the rows left out because
@@ -207,7 +207,7 @@ def train(
     began = time.perf_counter()
     set_seed(config.seed)
     args = training_arguments(config, folder)
-    model = load_causal_lm(
+    model: Any = load_causal_lm(
         base.resolve(), dtype=config.dtype, attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
@@ -216,11 +216,14 @@ def train(
     if distributed.world() > 1:
         log.info("training on %d processes: a step takes %d times as many rows", *2 * [distributed.world()])
     rows = [row for row in pool if tokens.has_response(row)]
+    # The Trainer takes a list as a data set; it groups rows by the length of their ids.
+    data: Any = [{"row": row, "input_ids": tokens.row(row)[0]} for row in rows]
+    pad_id: Any = tokenizer.pad_token_id
     trainer = Trainer(
         model=model,
         args=args,
-        train_dataset=[{"row": row, "input_ids": tokens.row(row)[0]} for row in rows],  # ids: for group_by_length
-        data_collator=Collator(tokens, tokenizer.pad_token_id),
+        train_dataset=data,
+        data_collator=Collator(tokens, pad_id),
         processing_class=tokenizer,
         callbacks=[_progress_callback()],
     )
