@@ -133,8 +133,17 @@ def select(
         overwrite: replace files that were made from another input.
         allow_other_data: take embeddings and selected of another data set; their indices are right all the same.
         skip_empty: leave rows with an empty instruction or output out instead of refusing them.
-        skip_broken, columns, text_column, template, pooling, max_length, max_tokens_per_batch, dtype, store_dtype,
-        attn_implementation, trust_remote_code: as embed takes them.
+        skip_broken: leave broken lines and malformed rows out; indices count the rows that are left.
+        columns: other names for a row's parts, {"instruction": "question", ...}.
+        text_column: rows are of any kind, and this key's value is their text.
+        template: from a row to a text, as in embed.
+        pooling: "mean" (None), "cls" or "last", as in embed.
+        max_length: tokens; longer rows are cut, and counted. None: what the model and its tokenizer take.
+        max_tokens_per_batch: padding included, or "auto".
+        dtype: of the model's weights: "float32", "bfloat16", "float16" or "auto".
+        store_dtype: of the embeddings: "float32" or "float16".
+        attn_implementation: of transformers.
+        trust_remote_code: whether code that comes with the model runs.
 
     Returns:
         Selection. The same picks as float64 greedy; ties go to the lowest index.

@@ -46,6 +46,7 @@ def test_import_is_light_and_fast():
 def test_public_names_resolve():
     import diverseevol_fast
 
+    assert set(diverseevol_fast.__all__) == {*diverseevol_fast._HOME, "__version__"}
     for name in diverseevol_fast.__all__:
         assert getattr(diverseevol_fast, name) is not None
     assert set(diverseevol_fast.__all__) <= set(dir(diverseevol_fast))

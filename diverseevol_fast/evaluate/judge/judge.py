@@ -89,7 +89,8 @@ def judge(
     counted.
 
     Args:
-        answers, reference: the answer files of the model and of the reference, as `generate` writes them.
+        answers: the model's answer file, as `generate` writes it.
+        reference: the answer file of the other side.
         base_url: of an OpenAI-compatible endpoint, such as https://api.openai.com/v1.
         model: the judge's name at the endpoint.
         api_key_env: the name of the environment variable that holds the key.
@@ -99,6 +100,9 @@ def judge(
         retries: of one request, by the openai client, which waits longer each time.
         max_tokens: of a reply.
         dry_run: ask and write nothing, and return an Estimate.
+
+    Returns:
+        Judgements: the file, what it took, the replies without scores, and the scores; with dry_run an Estimate.
 
     Raises:
         InputError: an argument, a file or the key does not fit, nothing was asked; or as ask_all.

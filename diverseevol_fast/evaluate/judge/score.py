@@ -65,7 +65,11 @@ def score(
         judgements: one file or several, of `judge` or public ones.
         answers: for the mean length of the answers, one file for each judgement file; those of `judge` hold it already.
         reference: the same of the reference answers; one file may serve all.
-        resamples, seed: of the bootstrap.
+        resamples: how many the bootstrap draws.
+        seed: of its draws.
+
+    Returns:
+        One Scores for each judgement file.
 
     Raises:
         InputError: an argument or a file does not fit; see scores_of.

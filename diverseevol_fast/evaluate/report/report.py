@@ -46,6 +46,9 @@ def report(runs: PathOrPaths, *, judgements: PathOrPaths | None = None, output: 
         judgements: files <test>/<run>/rd_<round>...jsonl that `diverseevol judge` wrote.
         output: the page's name; None: report.html in the first run's folder.
 
+    Returns:
+        Report: where the page and its charts are, and the sentences of the verdict.
+
     Raises:
         InputError: matplotlib or scipy is not installed; a folder without a run, or the same run twice; a judgement
             file that fits no run; data or a model that is no longer there; a page that cannot be written.
