@@ -1,20 +1,27 @@
-# make demo | test | lint | docs | wheel-test | test-anomalib | sanitize | bench | bench-drop-in | experiments. Everything
-# runs in .venv, which the first target makes.
+# make demo | test | test-slow | test-all | lint | docs | wheel-test | test-anomalib | sanitize | bench | bench-compare |
+# bench-drop-in | experiments. Everything runs in .venv, which the first target makes.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE := $(shell find csrc -type f)
 
-.PHONY: demo test lint docs wheel-test test-anomalib sanitize bench bench-drop-in experiments clean
+.PHONY: demo test test-slow test-all lint docs wheel-test test-anomalib sanitize bench bench-compare bench-drop-in \
+  experiments clean
 
 demo: $(STAMP)
 	$(BIN)/diverseevol run examples/quickstart.yml
 	$(BIN)/diverseevol run examples/quickstart.yml --evol_schedule_name RandomSampling --result_dir_name quickstart-random
 	$(BIN)/diverseevol report evol_res/quickstart evol_res/quickstart-random
 
-# Two processes, a file at a time each; torch's waiting threads leave the cores to the other one.
+# In two processes; torch's waiting threads leave the cores to the other one. A test that is marked slow takes seconds.
+DIST := loadfile
 test: $(STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist $(DIST) -m "not slow"
+
+test-slow: $(STAMP)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist $(DIST) -m slow
+
+test-all: test test-slow
 
 lint: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" pre-commit run --all-files
@@ -44,6 +51,11 @@ bench: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python bench/selection.py
 	$(BIN)/python bench/embedding.py
+
+# This tree against a git revision: make bench-compare REV=main~1.
+REV ?= HEAD~1
+bench-compare: $(STAMP)
+	$(BIN)/python bench/compare.py $(REV)
 
 # The table of the drop-in adapters beside what they replace.
 bench-drop-in: .venv-anomalib/.installed
