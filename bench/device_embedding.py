@@ -21,7 +21,8 @@ from embedding import default_data
 
 from diverseevol_fast import embed
 from diverseevol_fast.data.dataset import Data, load_data
-from diverseevol_fast.data.templates import render, tokenize
+from diverseevol_fast.data.templates import render
+from diverseevol_fast.data.tokens import tokenize
 from diverseevol_fast.demo.small_llama import train_tokenizer
 from diverseevol_fast.embedding.encoder import encoder_of
 from diverseevol_fast.loop import run

@@ -14,7 +14,8 @@ import torch
 
 from diverseevol_fast.data.batches import pad
 from diverseevol_fast.data.dataset import Data
-from diverseevol_fast.data.templates import Tokens, render, tokenize
+from diverseevol_fast.data.templates import render
+from diverseevol_fast.data.tokens import Tokens, tokenize
 from diverseevol_fast.demo.small_llama import train_tokenizer
 from diverseevol_fast.models.load import device, load_causal_lm, load_encoder, load_tokenizer
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .templates import Tokens
+from .tokens import Tokens
 
 
 def token_budget_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:

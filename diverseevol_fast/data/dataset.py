@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from .._common.files import atomic_path
 from .._common.messages import reason, shown
 from .._common.reading import check_file, check_plain, flaw_of, is_folder, parse_json, read_text
 from .schemas import COLUMNS, TEXT, Parts, RowError, Schema, Turns, schema_of
-from .summary import log_rows
 
 log = logging.getLogger("diverseevol_fast")
 
@@ -276,6 +275,20 @@ def _check_values(row: Mapping[str, Any]) -> None:
     flaw = flaw_of(row)
     if flaw:
         raise RowError(flaw)
+
+
+def log_rows(data: Data, kind: str, empty: Collection[int]) -> None:
+    """Rows, exact duplicates, and rows with an empty instruction or output, or text. kind: of the file, for people."""
+    log.info("data: %s, %s, %s schema, %d rows: %d repeat an earlier one, %d have an empty %s",
+             data.source, kind, data.schema.name, len(data.rows), duplicates(data), len(empty),
+             data.schema.required)  # fmt: skip
+
+
+def duplicates(data: Data) -> int:
+    """How many rows have the same texts as an earlier row; other keys, such as an id, do not count."""
+    schema, columns = data.schema, data.columns
+    read = schema.turns if schema.is_conversation else schema.parts
+    return len(data.rows) - len({json.dumps(read(row, columns)) for row in data.rows})
 
 
 def check_row_file(path: Path) -> str:

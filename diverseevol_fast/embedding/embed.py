@@ -10,7 +10,7 @@ import torch
 
 from .._common.errors import InputError
 from ..data.dataset import Data, load_data
-from ..data.templates import tokenize
+from ..data.tokens import tokenize
 from ..models.load import model_sha256, resolve_model, usable_length
 from ..selection.arguments import as_indices
 from .embed_tokens import Embeddings, embed_tokens

@@ -15,7 +15,7 @@ from .._common import distributed
 from .._common.dtypes import DTYPES, dtype_name
 from .._common.errors import InputError
 from .._common.files import locked
-from ..data.templates import Tokens
+from ..data.tokens import Tokens
 from ..models.load import check_vocabulary
 from ..models.token_budget import find_budget
 from ..ops import masked_mean_pool

@@ -16,7 +16,7 @@ from .._common.dtypes import dtype_name
 from .._common.errors import RunError
 from .._common.progress import Progress
 from ..data.batches import token_budget_batches
-from ..data.templates import Tokens
+from ..data.tokens import Tokens
 from ..models import throughput
 from ..models.token_budget import TokenBudget
 from ..ops.masked_mean_pool import checked_states, launch_masked_mean_pool

@@ -7,7 +7,7 @@ import torch
 
 from .._common.device_copies import copy_to_device
 from ..data.batches import pad
-from ..data.templates import Tokens
+from ..data.tokens import Tokens
 from .packing import Packing
 from .prefix import Group, Prefix, is_causal, run_alone, run_prefix
 

@@ -13,8 +13,7 @@ from .._common.checks import check_tokens_per_batch
 from .._common.files import file_sha256
 from .._common.provenance import of_file, sidecar_of, versions
 from ..data.dataset import Data
-from ..data.summary import log_lengths, log_sample
-from ..data.templates import tokenize
+from ..data.tokens import log_lengths, log_sample, tokenize
 from ..models.load import folder_sha256, load_for_embedding, usable_length
 from .embed_tokens import Embeddings, embed_tokens
 from .encoder import Encoder, encoder_of, template_for

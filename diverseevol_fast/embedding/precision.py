@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .._common.dtypes import DTYPES, dtype_name
-from ..data.templates import Tokens
+from ..data.tokens import Tokens
 from ..models.token_budget import CPU_TOKENS
 from ..selection.traversal import kcenter
 from .encoder import Encoder

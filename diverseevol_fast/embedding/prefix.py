@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..data.batches import token_budget_batches
-from ..data.templates import Tokens
+from ..data.tokens import Tokens
 from ..models.load import embedding_weight
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from .._common.errors import RunError
 from .._common.progress import Progress
 from .._common.statistics import ratio_interval
 from ..data.batches import pad, token_budget_batches
-from ..data.templates import Tokens
+from ..data.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

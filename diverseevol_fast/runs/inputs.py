@@ -17,8 +17,8 @@ from .._common.messages import reason
 from .._common.provenance import versions
 from ..data import templates
 from ..data.dataset import Data, load_data, write_rows
-from ..data.summary import log_lengths, log_sample
-from ..data.templates import Template, Tokens, choose_template, tokenize
+from ..data.templates import Template, choose_template
+from ..data.tokens import Tokens, log_lengths, log_sample, tokenize
 from ..embedding.encoder import check_head
 from ..embedding.store import remove_embeddings
 from ..models.load import (

@@ -15,7 +15,7 @@ from .._common.errors import InputError, RunError
 from .._common.messages import reason, shown
 from .._common.progress import Progress
 from ..data.batches import pad
-from ..data.templates import Tokens
+from ..data.tokens import Tokens
 from ..models.load import load_causal_lm
 from .config import Config, nearest
 

@@ -7,13 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .._common.errors import InputError
-from .strategy import Picks, Strategy
+from .strategy import Candidates, Picks, Settings, Strategy
 
 if TYPE_CHECKING:
     import torch
 
-    from ..runs.candidates import Candidates
-    from ..runs.config import Config
     from ..selection.traversal import KCenterResult
 
 
@@ -23,12 +21,12 @@ class KCenterSampling(Strategy):
     name = "KCenterSampling"
     ops = ("min_sqdist", "update_argmax", "pick_block")
 
-    def check_settings(self, config: Config) -> None:
+    def check_settings(self, config: Settings) -> None:
         """Whitening is K-Center's own; True is no number of components."""
         if config.whiten_n_components is True:
             raise InputError("config: whiten_n_components: expected the number of components, got True")
 
-    def check_size(self, config: Config, candidates: int, width: int) -> None:
+    def check_size(self, config: Settings, candidates: int, width: int) -> None:
         """There are at most as many components as dimensions, and one less than rows."""
         most = min(width, candidates - 1)
         if config.whiten_n_components > most:

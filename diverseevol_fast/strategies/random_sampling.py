@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
-from .strategy import Picks, Strategy
-
-if TYPE_CHECKING:
-    from ..runs.candidates import Candidates
+from .strategy import Candidates, Picks, Strategy
 
 
 class RandomSampling(Strategy):

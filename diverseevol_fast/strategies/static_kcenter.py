@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .kcenter import KCenterSampling, farthest
-from .strategy import Picks
-
-if TYPE_CHECKING:
-    from ..runs.candidates import Candidates
+from .strategy import Candidates, Picks
 
 
 class StaticKCenterSampling(KCenterSampling):

@@ -8,12 +8,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from .strategy import Picks, Strategy
+from .strategy import Candidates, Picks, Strategy
 
 if TYPE_CHECKING:
     import torch
-
-    from ..runs.candidates import Candidates
 
 
 class UncertaintySampling(Strategy):

@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING
 
 from .._common.errors import InputError
 from .random_sampling import draw
-from .strategy import Picks, Strategy
+from .strategy import Candidates, Picks, Settings, Strategy
 
 if TYPE_CHECKING:
     import torch
-
-    from ..runs.candidates import Candidates
-    from ..runs.config import Config
 
 
 class VendiSampling(Strategy):
@@ -24,7 +21,7 @@ class VendiSampling(Strategy):
 
     name = "VendiSampling"
 
-    def check_settings(self, config: Config) -> None:
+    def check_settings(self, config: Settings) -> None:
         """The rank is that of one of the batches."""
         super().check_settings(config)
         times, rank = config.max_random_times, config.vendi_argmax_rank

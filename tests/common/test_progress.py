@@ -13,9 +13,8 @@ from support.config import write_config
 from support.data import data_of
 
 from diverseevol_fast._common import progress
-from diverseevol_fast.data.dataset import load_data
-from diverseevol_fast.data.summary import duplicates, log_lengths
-from diverseevol_fast.data.templates import tokenize
+from diverseevol_fast.data.dataset import duplicates, load_data
+from diverseevol_fast.data.tokens import log_lengths, tokenize
 from diverseevol_fast.embedding.embed_tokens import describe
 
 

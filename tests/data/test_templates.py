@@ -12,7 +12,8 @@ from support.runs import CHAT
 
 from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.data.dataset import load_data, write_rows
-from diverseevol_fast.data.templates import choose_template, render, tokenize
+from diverseevol_fast.data.templates import choose_template, render
+from diverseevol_fast.data.tokens import tokenize
 from diverseevol_fast.models.load import load_tokenizer
 
 

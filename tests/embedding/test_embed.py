@@ -13,7 +13,8 @@ from support.one_by_one import StopHereError
 
 from diverseevol_fast import embed, kcenter
 from diverseevol_fast._common.errors import InputError, RunError
-from diverseevol_fast.data.templates import PROMPT, tokenize
+from diverseevol_fast.data.templates import PROMPT
+from diverseevol_fast.data.tokens import tokenize
 from diverseevol_fast.demo.rows import generate_rows
 from diverseevol_fast.embedding.encoder import encoder_of
 from diverseevol_fast.embedding.precision import compare, lowered

@@ -10,7 +10,7 @@ from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2LMHea
 from diverseevol_fast._common.errors import InputError, RunError
 from diverseevol_fast.data.batches import pad, token_budget_batches
 from diverseevol_fast.data.dataset import load_data
-from diverseevol_fast.data.templates import tokenize
+from diverseevol_fast.data.tokens import tokenize
 from diverseevol_fast.embedding.embed_tokens import embed_tokens
 from diverseevol_fast.embedding.encoder import encoder_of
 from diverseevol_fast.models.load import backbone, load_causal_lm, load_encoder, load_tokenizer

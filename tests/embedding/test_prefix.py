@@ -9,7 +9,8 @@ from support.one_by_one import one_by_one
 
 from diverseevol_fast.data.batches import pad
 from diverseevol_fast.data.dataset import Data
-from diverseevol_fast.data.templates import PROMPT, PROMPT_WITH_INPUT, tokenize
+from diverseevol_fast.data.templates import PROMPT, PROMPT_WITH_INPUT
+from diverseevol_fast.data.tokens import tokenize
 from diverseevol_fast.embedding.prefix import can_share_prefixes, group_rows, run_prefix
 from diverseevol_fast.embedding.store import FileStore
 from diverseevol_fast.models.load import backbone, load_tokenizer

@@ -11,7 +11,7 @@ from support.config import write_config
 from diverseevol_fast._common.statistics import ratio_interval
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.data.dataset import load_data
-from diverseevol_fast.data.templates import tokenize
+from diverseevol_fast.data.tokens import tokenize
 from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 from diverseevol_fast.runs.evaluation_loss import RESAMPLES, evaluate_loss
 from diverseevol_fast.runs.finished import read_run

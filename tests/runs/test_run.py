@@ -12,7 +12,7 @@ from support.runs import PUBLIC, picks, run, selected
 
 from diverseevol_fast import kcenter
 from diverseevol_fast.cli.main import main
-from diverseevol_fast.data.templates import Tokens, tokenize
+from diverseevol_fast.data.tokens import Tokens, tokenize
 from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 
 

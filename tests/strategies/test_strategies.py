@@ -13,7 +13,7 @@ from diverseevol_fast._common.errors import InputError
 from diverseevol_fast._common.vendi_score import vendi_score
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.data.dataset import load_data
-from diverseevol_fast.data.templates import tokenize
+from diverseevol_fast.data.tokens import tokenize
 from diverseevol_fast.embedding.encoder import check_head, uncertainty_encoder
 from diverseevol_fast.models.load import load_causal_lm, load_tokenizer
 from diverseevol_fast.ops import reference

@@ -15,7 +15,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from diverseevol_fast.data.templates import Tokens
+from diverseevol_fast.data.tokens import Tokens
 
 VOCABULARY = 400
 
