@@ -27,7 +27,7 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
     diversity.add_argument("--random", type=int, default=5, metavar="R", help="random subsets as the yardstick (5)")
     diversity.add_argument("--seed", type=int, default=0, help="of the draws and of the k-means cells (0)")
     diversity.add_argument("--columns", metavar="MAP", help="the data set's other names: '{instruction: question}'")
-    diversity.add_argument("--trust-remote-code", action="store_true")
+    diversity.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
 
 
 def execute(args: argparse.Namespace) -> Result:

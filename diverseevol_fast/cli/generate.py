@@ -47,8 +47,4 @@ def execute(args: argparse.Namespace) -> Result:
 
 
 def _sentence(answers: "Answers") -> str:
-    if answers.finished_before:
-        return f"{answers.file}: was finished before"
-    metrics = answers.metrics
-    empty, cut = len(metrics["empty"]), len(metrics["cut"])
-    return f"{answers.file}: {metrics['questions']} answers, {empty} empty, {cut} cut for length"
+    return f"{answers.file}: {'was finished before' if answers.finished_before else answers.summary}"

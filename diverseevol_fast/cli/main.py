@@ -184,8 +184,7 @@ def as_options(text: str, command: Parser) -> str:
         option = action.option_strings[-1]
         if action.nargs == 0:
             text = re.sub(rf"\b{action.dest}={action.const}\b", option, text)
-        else:
-            text = re.sub(rf"^{action.dest}(?=[: ])", option, text)
+        text = re.sub(rf"^{action.dest}(?=[: ])", option, text)
     return re.sub(r"\b(\w+)=True\b", r"--\1 true", text) if command.takes_keys else text
 
 

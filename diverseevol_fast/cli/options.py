@@ -26,7 +26,7 @@ def model_options() -> argparse.ArgumentParser:
     )  # fmt: skip
     model.add_argument("--store-dtype", default="float32", choices=("float32", "float16"), help="of the embeddings")
     model.add_argument("--pooling", choices=("mean", "cls", "last"), help="of the last hidden states (mean)")
-    model.add_argument("--attn-implementation", metavar="NAME")
+    model.add_argument("--attn-implementation", metavar="NAME", help="of transformers: eager, sdpa, flash_attention_2")
     model.add_argument(
         "--template", metavar="alpaca|plain|chat|FILE",
         help="from a row to a text (encoders: plain; causal models: alpaca, chat for conversations)",
@@ -36,7 +36,7 @@ def model_options() -> argparse.ArgumentParser:
     model.add_argument(
         "--skip-broken", action="store_true", help="leave broken lines and malformed rows aside, and count them"
     )
-    model.add_argument("--trust-remote-code", action="store_true")
+    model.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     return model
 
 

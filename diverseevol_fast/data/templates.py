@@ -66,6 +66,8 @@ class Template:
         elif self.name == "alpaca":
             fields = data.fields(index)
             segments = [(prompt_of(fields["instruction"], fields["input"]), False), (fields["output"] + end, True)]
+        elif data.schema is TEXT:
+            segments = data.parts(index)
         else:
             segments = _plain(data.parts(index), end)
         return [(self.before, False), *segments] if self.before else segments

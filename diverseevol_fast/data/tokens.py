@@ -116,6 +116,8 @@ def tokenize(
 
 def _mark_response(parts: Parts, spans: list[tuple[int, int]]) -> np.ndarray:
     """For each token's character span, whether the token ends inside a response segment: bool [tokens]."""
+    if not parts:  # an empty row, of which the tokenizer's own tokens are all there is
+        return np.zeros(len(spans), dtype=bool)
     edges = np.cumsum([0] + [len(text) for text, _ in parts])
     inside = np.array([flag for _, flag in parts])
     ends = np.array([end for _, end in spans], dtype=np.int64)  # 0 for tokens that the tokenizer added

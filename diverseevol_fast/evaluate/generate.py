@@ -82,6 +82,12 @@ class Answers:
     def __repr__(self) -> str:
         return f"Answers(round {self.round}, {self.metrics['questions']} in {str(self.file)!r})"
 
+    @property
+    def summary(self) -> str:
+        """How many answers there are, and how many are empty or cut for length."""
+        counts = self.metrics["questions"], len(self.metrics["empty"]), len(self.metrics["cut"])
+        return "{} answers, {} empty, {} cut for length".format(*counts)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {"file": str(self.file), "round": self.round, "metrics": self.metrics}
@@ -253,9 +259,9 @@ def _answer_round(
                 continue
             _answer(task, of_task, most, model, budget, decoding)
             metrics = task.file.finish(task.questions)
-        log.info("round %d: %s: %d answers; %d tokens in %.1f s, %.0f tokens/s", task.r, task.name,
-                 metrics["questions"], metrics["tokens"], metrics["seconds"], metrics["tokens_per_second"])  # fmt: skip
         answers.append(_answers(task, finished_before=False))
+        log.info("round %d: %s: %s; %d tokens in %.1f s, %.0f tokens/s", task.r, task.name, answers[-1].summary,
+                 metrics["tokens"], metrics["seconds"], metrics["tokens_per_second"])  # fmt: skip
     return answers
 
 

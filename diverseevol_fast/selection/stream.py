@@ -36,6 +36,7 @@ class KCenterStream:
     the errors about candidates' values. The constructor waits, and so does select, as kcenter does.
     """
 
+    @torch.inference_mode(False)  # tensors made here are changed by calls inside and outside of inference mode
     def __init__(
         self,
         centers: Any,

@@ -143,17 +143,17 @@ def test_mistakes_of_select(tmp_path, data_file, tiny_model, capsys):
         fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "s.json")], words)
     (tmp_path / "s.json").write_text(json.dumps(list(range(95))))
     fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "s.json")], "s.json: expected rows from 0 to 89")
-    fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "p.json")], "would be replaced; give another --picks")
+    fails(capsys, [*base, "-n", "1", "--selected", str(tmp_path / "p.json")], "would be replaced; give another picks")
     fails(capsys, [*base, "-n", "1", "--data", str(data_file), "--columns", "{a"], "--columns: not YAML")
     fails(capsys, [*base, "-n", "1", "--data", str(data_file), "--output", "o.txt"], "expected a name ending in .json")
     before = x.read_bytes(), data_file.read_bytes()
     both = ["select", "--embeddings", str(x), "--data", str(data_file), "-n", "1"]
     for files, words in (
-        (["--picks", str(x)], "x.npy: would be replaced; give another --picks"),
+        (["--picks", str(x)], "x.npy: would be replaced; give another picks"),
         (["--output", str(data_file)], "rows.jsonl: would be replaced; give another output"),
         (
             ["--output", str(tmp_path / "o.json"), "--picks", str(tmp_path / "o.json")],
-            "o.json: would be replaced; give another --picks",
+            "o.json: would be replaced; give another picks",
         ),
     ):
         fails(capsys, [*both, *files], words)

@@ -9,6 +9,7 @@ from support.one_by_one import one_by_one
 
 from diverseevol_fast.data.batches import pad
 from diverseevol_fast.data.dataset import Data
+from diverseevol_fast.data.schemas import Alpaca
 from diverseevol_fast.data.templates import PROMPT, PROMPT_WITH_INPUT
 from diverseevol_fast.data.tokens import tokenize
 from diverseevol_fast.embedding.prefix import can_share_prefixes, group_rows, run_prefix
@@ -84,7 +85,7 @@ def check_division(groups, tokens, budget):
 def test_rows_of_a_template_with_and_without_input(rows, tiny_model):
     with_input = [row | {"input": f"{row['instruction'][::-1]} {place}"} for place, row in enumerate(rows)]
     columns = {name: name for name in ("instruction", "input", "output")}
-    data = Data([*(row | {"input": ""} for row in rows), *with_input], "alpaca", columns, "rows")
+    data = Data([*(row | {"input": ""} for row in rows), *with_input], Alpaca(), columns, "rows")
     tokenizer = load_tokenizer(tiny_model)
     tokens = tokenize(data, tokenizer, 512)
     groups = group_rows(tokens, np.arange(len(tokens)), 4096)

@@ -263,7 +263,7 @@ def test_runs_in_spaces_of_their_own_are_told_not_to_compare(folder, longer, tmp
         return capsys.readouterr().err
 
     second = shutil.copytree(longer, tmp_path / "longer")
-    assert "their metrics do not compare; give --model" in told(folder, second)
+    assert "their metrics do not compare; name one model for all" in told(folder, second)
     assert told(folder, shutil.copytree(folder, tmp_path / "same")) == ""
 
 
@@ -539,12 +539,12 @@ def test_a_run_whose_data_has_changed_is_refused(folder, tmp_path, capsys, made,
 
 def test_arguments_that_do_not_go_together_are_refused(tmp_path, folder, data_file, x, tiny_model, capsys):
     subset = picks(tmp_path, [1, 2])
-    refused(capsys, "--picks: says which rows of a data set", folder, "--picks", subset)
-    refused(capsys, "expected --model or --embeddings, got both", folder, "--model", tiny_model, "--embeddings", x)
+    refused(capsys, "--picks: is of a data set; a run has its own", folder, "--picks", subset)
+    refused(capsys, "expected a model or embeddings, got both", folder, "--model", tiny_model, "--embeddings", x)
     refused(capsys, "expected folders of runs", folder, data_file, "--picks", subset, "--embeddings", x)
     refused(capsys, "expected folders of runs", data_file, data_file, "--picks", subset, "--embeddings", x)
     refused(capsys, "say with --picks which rows", tmp_path, "--embeddings", x)
-    refused(capsys, "--columns: names the columns of a data set", folder, "--columns", "{instruction: q}")
+    refused(capsys, "--columns: is of a data set; a run has its own", folder, "--columns", "{instruction: q}")
     for sources in ([tmp_path / "typo"], [folder, tmp_path / "typo"]):
         refused(capsys, "typo: no such file or folder; expected the folder of a run, or a data set", *sources)
     refused(capsys, "--model is missing", data_file, "--picks", subset)

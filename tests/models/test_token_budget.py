@@ -201,8 +201,8 @@ def test_the_metric_is_the_lowered_budget(two_groups):
 def test_short_of_memory_every_row_comes_once_into_the_stream(two_groups, monkeypatch, dtype, share):
     from diverseevol_fast.selection.stream import KCenterStream
 
-    came, keep = [], KCenterStream._keep
-    monkeypatch.setattr(KCenterStream, "_keep", lambda *given: (came.extend(given[1].tolist()), keep(*given))[1])
+    came, record = [], KCenterStream._record
+    monkeypatch.setattr(KCenterStream, "_record", lambda *args: (came.extend(args[1].tolist()), record(*args))[1])
     first = [80, 3, 41]
     model, failures = short_of_memory(build("qwen2"))
     store = in_memory(two_groups, dtype)

@@ -96,6 +96,21 @@ def test_pool_min_sqdist_is_both_ops(backend):
         pool_min_sqdist(hidden, mask, centers=centers, offset=offset, bound=together, backend=backend)
 
 
+@pytest.mark.parametrize("made", [False, True])
+@pytest.mark.parametrize("pushed", [False, True])
+@pytest.mark.parametrize("selected", [False, True])
+def test_inference_mode_may_begin_and_end_between_calls(made, pushed, selected):
+    generator = torch.Generator().manual_seed(0)
+    centers, candidates = torch.randn(5, 16, generator=generator), torch.randn(300, 16, generator=generator)
+    with torch.inference_mode(made):
+        stream = KCenterStream(centers, n=300)
+    with torch.inference_mode(pushed):
+        for part in candidates.split(50):
+            stream.push_embeddings(part)
+    with torch.inference_mode(selected):
+        assert stream.select(10).indices.tolist() == expected(centers, candidates, 10)[0]
+
+
 def test_mistakes():
     centers = torch.randn(2, 4)
     stream = KCenterStream(centers, 6)

@@ -236,7 +236,7 @@ def test_a_key_that_is_none(value, files, capsys, monkeypatch):
     assert not server.calls
     error = capsys.readouterr().err
     assert ("JUDGE_KEY" in error) == bool((value or "").strip())
-    assert "api_key_env: the va" in error
+    assert "--api-key-env: the va" in error
     assert not (value or "").strip() or value not in error
     assert not files.partial.exists()
 

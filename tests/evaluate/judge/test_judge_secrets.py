@@ -54,7 +54,7 @@ def test_the_key_in_the_url(written, files, capsys, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "sk-abc/def+ghi")
     assert main(files.arguments(NOBODY, "--base-url", f"http://127.0.0.1:9/{written}/v1")) == 2
     printed = capsys.readouterr()
-    assert "base_url: expected no key in it, but it holds that of JUDGE_KEY" in printed.err
+    assert "--base-url: expected no key in it, but it holds that of JUDGE_KEY" in printed.err
     assert_nowhere(written, files.folder, printed)
 
 
