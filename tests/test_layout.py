@@ -90,6 +90,7 @@ def environment_without(package: str, tmp_path: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(farm)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub_kernels", ["installed", "absent"])
 def test_kernels_folder_does_not_disturb_transformers(hub_kernels, tmp_path):
     """With the repository root as the working directory, and so first on sys.path."""

@@ -11,7 +11,7 @@ import torch
 from support.gpu import cuda_works
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="needs the checkout")
+pytestmark = [pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="needs the checkout"), pytest.mark.slow]
 sys.path.insert(0, str(ROOT / "bench"))
 
 from diverseevol_fast.ops.kernels import kernel_named  # noqa: E402

@@ -277,6 +277,7 @@ def test_training_that_diverges_ends_with_a_sentence(tmp_path, settings, capsys,
     assert not (tmp_path / "out/state/rd_1/selected.json").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_a_sentence_and_keeps_what_is_done(tmp_path, data_file, tiny_model):
     """A limit on file size stands for a full disk: both fail the reservation of the file."""
     command = [sys.executable, "-m", "diverseevol_fast", "embed", "--data", str(data_file), "--model", str(tiny_model),

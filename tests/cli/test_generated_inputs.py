@@ -24,6 +24,8 @@ from support.config import write_config
 from diverseevol_fast.cli import main as cli
 from diverseevol_fast.cli.result import Result
 
+pytestmark = pytest.mark.slow
+
 ROWS = [{"instruction": f"Say {word}.", "input": "", "output": word, "note": 1.5} for word in ("a", "b", "c", "d")]
 CHATS = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": word}]} for word in "abcd"]
 SHARED = [{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": word}]} for word in "abcd"]

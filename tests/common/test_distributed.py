@@ -16,6 +16,8 @@ from support.runs import SLOWED
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.strategies import STRATEGIES
 
+pytestmark = pytest.mark.slow
+
 JOB = Path(__file__).resolve().parents[1] / "support" / "distributed_job.py"
 
 

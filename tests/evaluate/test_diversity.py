@@ -543,11 +543,11 @@ def test_arguments_that_do_not_go_together_are_refused(tmp_path, folder, data_fi
     refused(capsys, "expected a model or embeddings, got both", folder, "--model", tiny_model, "--embeddings", x)
     refused(capsys, "expected folders of runs", folder, data_file, "--picks", subset, "--embeddings", x)
     refused(capsys, "expected folders of runs", data_file, data_file, "--picks", subset, "--embeddings", x)
-    refused(capsys, "say with --picks which rows", tmp_path, "--embeddings", x)
+    refused(capsys, "say with picks which rows", tmp_path, "--embeddings", x)
     refused(capsys, "--columns: is of a data set; a run has its own", folder, "--columns", "{instruction: q}")
     for sources in ([tmp_path / "typo"], [folder, tmp_path / "typo"]):
         refused(capsys, "typo: no such file or folder; expected the folder of a run, or a data set", *sources)
-    refused(capsys, "--model is missing", data_file, "--picks", subset)
+    refused(capsys, "--model: is missing", data_file, "--picks", subset)
     refused(capsys, "no such file", tmp_path / "no.json", "--picks", subset, "--embeddings", x)
     refused(capsys, "no such local folder", folder, "--model", tmp_path / "nowhere/at/all")
     refused(capsys, "--random: expected", folder, "--random", -1)

@@ -91,6 +91,7 @@ def begun(command, folder, tmp_path):
     return partial, expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--temperature", "1"]])
 def test_sigkill(command, folder, tmp_path, asked, options, capsys):
     partial = folder / "rd_0.jsonl.partial"

@@ -9,6 +9,8 @@ from diverseevol_fast.ops import backends, check_child, check_problems, kernels
 from diverseevol_fast.ops.kernels import Kernel
 from diverseevol_fast.ops.self_check import Verdict
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SMALL = [kernel for kernel in kernels.all_kernels((8, 0)) if kernel.launcher == "triton"]
 SMALL += [Kernel("cuda", kernel.name, kernel.dtype) for kernel in SMALL]

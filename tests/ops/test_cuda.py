@@ -10,6 +10,8 @@ from support.gpu import DEVICE, DTYPES, ON_GPU, cuda_works, infinite, rows
 from diverseevol_fast import KCenterStream, kcenter
 from diverseevol_fast.ops import backends, masked_mean_pool, min_sqdist, native, pick_block, reference, update_argmax
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cuda_backend():

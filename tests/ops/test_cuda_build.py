@@ -23,6 +23,7 @@ with_nvcc = pytest.mark.skipif(
 LEFT_OUT = "no NVIDIA driver answers here; DEF_CUDA=on builds them anyway"
 
 
+@pytest.mark.slow
 @with_nvcc
 def test_every_source_compiles_for_gpus_without_spilling():
     """With nvcc, warnings as errors, for sm_80, 89, 90a and 100; needs no GPU."""

@@ -19,7 +19,7 @@ from diverseevol_fast.ops import (
 )
 
 # Triton's interpreter computes in numpy, which warns of the infinities and NaNs that are given here on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+pytestmark = [pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", params=["cuda", "triton"])

@@ -17,7 +17,7 @@ from diverseevol_fast import kcenter
 from diverseevol_fast.ops import reference
 
 # The interpreter computes in numpy, which warns of the infinities and NaNs that are given here on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+pytestmark = [pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"), pytest.mark.slow]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -130,6 +130,7 @@ def test_kept_embeddings_that_were_cut_short_are_made_again(copied, tmp_path, cu
     assert picks(out) == before
 
 
+@pytest.mark.slow
 def test_base_embeddings_that_were_cut_short_are_made_again(made, tmp_path):
     _, settings = made
     settings = settings | {"evol_schedule_name": "StaticKCenterSampling"}
@@ -196,6 +197,7 @@ def test_unfinished_embeddings_that_were_altered_are_made_again_where_they_must(
     assert [record["indices"] for record in picks(out)] == [record["indices"] for record in before]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended_by_more_rounds(copied, tmp_path, capsys):
     """As if it had been asked for all of them at once."""
     out, settings = copied

@@ -12,6 +12,8 @@ import pytest
 from support.config import write_config
 from support.runs import SLOWED
 
+pytestmark = pytest.mark.slow
+
 STAGES = ["training", "embedding", "selecting", "embedding", "training", "selecting"]
 
 

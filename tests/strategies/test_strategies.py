@@ -76,6 +76,7 @@ def test_the_config_knows_every_strategy():
     assert all(strategy.name == name for name, strategy in STRATEGIES.items())
 
 
+@pytest.mark.slow
 def test_all_begin_with_the_same_pool_and_pick_others(tmp_path, settings, candidates):
     found = {schedule: rounds_of(made(tmp_path, settings, schedule, **VENDI)) for schedule in STRATEGIES}
     assert len({tuple(rounds[0]) for rounds in found.values()}) == 1
@@ -123,6 +124,7 @@ def test_one_shot_is_one_embedding_and_the_nested_picks_of_its_model(tmp_path, s
     assert len(record["sqdist"]) == 5
 
 
+@pytest.mark.slow
 def test_static_embeddings_are_the_base_models(tmp_path, settings, candidates, alone, tiny_model):
     state = made(tmp_path, settings, "StaticKCenterSampling")
     pool, *picked = rounds_of(state)
@@ -135,6 +137,7 @@ def test_static_embeddings_are_the_base_models(tmp_path, settings, candidates, a
     assert kept.base_embeddings_file.is_file()
 
 
+@pytest.mark.slow
 def test_vendi_sampling_takes_the_batch_of_the_rank(tmp_path, settings, candidates, alone, tiny_model):
     x = alone(tiny_model)[0][candidates]
     pool = None
@@ -163,6 +166,7 @@ def test_whitening_in_a_run(tmp_path, settings, candidates, alone, capsys):
     assert main(["run", str(write_config(tmp_path, settings)), "--quiet"]) == 0  # the folder is not spoilt
 
 
+@pytest.mark.slow
 def test_stopped_after_one_shot_has_chosen_for_some_rounds(tmp_path, settings):
     """Later rounds' picks are recorded first: round 1's stands for all of them."""
     state = made(tmp_path, settings, "OneShotKCenterSampling")
