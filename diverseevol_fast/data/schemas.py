@@ -211,7 +211,7 @@ class Text(Schema):
 
 TEXT = Text()
 SCHEMAS: tuple[Schema, ...] = (Messages(), ShareGPT(), Alpaca())  # in the order in which a row is held against them
-COLUMNS = tuple(dict.fromkeys(name for schema in (Alpaca, Messages, ShareGPT) for name in schema.columns))
+COLUMNS = tuple(name for schema in (SCHEMAS[-1], *SCHEMAS[:-1]) for name in schema.columns)
 
 
 def schema_of(row: Row, columns: Columns) -> Schema:
