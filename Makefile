@@ -49,22 +49,22 @@ sanitize: $(STAMP)
 # The tables of selection and of embedding beside other projects, and a picture, appended to bench/results/.
 bench: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
-	$(BIN)/python bench/selection.py
-	$(BIN)/python bench/embedding.py
+	$(BIN)/python bench/cpu/selection.py
+	$(BIN)/python bench/cpu/embedding.py
 
 # This tree against a git revision: make bench-compare REV=main~1.
 REV ?= HEAD~1
 bench-compare: $(STAMP)
-	$(BIN)/python bench/compare.py $(REV)
+	$(BIN)/python bench/cpu/compare.py $(REV)
 
 # The table of the drop-in adapters beside what they replace.
 bench-drop-in: .venv-anomalib/.installed
-	.venv-anomalib/bin/python bench/drop_in.py
+	.venv-anomalib/bin/python bench/cpu/drop_in.py
 
 # K-Center against the baselines on the quickstart model: bench/results/experiments.jsonl, docs/experiments.md.
 experiments: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
-	$(BIN)/python bench/run_experiments.py
+	$(BIN)/python bench/experiments/run_experiments.py
 
 # Installs again only when what it is made from has changed, so that a second call needs no network.
 $(STAMP): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)

@@ -64,8 +64,8 @@ if ! command -v nvcc >/dev/null || ! build on 100; then build off 40; fi
 case $piece in
   check)
     step "self-check, as a user's first call makes it" 50 python -m diverseevol_fast env --check
-    step "check" 75 python bench/device.py check --output "$results"
-    step "first timings" 45 python bench/device.py measure --brief --seconds 35 --output "$results"
+    step "check" 75 python bench/device/device.py check --output "$results"
+    step "first timings" 45 python bench/device/device.py measure --brief --seconds 35 --output "$results"
     # Triton compiles a kernel anew for most shapes: several processes, where pytest-xdist is there. What is compiled
     # ahead of time for other GPUs needs none. Unquoted: two words, or none.
     workers=$(python -c 'import xdist' 2>/dev/null && echo "-n 12" || true)
@@ -75,22 +75,22 @@ case $piece in
     ;;
   measure)
     if command -v compute-sanitizer >/dev/null; then
-      step "memcheck" 40 python bench/device.py sanitize memcheck --seconds 35 --output "$results"
-      step "racecheck" 40 python bench/device.py sanitize racecheck --seconds 35 --output "$results"
+      step "memcheck" 40 python bench/device/device.py sanitize memcheck --seconds 35 --output "$results"
+      step "racecheck" 40 python bench/device/device.py sanitize racecheck --seconds 35 --output "$results"
     fi
-    step "measure" 150 python bench/device.py measure --seconds 135 --output "$results"
+    step "measure" 150 python bench/device/device.py measure --seconds 135 --output "$results"
     if command -v ncu >/dev/null; then
-      # One launch of each of the kernels that matter, on shapes of bench/device_cases.py.
+      # One launch of each of the kernels that matter, on shapes of bench/device/device_cases.py.
       for unit in "masked_mean_pool | 0 | cuda masked_mean_pool bfloat16" "min_sqdist | 0 | cuda min_sqdist bfloat16" \
         "min_sqdist | 1 | cuda min_sqdist_hopper bfloat16" "pick_block | 0 | cuda pick_block float32"; do
         kernel=$(echo "${unit##*| }" | cut -d' ' -f2)
         step "counters of $kernel" 25 ncu --clock-control none --set detailed --kernel-name-base function \
           --kernel-name "regex:^${kernel}_kernel$" --launch-count 1 \
-          python bench/device.py child measure "op | $unit"
+          python bench/device/device.py child measure "op | $unit"
       done
     fi
     ;;
-  embedding) step "embedding" 230 python bench/device_embedding.py --output "$results" ;;
-  experiment) step "experiment" 230 python bench/device_experiment.py --seconds 215 --output "$results" ;;
+  embedding) step "embedding" 230 python bench/device/device_embedding.py --output "$results" ;;
+  experiment) step "experiment" 230 python bench/device/device_experiment.py --seconds 215 --output "$results" ;;
 esac
 exit $failed

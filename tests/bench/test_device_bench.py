@@ -12,7 +12,7 @@ from support.gpu import cuda_works
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="needs the checkout"), pytest.mark.slow]
-sys.path.insert(0, str(ROOT / "bench"))
+sys.path.insert(0, str(ROOT / "bench" / "device"))
 
 from diverseevol_fast.ops.kernels import kernel_named  # noqa: E402
 
@@ -51,7 +51,7 @@ def test_another_piece_is_refused():
 @no_gpu
 @pytest.mark.parametrize("what", ["check", "measure"])
 def test_device_py_without_a_gpu(what, tmp_path):
-    command = [sys.executable, ROOT / "bench" / "device.py", what, "--output", tmp_path]
+    command = [sys.executable, ROOT / "bench" / "device" / "device.py", what, "--output", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "no GPU answers here: this measures one\n"
@@ -96,7 +96,7 @@ def test_a_planted_crash_hang_and_wrong_row_cost_their_own_kernel_alone(device, 
 def test_every_op_is_measured(tmp_path):
     """On tiny problems, in Triton's interpreter."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "DEF_COMMIT": "0123abc"}
-    command = [sys.executable, ROOT / "bench" / "device.py", "measure", "--tiny", "--output", tmp_path]
+    command = [sys.executable, ROOT / "bench" / "device" / "device.py", "measure", "--tiny", "--output", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     lines = read(tmp_path)

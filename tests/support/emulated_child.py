@@ -1,4 +1,4 @@
-"""A child of bench/device.py's check on an emulated GPU: python tests/support/emulated_child.py FAULTS KERNEL...
+"""A child of bench/device/device.py's check on an emulated GPU: python tests/support/emulated_child.py FAULTS KERNEL...
 
 FAULTS is JSON: what is planted in the check of a kernel, "crash", "hang" or "wrong row".
 """
@@ -22,7 +22,7 @@ from diverseevol_fast.ops.isolated import serve
 
 
 def check(name: str, faults: dict[str, str]):
-    """As bench/device.py's do_check."""
+    """As bench/device/device.py's do_check."""
     fault, run = faults.get(name), backends.run
     if fault == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)

@@ -1,4 +1,7 @@
-"""The last run of bench/results/<gpu>.jsonl as a Markdown table and a picture: python bench/device_table.py FILE"""
+"""The last run of bench/results/<gpu>.jsonl as a Markdown table and a picture.
+
+python bench/device/device_table.py FILE
+"""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""What a GPU does with the kernels: python bench/device.py check | measure [--brief] | sanitize TOOL [--output FOLDER]
+"""What a GPU does with the kernels.
+
+python bench/device/device.py check | measure [--brief] | sanitize TOOL [--output FOLDER]
 
 check: every kernel's large problems against float64, all rows, in processes of their own, several at a time.
 measure: ceilings of the card, every op on every kernel beside what others take, whole selections, other projects'
@@ -6,7 +8,7 @@ kernels; each in a process of its own, one at a time, checked before it is timed
 sanitize: compute-sanitizer's memcheck or racecheck over our kernels alone, on small problems.
 
 Lines are appended to FOLDER/<gpu>.jsonl as they come: what crashes, hangs or gives a wrong result is a failing line and
-costs nothing else. bench/device_table.py makes the table and the picture, bench/preference.py the order of preference.
+costs nothing else. device_table.py makes the table and the picture, preference.py the order of preference.
 Without a GPU `check` and `measure` end with one sentence; --tiny tries them all the same, on small problems.
 """
 

@@ -1,4 +1,6 @@
-"""The order in which a GPU's kernels are tried, from what was measured: python bench/preference.py write | status
+"""The order in which a GPU's kernels are tried, from what was measured.
+
+python bench/device/preference.py write | status
 
 write: rewrites diverseevol_fast/ops/preference.json from bench/results/*.jsonl. For an op, a dtype and a compute
 capability it is the order of the geometric mean time over the shapes that all backends have passing lines of; a backend
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import kernel_sources
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "diverseevol_fast" / "ops" / "preference.json"
 RESULTS = ROOT / "bench" / "results"
 OF_KERNELS = ("op", "check", "memcheck", "racecheck")  # lines that say something of one kernel

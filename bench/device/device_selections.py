@@ -1,13 +1,17 @@
 """Whole selections on a GPU: rows there or in host memory, ours and the loops of others, each held against float64."""
 
 import statistics
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
-import peers
 import torch
 from device_timing import DEVICE, once, synchronize
 
 from diverseevol_fast import kcenter
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # peers.py, which tests share
+import peers
 
 DIM, POOL, PICKS = 4096, 1000, 100  # of the scale table
 CHUNK_ROWS = 16_384  # of the check

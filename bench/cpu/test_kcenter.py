@@ -1,6 +1,6 @@
 """Whole selections, block-exact against streaming, with pytest-benchmark: pytest bench --benchmark-enable.
 
-The picks are checked before they are timed. bench/selection.py compares with other projects.
+The picks are checked before they are timed. bench/cpu/selection.py compares with other projects.
 """
 
 import numpy as np

@@ -1,7 +1,9 @@
 """Runs bench/experiments/*.yml over several seeds; writes bench/results/experiments.jsonl, its charts, and the tables.
 
-python bench/run_experiments.py [--seeds 0 1 2] [NAME ...]: what was finished before is not run again. The tables go
-into docs/experiments.md between its marks; what they mean is written there by hand.
+python bench/experiments/run_experiments.py [--seeds 0 1 2] [NAME ...]
+
+What was finished before is not run again. The tables go into docs/experiments.md between its marks; what they mean is
+written there by hand.
 """
 
 import argparse
@@ -22,10 +24,10 @@ from diverseevol_fast.evaluate.diversity import measure_run
 from diverseevol_fast.runs.config import load_config
 from diverseevol_fast.runs.finished import FinishedRun, read_run
 
-BENCH = Path(__file__).parent
+BENCH = Path(__file__).resolve().parents[1]
 OUTPUT = Path("evol_res/experiments")
 PAGE = BENCH.parent / "docs" / "experiments.md"
-MARKS = "<!-- tables: written by bench/run_experiments.py -->", "<!-- end of tables -->"
+MARKS = "<!-- tables: written by bench/experiments/run_experiments.py -->", "<!-- end of tables -->"
 MEASURED = ("vendi", "covering_radius", "chamfer", "novelsum")  # of the pool, in a sentence encoder's embeddings
 
 

@@ -8,7 +8,7 @@ import hashlib
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CUDA_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 CUDA_INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 

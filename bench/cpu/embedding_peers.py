@@ -1,4 +1,4 @@
-"""What bench/embedding.py embeds, the exact embeddings, and other ways to have them.
+"""What bench/cpu/embedding.py embeds, the exact embeddings, and other ways to have them.
 
 Each way is a function that loads its model and returns what runs it: row numbers in, their mean states out. They begin
 with token ids, as ours do; sentence-transformers' encode takes none and begins with the texts: its time includes making

@@ -1,6 +1,6 @@
 """This tree against a git revision: the same calls in processes of each, in turn; ratios of times with their spread.
 
-python bench/compare.py REVISION [--rounds 7]
+python bench/cpu/compare.py REVISION [--rounds 7]
 
 Both are built anew into build/compare. A ratio above 1 means that this tree is faster. Picks are compared first: where
 they differ, no ratio is shown.
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUILDS = ROOT / "build" / "compare"
 SELECTIONS = {  # rows, dimensions, centers, picks
     "15,011 x 384, 100 centers, 100 picks": (15_011, 384, 100, 100),

@@ -14,7 +14,7 @@ import diverseevol_fast
 from diverseevol_fast.ops import self_check
 from diverseevol_fast.ops.kernels import Kernel
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def machine() -> dict:

@@ -1,6 +1,6 @@
-"""Draws bench/results/drop-in-cpu.png, the picture of the front page, from the lines of bench/drop_in.py.
+"""Draws bench/results/drop-in-cpu.png, the picture of the front page, from the lines of bench/cpu/drop_in.py.
 
-python bench/drop_in_picture.py
+python bench/cpu/drop_in_picture.py
 """
 
 import json
@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 ROWS = 15_000
 
 

@@ -1,11 +1,11 @@
 """The embedding table: seconds, tokens/s, share of the matrix rate, memory and error, ours and others', in one run.
 
-    python bench/embedding.py [DATA] [--rows 400] [--output bench/results/NAME.jsonl]
+    python bench/cpu/embedding.py [DATA] [--rows 400] [--output bench/results/NAME.jsonl]
 
 Real instruction rows, drawn with a seed, go through an 8-layer Llama with random weights, built in bench/cache. The
 machine's speed may drift: the list of cases is run `--repeats` times over, and each case's fastest time counts; the
 matrix rate is measured before and after, and the higher one counts. Only sentence-transformers' time includes making
-tokens of the texts (bench/embedding_peers.py).
+tokens of the texts (bench/cpu/embedding_peers.py).
 
 The relative error is the largest one of the first 64 rows, against float64; where it is too large nothing is reported.
 Picks that differ: of K-Center picks from the same first row, those that `ours` does not make; in bfloat16, as

@@ -1,11 +1,11 @@
 """The drop-in table: whole calls of other implementations with their own selection and with ours, in one run.
 
-    python bench/drop_in.py [--output bench/results/NAME.jsonl]
+    python bench/cpu/drop_in.py [--output bench/results/NAME.jsonl]
 
 anomalib is the real package (`make bench-drop-in` runs this where it is installed), the others are restated in
 peers.py. Every call has a process of its own: seconds are the best of three, or of one where that took more than five;
-memory is what the process grew by at most during the first call. Rows: sentence embeddings (bench/sentences.py makes
-them), D=384. 100 rows are selected already and 100 are picked; anomalib picks a tenth of the rows from a random one.
+memory is what the process grew by at most during the first call. Rows: sentence embeddings (sentences.py makes them),
+D=384. 100 rows are selected already and 100 are picked; anomalib picks a tenth of the rows from a random one.
 """
 
 import argparse
@@ -17,9 +17,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import peers
 import selection
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # peers.py, which tests share
+import peers
 
 CENTERS = PICKS = 100
 RATIO = 0.1  # of anomalib's coreset
@@ -33,7 +35,7 @@ def rows(n: int) -> np.ndarray:
     """[n, 384] float32."""
     path = selection.sentences(52_002)
     if not path.exists():
-        sys.exit(f"{path}: missing; python bench/sentences.py DATA makes the embeddings")
+        sys.exit(f"{path}: missing; python bench/cpu/sentences.py DATA makes the embeddings")
     return np.ascontiguousarray(np.load(path, mmap_mode="r")[:n])
 
 
