@@ -1,4 +1,4 @@
-"""The selected rows for TRL, LLaMA-Factory and axolotl: the file, and what they are told."""
+"""The selected rows for TRL, LLaMA-Factory and axolotl: the file, and its entry in their configs."""
 
 import json
 from pathlib import Path
@@ -154,7 +154,7 @@ def yaml_in(section: str) -> str:
 
 @pytest.mark.parametrize("row", ALPACA[:2])
 def test_the_formats_for_axolotl_in_the_docs_give_the_embedded_text(row):
-    """As axolotl 0.18.0 fills them in: `format` where the row has an input, `no_input_format` where it has none."""
+    """axolotl 0.18.0 fills in `format` for a row with an input, and `no_input_format` for a row without."""
     formats = yaml.safe_load(yaml_in("axolotl"))["datasets"][0]["type"]
     names = ("instruction", "input", "output")
     assert [formats[f"field_{name}"] for name in names] == list(names)
