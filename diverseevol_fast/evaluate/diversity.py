@@ -13,10 +13,11 @@ import torch
 
 from .. import __version__
 from .._common.errors import InputError
-from .._common.files import as_paths
+from .._common.files import as_paths, file_sha256
 from .._common.messages import shown
 from .._common.progress import Progress
 from .._common.provenance import check_same_data, of_embeddings, of_picks
+from .._common.reading import check_file
 from ..data.dataset import QUICKSTART, Data, load_data
 from ..data.input_files import load_embeddings, load_row_numbers
 from ..models.load import resolve_model
@@ -190,7 +191,8 @@ def measure_run(
         space = space or fixed_space(run)
         name, source, own = space.name, space.provenance, is_own(run, space)
     else:
-        name, source, own = str(embeddings), {"embeddings_sha256": _file_sha256(embeddings)}, False
+        check_file(embeddings)
+        name, source, own = str(embeddings), {"embeddings_sha256": file_sha256(embeddings)}, False
     if centered:
         source, own = source | {"centred": True}, False  # spelled as in the files of earlier versions
     data_sha256 = run.state.manifest(0)["provenance"]["data_sha256"]
@@ -205,7 +207,8 @@ def measure_run(
     if embeddings is None:
         x = fixed_embeddings(run, space, folder)
     else:
-        x = _candidates_of(_checked_embeddings(embeddings, len(run.data.rows), str(run.state.folder)), run.candidates)
+        x = _checked_embeddings(embeddings, len(run.data.rows), str(run.state.folder))
+        x = x if len(run.candidates) == len(x) else x[torch.from_numpy(run.candidates)]
     if centered:
         x = x - x.mean(dim=0, dtype=torch.float64).float()
     positions = torch.from_numpy(np.searchsorted(run.candidates, pools[-1]))
@@ -347,15 +350,3 @@ def _checked_embeddings(path: Path, n: int, of: str) -> torch.Tensor:
     if bad >= 0:
         raise InputError(f"{path}: row {bad} holds a value that is not finite; embed it again, or leave it out")
     return x
-
-
-def _candidates_of(x: torch.Tensor, candidates: np.ndarray) -> torch.Tensor:
-    return x if len(candidates) == len(x) else x[torch.from_numpy(candidates)]
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: not readable: {error.strerror}") from error

@@ -12,8 +12,10 @@ from diverseevol_fast.cli.main import main
 from diverseevol_fast.data.templates import prompt_of
 
 ALPACA = [{"instruction": f"do {i}", "input": "" if i % 2 else f"with {i}", "output": f"done {i}"} for i in range(20)]
-MESSAGES = [{"id": i, "messages": [{"role": "user", "content": f"do {i}"}, {"role": "assistant", "content": "done"}]}
-            for i in range(20)]  # fmt: skip
+MESSAGES = [
+    {"id": i, "messages": [{"role": "user", "content": f"do {i}"}, {"role": "assistant", "content": "done"}]}
+    for i in range(20)
+]
 SHAREGPT = [{"talk": [{"from": "human", "value": f"do {i}"}, {"from": "gpt", "value": "done"}]} for i in range(20)]
 RENAMED = [{"question": f"do {i}", "answer": f"done {i}"} for i in range(20)]
 COLUMNS = {"talk": "{conversations: talk}", "question": "{instruction: question, output: answer}"}

@@ -110,10 +110,13 @@ def test_embeddings_are_the_base_models_of_the_candidates_texts(run, rows, tiny_
 
 def test_texts_have_no_end_token_and_one_space_before(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
-    data = data_of([
-        {"instruction": "A", "output": " C \n"}, {"instruction": "A", "output": "C</s>"},
-        {"instruction": "A", "output": "\n"},
-    ])  # fmt: skip
+    data = data_of(
+        [
+            {"instruction": "A", "output": " C \n"},
+            {"instruction": "A", "output": "C</s>"},
+            {"instruction": "A", "output": "\n"},
+        ]
+    )
     prompt, said, end_in_the_data, nothing_said = (
         (
             " Below is an instruction that describes a task. Write a response that appropriately completes the request."

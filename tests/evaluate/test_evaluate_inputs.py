@@ -43,9 +43,11 @@ def read(kind, path):
         with AnswerFile(path.with_name("x.jsonl"), PROVENANCE).held():
             return
     {
-        "questions": read_questions, "answers": read_answers, "judgements": scores_of,
+        "questions": read_questions,
+        "answers": read_answers,
+        "judgements": scores_of,
         "replies": lambda path: stored_replies(path, PROVENANCE),
-    }[kind](path)  # fmt: skip
+    }[kind](path)
 
 
 def file_of(kind, folder, *lines):

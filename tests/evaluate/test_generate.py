@@ -104,8 +104,11 @@ def test_answers_are_those_of_one_question_at_a_time(made, ask, capsys):
     assert len({*answers(folder, 0), *answers(folder, 1)}) > 3
     assert err.count("question a of mine_test, as the model sees it:\n" + PROMPTS[0]) == 1
     assert sorted(path.name for path in folder.iterdir()) == [
-        "rd_0.jsonl", "rd_0.jsonl.json", "rd_1.jsonl", "rd_1.jsonl.json"
-    ]  # fmt: skip
+        "rd_0.jsonl",
+        "rd_0.jsonl.json",
+        "rd_1.jsonl",
+        "rd_1.jsonl.json",
+    ]
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
@@ -217,8 +220,10 @@ def test_a_run_on_conversations_is_asked_through_its_chat_template(tmp_path, tin
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(model)
-    turns = [{"messages": [{"role": "user", "content": row["instruction"]},
-                           {"role": "assistant", "content": row["output"]}]} for row in rows]  # fmt: skip
+    turns = [
+        {"messages": [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]}
+        for row in rows
+    ]
     run = make_run(tmp_path, turns, model, n_round=0)
     prompts = [f"<user>{record.get('question') or record['instruction']}<assistant>" for record in QUESTIONS]
     prompts[0] = "<user>Name three colours.\n\nred, green, blue<assistant>"
@@ -371,8 +376,9 @@ def test_the_three_benchmarks(made, shared_data, tmp_path, monkeypatch):
 def test_questions_without_id_and_with_answers(made, ask, capsys):
     folder = ask(made, "--rounds", 0, questions=[{"question": "A?", "answer": "gold"}, {"question": "B?"}])
     assert [list(record.items())[:2] for record in read_lines(folder / "rd_0.jsonl")] == [
-        [("id", 1), ("question", "A?")], [("id", 2), ("question", "B?")]
-    ]  # fmt: skip
+        [("id", 1), ("question", "A?")],
+        [("id", 2), ("question", "B?")],
+    ]
     assert "gold" not in answers(folder)
     assert "mine_test_set.jsonl: has answers; the model's stand in their place" in capsys.readouterr().err
 
