@@ -1,4 +1,4 @@
-"""Batches of token rows: by token budget, padded on the right."""
+"""Batches of token rows, limited by a token budget and padded on the right."""
 
 import numpy as np
 import torch
@@ -7,10 +7,10 @@ from .tokens import Tokens
 
 
 def token_budget_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """Positions [0, N) in batches of like length, longest first; a batch's rows x its longest row <= max_tokens.
+    """The indices [0, N) of rows in batches of similar length, longest first: rows x longest row <= max_tokens.
 
-    A row longer than max_tokens makes a batch of its own. Ties keep their order, so the batches are the same
-    every time.
+    A row longer than max_tokens is a batch by itself. Rows of equal length keep their order, so the batches are
+    deterministic.
     """
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
@@ -26,7 +26,7 @@ def pad(tokens: Tokens, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, t
     lengths = tokens.lengths()[rows]
     shape = (len(rows), int(lengths.max()))
     ids, is_response = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
-    for place, row in enumerate(rows):
-        ids[place, : lengths[place]], is_response[place, : lengths[place]] = tokens.row(row)
+    for i, row in enumerate(rows):
+        ids[i, : lengths[i]], is_response[i, : lengths[i]] = tokens.row(row)
     mask = np.arange(shape[1])[None, :] < lengths[:, None]
     return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(is_response)

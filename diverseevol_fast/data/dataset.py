@@ -1,4 +1,4 @@
-"""Instruction data: rows in, rows out, in the format and schema they came in.
+"""Reading, checking and writing the rows of a data set.
 
 Formats: a JSON list, JSON lines, both gzipped; parquet and a saved Hugging Face `datasets` folder (with the
 `data` extra). Schemas: alpaca (`instruction`, `input`, `output`), `messages`, ShareGPT `conversations`.
@@ -16,6 +16,7 @@ from typing import Any
 
 from .._common.errors import InputError
 from .._common.files import atomic_path
+from .._common.json_lines import parse_line
 from .._common.messages import reason, shown
 from .._common.reading import check_file, check_plain, flaw_of, is_folder, parse_json, read_text
 from .schemas import COLUMNS, TEXT, Parts, RowError, Schema, Turns, schema_of
@@ -23,12 +24,12 @@ from .schemas import COLUMNS, TEXT, Parts, RowError, Schema, Turns, schema_of
 log = logging.getLogger("diverseevol_fast")
 
 QUICKSTART = "builtin:quickstart"
-MOST_NAMED = 20  # broken lines in one message
+MOST_NAMED = 20  # maximum number of broken lines that one message lists
 
 
 @dataclass(frozen=True)
 class Data:
-    """All rows of a data set, and how to read them."""
+    """All rows of a data set, with the schema that takes them apart."""
 
     rows: Sequence[Mapping[str, Any]]
     schema: Schema
@@ -36,7 +37,7 @@ class Data:
     source: str
 
     def sha256(self) -> str:
-        """Digest of the rows' content and order, whatever file format they came in."""
+        """Digest of the rows' content and order; the file format does not change it."""
         digest = hashlib.sha256()
         for row in self.rows:
             digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
@@ -44,15 +45,15 @@ class Data:
         return digest.hexdigest()
 
     def parts(self, index: int) -> Parts:
-        """Row `index`'s own texts in their order, and whether each is a response."""
+        """The texts of row `index` in their order, each with whether it is a response."""
         return self.schema.parts(self.rows[index], self.columns)
 
     def fields(self, index: int) -> dict[str, str]:
-        """`instruction`, `input` and `output` of row `index`, of a schema that has_fields."""
+        """`instruction`, `input` and `output` of row `index`, if the schema `has_fields`."""
         return self.schema.fields(self.rows[index], self.columns)
 
     def turns(self, index: int) -> Turns:
-        """Row `index` as [{"role": ..., "content": ...}, ...]; not of texts."""
+        """Row `index` as [{"role": ..., "content": ...}, ...]; the text schema has no turns."""
         return self.schema.turns(self.rows[index], self.columns)
 
 
@@ -62,37 +63,37 @@ def load_data(
     """Read a data set and check every row.
 
     Args:
-        data: the name of a file or of a saved `datasets` folder, "builtin:quickstart"; a list of rows (dicts) or of
-            texts; a Hugging Face `datasets.Dataset`; or what an earlier call returned.
-        columns: other names for our columns, {"instruction": "question", ...}.
-        text_column: rows are of any kind, and this key's value is their text.
-        skip_broken: leave broken lines and malformed rows aside; row numbers count the rows that are left.
+        data: the name of a file or of a saved `datasets` folder, or "builtin:quickstart"; a list of rows (dicts) or of
+            texts; a Hugging Face `datasets.Dataset`; or the `Data` that an earlier call returned.
+        columns: the data set's names for our columns, {"instruction": "question", ...}.
+        text_column: the key whose value is a row's text; the rows may then have any schema.
+        skip_broken: leave out broken lines and malformed rows; indices count the remaining rows.
 
     Returns:
         The data set, and the indices of the rows with an empty instruction or output, or text.
 
     Raises:
-        InputError: no such file, broken lines or malformed rows (file, line, what; the first 20 of them), an unknown
-            schema, no rows.
+        InputError: there is no such file, it has no rows or an unknown schema, or lines are broken or rows malformed
+            (the message says where and how, for the first 20 of them).
     """
     if isinstance(data, Data):
         return data, [index for index, row in enumerate(data.rows) if data.schema.check(row, data.columns)]
     names = _names(columns, text_column)
     if isinstance(data, str | os.PathLike):
         source = os.fspath(data)
-        found, kind = _generated() if source == QUICKSTART else _read(source)
+        raw, kind = _quickstart() if source == QUICKSTART else _read(source)
     else:
         source = "rows"
         if isinstance(data, list) and data and isinstance(data[0], str):
             return _texts(data, columns, text_column)
-        found, kind = _in_memory(data)
-    loaded, empty = _checked(found, names, source, skip_broken)
+        raw, kind = _in_memory(data)
+    loaded, empty = _checked(raw, names, source, skip_broken)
     log_rows(loaded, kind, empty)
     return loaded, empty
 
 
 def _names(columns: Mapping[str, str] | None, text_column: str | None) -> dict[str, str]:
-    """Our name of each part of a row -> the row's key."""
+    """Our name for each part of a row -> the row's key."""
     unknown = set(columns or {}) - set(COLUMNS)
     if unknown:
         names = shown(", ".join(sorted(map(str, unknown))))
@@ -107,16 +108,16 @@ def _names(columns: Mapping[str, str] | None, text_column: str | None) -> dict[s
     return {"text": text_column}
 
 
-def _generated() -> tuple["Found", str]:
+def _quickstart() -> tuple["RawRows", str]:
     from ..demo.rows import generate_rows
 
-    return Found(generate_rows(), "row"), "generated rows"
+    return _raw_rows(generate_rows()), "generated rows"
 
 
-def _in_memory(rows: Any) -> tuple["Found", str]:
-    """Rows out of a list or of a datasets.Dataset."""
+def _in_memory(rows: Any) -> tuple["RawRows", str]:
+    """The rows of a list or of a datasets.Dataset."""
     if hasattr(rows, "column_names") and hasattr(rows, "to_list"):
-        return Found(rows.to_list(), "row"), "datasets.Dataset"
+        return _raw_rows(rows.to_list()), "datasets.Dataset"
     if not isinstance(rows, list) or not rows:
         raise InputError(
             f"rows: expected a file's name, a list of texts or of rows, at least one, or a datasets.Dataset, got "
@@ -126,7 +127,7 @@ def _in_memory(rows: Any) -> tuple["Found", str]:
         if not isinstance(row, dict):
             wanted = "dict, as row 0" if index else "a text or a dict"
             raise InputError(f"rows, row {index}: expected {wanted}, got {type(row).__name__}")
-    return Found(rows, "row"), "a list"
+    return _raw_rows(rows), "a list"
 
 
 def _texts(texts: list[str], columns: Mapping[str, str] | None, text_column: str | None) -> tuple[Data, list[int]]:
@@ -141,108 +142,92 @@ def _texts(texts: list[str], columns: Mapping[str, str] | None, text_column: str
 
 
 @dataclass
-class Found:
-    """What a file holds: rows, where they stand in it, and what is broken."""
+class RawRows:
+    """JSON objects before a schema has checked them, and the lines or rows that are no such objects."""
 
-    rows: list[dict]
-    unit: str  # "line" or "row": what the places count
-    places: list[int] = field(default_factory=list)  # of the rows; empty: 0, 1, 2, ...
-    broken: list[tuple[int, str]] = field(default_factory=list)  # places, and what is wrong there
-
-    def place(self, index: int) -> int:
-        """Where row `index` stands in the file."""
-        return self.places[index] if self.places else index
+    unit: str  # "line" (numbers from 1) or "row" (indices from 0)
+    rows: list[tuple[int, dict]] = field(default_factory=list)  # the number of each row in the file, and the row
+    broken: list[tuple[int, str]] = field(default_factory=list)  # the number of each broken row, and its flaw
 
 
-def _checked(found: Found, names: dict[str, str], path: str, skip_broken: bool) -> tuple[Data, list[int]]:
-    """The rows that are whole as a data set, and the empty ones among them. Raises as load_data does."""
-    if not found.rows and not found.broken:
+def _checked(raw: RawRows, names: dict[str, str], path: str, skip_broken: bool) -> tuple[Data, list[int]]:
+    """The data set of all valid rows, and the indices of the empty ones among them. Raises as load_data does."""
+    if not raw.rows and not raw.broken:
         raise InputError(f"{path}: no rows; expected at least one")
-    rows, empty, broken, schema = [], [], list(found.broken), None
-    for index, row in enumerate(found.rows):
+    rows, empty, broken, schema = [], [], list(raw.broken), None
+    for number, row in raw.rows:
         try:
             schema = schema or (TEXT if "text" in names else schema_of(row, names))
-            _check_values(row)
             is_empty = schema.check(row, names)
         except RowError as error:
-            broken.append((found.place(index), str(error)))
+            broken.append((number, str(error)))
             continue
         if is_empty:
             empty.append(len(rows))
         rows.append(row)
-    if schema is None and found.rows:  # the same is wrong with all of them
-        raise InputError(_broken(path, found.unit, [(found.place(0), broken[len(found.broken)][1])]))
+    if schema is None and raw.rows:  # all rows lack the same keys, so the message names the first row alone
+        raise InputError(_broken(path, raw.unit, [broken[len(raw.broken)]]))
     if broken and not skip_broken:
-        raise InputError(_broken(path, found.unit, sorted(broken)))
+        raise InputError(_broken(path, raw.unit, sorted(broken)))
     if not rows or schema is None:
         raise InputError(f"{path}: no rows are left; all {len(broken)} are broken")
     if broken:
-        place, reason = min(broken)
-        log.warning(
-            "%s: %d broken %ss are left aside, the first is %s %d: %s",
-            path, len(broken), found.unit, found.unit, place, reason,
-        )  # fmt: skip
+        first = raw.unit, raw.unit, *min(broken)
+        log.warning("%s: %d broken %ss are left aside, the first is %s %d: %s", path, len(broken), *first)
     return Data(rows, schema, names, path), empty
 
 
 def _broken(path: str, unit: str, broken: list[tuple[int, str]]) -> str:
-    """One flaw in one line; several in a line each, below a sentence on all of them."""
-    lines = [f"{path}, {unit} {place}: {reason}" for place, reason in broken[:MOST_NAMED]]
+    """The message about broken rows: a line for each, below a summary where there are several."""
+    lines = [f"{path}, {unit} {number}: {flaw}" for number, flaw in broken[:MOST_NAMED]]
     if len(broken) == 1:
         return lines[0]
     more = f", the first {MOST_NAMED}" if len(broken) > MOST_NAMED else ""
-    return "\n".join(
-        [
-            f"{path}: {len(broken)} broken {unit}s{more}; mend them, or leave them out: skip_broken=True",
-            *lines,
-        ]
-    )
+    summary = f"{path}: {len(broken)} broken {unit}s{more}; mend them, or leave them out: skip_broken=True"
+    return "\n".join([summary, *lines])
 
 
-def _read(name: str) -> tuple[Found, str]:
+def _read(name: str) -> tuple[RawRows, str]:
+    """The rows of a file or folder, and its kind in words."""
     if not name.strip():
         raise InputError(f"data: expected the name of a file or folder, got {name!r}")
     path = Path(name)
     if is_folder(path) or path.suffix == ".parquet":
         rows, kind = _read_arrow(path)
-        return Found(rows, "row"), kind
+        return _raw_rows(rows), kind
     text = read_text(path)
     suffix = " (gzip)" if path.suffix == ".gz" else ""
     if text.lstrip()[:1] == "[":
-        return _parse_list(path, text), "JSON list" + suffix
+        return _raw_rows(parse_json(text, str(path))), "JSON list" + suffix
     return _parse_lines(path, text), "JSON lines" + suffix
 
 
-def _parse_list(path: Path, text: str) -> Found:
-    found = Found([], "row")
-    for number, row in enumerate(parse_json(text, str(path))):
-        _take(found, number, row)
-    return found
-
-
-def _parse_lines(path: Path, text: str) -> Found:
-    found = Found([], "line")
+def _parse_lines(path: Path, text: str) -> RawRows:
+    raw = RawRows("line")
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            _take(found, number, parse_json(line, str(path), number))
+            raw.rows.append((number, parse_line(path, number, line)))
         except InputError as error:
-            found.broken.append((number, str(error).removeprefix(f"{path}, line {number}: ")))
-    return found
+            raw.broken.append((number, str(error).removeprefix(f"{path}, line {number}: ")))
+    return raw
 
 
-def _take(found: Found, place: int, row: Any) -> None:
-    """A row, or what is wrong with it."""
-    if isinstance(row, dict):
-        found.rows.append(row)
-        found.places.append(place)
-    else:
-        found.broken.append((place, f"expected an object, got {type(row).__name__}"))
+def _raw_rows(rows: Iterable[Any]) -> RawRows:
+    """The rows of a list; one that is no object, or that JSON cannot hold, is broken."""
+    raw = RawRows("row")
+    for index, row in enumerate(rows):
+        flaw = flaw_of(row) if isinstance(row, dict) else f"expected an object, got {type(row).__name__}"
+        if flaw:
+            raw.broken.append((index, flaw))
+        else:
+            raw.rows.append((index, row))
+    return raw
 
 
 def _read_arrow(path: Path) -> tuple[list[dict], str]:
-    """Rows of a parquet file or a saved `datasets` folder."""
+    """The rows of a parquet file or a saved `datasets` folder, and which of the two it is."""
     try:
         import datasets
         import pyarrow.parquet
@@ -256,7 +241,7 @@ def _read_arrow(path: Path) -> tuple[list[dict], str]:
             loaded, kind = datasets.Dataset(pyarrow.parquet.ParquetFile(path).read()), "parquet"
     except InputError:
         raise
-    except Exception as error:  # of damaged files these libraries raise whatever they stumble over
+    except Exception as error:  # damaged files make these libraries raise exceptions of many types
         raise InputError(
             f"{shown(path, 200)}: not a whole parquet file or saved datasets folder: {reason(error)}"
         ) from error
@@ -264,35 +249,28 @@ def _read_arrow(path: Path) -> tuple[list[dict], str]:
         splits = shown(", ".join(map(str, loaded)))
         raise InputError(f"{path}: expected one split, got {splits}; name one: {path}/{next(iter(loaded))}")
     try:
-        loaded.data.validate(full=True)  # damaged offsets would be followed out of the file
+        loaded.data.validate(full=True)  # without it, damaged offsets would be read beyond the buffers
         return loaded.to_list(), kind
     except Exception as error:
         raise InputError(f"{shown(path, 200)}: its columns are damaged: {reason(error)}") from error
 
 
-def _check_values(row: Mapping[str, Any]) -> None:
-    """Raises RowError for a row that cannot be written as JSON."""
-    flaw = flaw_of(row)
-    if flaw:
-        raise RowError(flaw)
-
-
 def log_rows(data: Data, kind: str, empty: Collection[int]) -> None:
-    """Rows, exact duplicates, and rows with an empty instruction or output, or text. kind: of the file, for people."""
-    log.info("data: %s, %s, %s schema, %d rows: %d repeat an earlier one, %d have an empty %s",
-             data.source, kind, data.schema.name, len(data.rows), duplicates(data), len(empty),
-             data.schema.required)  # fmt: skip
+    """Log how many rows there are, are duplicates, and are empty. `kind`: the file's format in words."""
+    counts = len(data.rows), duplicates(data), len(empty), data.schema.required
+    source = f"{data.source}, {kind}, {data.schema.name} schema"
+    log.info("data: %s, %d rows: %d repeat an earlier one, %d have an empty %s", source, *counts)
 
 
 def duplicates(data: Data) -> int:
-    """How many rows have the same texts as an earlier row; other keys, such as an id, do not count."""
+    """The number of rows with the same texts as an earlier row; other keys, such as an id, may differ."""
     schema, columns = data.schema, data.columns
     read = schema.turns if schema.is_conversation else schema.parts
     return len(data.rows) - len({json.dumps(read(row, columns)) for row in data.rows})
 
 
 def check_row_file(path: Path) -> str:
-    """The kind of file that a name stands for: ".json", ".jsonl" or ".parquet".
+    """The format that a file's name stands for: ".json", ".jsonl" or ".parquet".
 
     Raises:
         InputError: another ending.
@@ -305,7 +283,7 @@ def check_row_file(path: Path) -> str:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows whole or not at all; the name decides: .json (list), .jsonl, either with .gz, or .parquet.
+    """Write rows atomically, in the format of the name: .json (a list), .jsonl, either with .gz, or .parquet.
 
     Raises:
         InputError: another ending.

@@ -1,4 +1,4 @@
-"""Selected rows as other trainers read them: TRL, LLaMA-Factory and axolotl."""
+"""Rows in the formats that TRL, LLaMA-Factory and axolotl read."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,13 +12,13 @@ from .._common.reading import parse_json, read_text
 from .dataset import Data
 from .templates import prompt_of
 
-DATASET_INFO = "dataset_info.json"  # where LLaMA-Factory looks names of data sets up
+DATASET_INFO = "dataset_info.json"  # LLaMA-Factory's list of data sets by name
 
 
 def check_trainer(trainer: str | None, output: Path) -> None:
     """
     Raises:
-        InputError: a file that the trainer does not read, or a dataset_info.json that is none.
+        InputError: the trainer does not read such a file, or the dataset_info.json beside it is not one.
     """
     if trainer != "llama-factory":
         return
@@ -30,10 +30,10 @@ def check_trainer(trainer: str | None, output: Path) -> None:
 
 
 def rows_for(trainer: str | None, data: Data, indices: Iterable[int]) -> Iterator[Mapping[str, Any]]:
-    """The rows as the trainer reads them; None: as they came.
+    """The rows in the trainer's format; None: unchanged.
 
-    TRL: `prompt` and `completion` with our training text (no end token, which TRL adds), or `messages`. LLaMA-Factory:
-    as they came, dataset_info.json says what their keys are. axolotl: alpaca's own keys, or as they came.
+    TRL: `prompt` and `completion` with our training text (TRL adds the end token), or `messages`. LLaMA-Factory:
+    unchanged, and dataset_info.json names their keys. axolotl: alpaca's own keys for instructions, else unchanged.
     """
     for index in indices:
         row = data.rows[index]
@@ -50,10 +50,9 @@ def rows_for(trainer: str | None, data: Data, indices: Iterable[int]) -> Iterato
 
 
 def describe(trainer: str | None, data: Data, indices: Iterable[int], output: Path) -> list[str]:
-    """What the trainer is to be told, as lines for the user; for LLaMA-Factory also written beside the rows."""
-    schema = data.schema
+    """How to name the rows to the trainer, as lines for the user; LLaMA-Factory's dataset_info.json is written, too."""
+    schema, kind = data.schema, "parquet" if output.suffix == ".parquet" else "json"
     if trainer == "trl":
-        kind = "parquet" if output.suffix == ".parquet" else "json"
         return [f'TRL: train_dataset=load_dataset("{kind}", data_files="{output}", split="train")']
     if trainer == "llama-factory":
         info = output.with_name(DATASET_INFO)
@@ -61,14 +60,13 @@ def describe(trainer: str | None, data: Data, indices: Iterable[int], output: Pa
         write_json(info, _dataset_info(output) | {output.stem: {"file_name": output.name} | entry})
         return [f"{info}: LLaMA-Factory finds the rows by dataset: {output.stem}, dataset_dir: {output.parent}"]
     if trainer == "axolotl":
-        kind = "parquet" if output.suffix == ".parquet" else "json"
         entry = {"path": str(output), "ds_type": kind} | schema.axolotl_entry(data.columns)
         return ["axolotl, in its config:", yaml.safe_dump({"datasets": [entry]}, sort_keys=False).rstrip()]
     return []
 
 
 def _dataset_info(output: Path) -> dict[str, Any]:
-    """The entries that are there already."""
+    """The entries of the dataset_info.json beside the output; none if there is no such file."""
     path = output.with_name(DATASET_INFO)
     try:
         entries = parse_json(read_text(path), str(path)) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""Files that a function takes beside the data set: embeddings, and indices of rows."""
+"""The files that a user gives beside the data set: embeddings, and indices of rows."""
 
 import tokenize
 import warnings
@@ -12,12 +12,15 @@ from .._common.errors import InputError
 from .._common.messages import reason, shown
 from .._common.reading import check_file, parse_json, read_text
 
+NUMPY_LOAD_ERRORS = (ValueError, TypeError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, RecursionError)
+NUMPY_LOAD_ERRORS += (tokenize.TokenError, zipfile.BadZipFile)
+
 
 def load_embeddings(path: Path) -> np.ndarray:
-    """A .npy file, memory-mapped, without pickle.
+    """The embeddings in a .npy file: [N, D] float32 or float16, memory-mapped and read without pickle.
 
     Raises:
-        InputError: not there, not .npy, cut short, or not a float32 or float16 matrix.
+        InputError: the file is missing, not .npy, cut short, or not such a matrix.
     """
     check_file(path)
     x = _load_array(path, "numbers")
@@ -31,37 +34,36 @@ def load_embeddings(path: Path) -> np.ndarray:
 
 
 def load_row_numbers(path: Path, n: int) -> list[int]:
-    """Rows already selected: a JSON list, picks.json or selected.json, or .npy (numbers, or a mask of n rows).
+    """The indices in a JSON list, picks.json or selected.json, or .npy file (indices, or a mask of n rows).
 
     Raises:
-        InputError: none of these, or numbers that are not rows.
+        InputError: the file is none of these, or holds something else than whole numbers.
     """
     check_file(path)
     if path.suffix == ".npy":
-        numbers = _load_array(path, "row numbers or a mask")
-        if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:
-            shape = numbers.shape if isinstance(numbers, np.ndarray) else "an archive"
+        array = _load_array(path, "row numbers or a mask")
+        if not isinstance(array, np.ndarray) or array.ndim != 1:
+            shape = array.shape if isinstance(array, np.ndarray) else "an archive"
             raise InputError(f"{path}: expected a flat array of row numbers or a mask, got {shown(shape)}")
-        numbers = np.flatnonzero(numbers) if numbers.dtype == np.bool_ and len(numbers) == n else numbers
-        numbers = numbers.tolist()
+        is_mask = array.dtype == np.bool_ and len(array) == n
+        indices = (np.flatnonzero(array) if is_mask else array).tolist()
     else:
         try:
-            numbers = parse_json(read_text(path), str(path))
+            value = parse_json(read_text(path), str(path))
         except InputError as error:
             raise InputError(f"{error}; expected a JSON list of rows, a picks.json or a .npy file") from error
-        numbers = numbers.get("indices") if isinstance(numbers, dict) else numbers
-    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+        indices = value.get("indices") if isinstance(value, dict) else value
+    if not isinstance(indices, list) or not all(type(index) is int for index in indices):
         raise InputError(f"{path}: expected a flat list of row numbers, or a record with such a list as 'indices'")
-    return numbers
+    return indices
 
 
 def _load_array(path: Path, what: str) -> Any:
-    """What numpy maps, so that a size that is claimed is not reserved; without pickle."""
+    """The array of a .npy file, read without pickle. Mapped, so that a false size in its header reserves no memory."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a garbled header, which is an error below
+            warnings.simplefilter("ignore")  # numpy warns of a garbled header, which is an error below
             return np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, TypeError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, RecursionError,
-            tokenize.TokenError, zipfile.BadZipFile) as error:  # fmt: skip
+    except NUMPY_LOAD_ERRORS as error:
         why = "" if "pickle" in str(error) else f": {reason(error)}"
         raise InputError(f"{path}: not a whole .npy array of {what}{why}; write one with numpy.save") from error

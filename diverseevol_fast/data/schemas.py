@@ -1,7 +1,6 @@
-"""Schemas: all that the package knows of a kind of rows, an object for each.
+"""Schemas: how the rows of each kind are recognised, checked, taken apart, and read by other trainers.
 
-A schema finds its rows, checks them, takes them apart, and says how other trainers read them. A new one is a class
-here and its place in SCHEMAS.
+A new schema is a class here and an object of it in SCHEMAS.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,21 +19,21 @@ FIELDS = ("instruction", "input", "output")
 
 
 class RowError(InputError):
-    """What is wrong with a row; who raises it does not know where the row stands."""
+    """A flaw in a row. The caller adds the row's index to the message."""
 
 
 class Schema:
-    """What the schemas have in common. Rows are not checked again once `check` has taken them."""
+    """What the schemas have in common. `check` is called first; the other methods expect a row that it accepted."""
 
     name = ""
-    columns: tuple[str, ...] = ()  # our names of a row's parts; a row of the schema has the first one's key
-    required = "instruction or output"  # what an empty row lacks, in messages
-    template = ""  # the default one of a causal model
+    columns: tuple[str, ...] = ()  # our names for a row's parts; the key of the first one marks the schema
+    required = "instruction or output"  # the parts that an empty row lacks, in messages
+    template = ""  # the default template for a causal model
     has_fields = False  # whether rows have an instruction and an output
     is_conversation = False
 
     def check(self, row: Row, columns: Columns) -> bool:
-        """Whether a part that training needs is empty. Raises RowError for a malformed row."""
+        """Whether the row is empty: a part that training needs is blank. Raises RowError for a malformed row."""
         raise NotImplementedError
 
     def parts(self, row: Row, columns: Columns) -> Parts:
@@ -42,27 +41,27 @@ class Schema:
         raise NotImplementedError
 
     def fields(self, row: Row, columns: Columns) -> dict[str, str]:
-        """`instruction`, `input` (which may be empty) and `output`, of a schema that has_fields."""
+        """`instruction`, `input` (which may be empty) and `output`, if the schema `has_fields`."""
         raise NotImplementedError
 
     def turns(self, row: Row, columns: Columns) -> Turns:
-        """The row as a conversation; not of texts."""
+        """The row as a conversation; the text schema has no turns."""
         raise NotImplementedError
 
     def trl_row(self, row: Row, columns: Columns) -> dict[str, Any]:
-        """The row as TRL's SFTTrainer reads it, but for a prompt that a template makes."""
+        """The row as TRL's SFTTrainer reads it, for a schema without fields."""
         return {"messages": self.turns(row, columns)}
 
     def axolotl_row(self, row: Row, columns: Columns) -> Row:
-        """The row as axolotl's entry below reads it."""
+        """The row as axolotl reads it with axolotl_entry."""
         return row
 
     def llama_factory_entry(self, rows: Iterable[Row], columns: Columns) -> dict[str, Any]:
-        """What dataset_info.json says of such rows, but for the file's name."""
+        """The entry of such rows in dataset_info.json, without the file's name."""
         raise NotImplementedError
 
     def axolotl_entry(self, columns: Columns) -> dict[str, Any]:
-        """What an axolotl config says of such rows, but for the file's name and kind."""
+        """The entry of such rows in an axolotl config, without the file's name and format."""
         raise NotImplementedError
 
 
@@ -95,7 +94,7 @@ class Alpaca(Schema):
 
     def llama_factory_entry(self, rows: Iterable[Row], columns: Columns) -> dict[str, Any]:
         names = {"prompt": columns["instruction"], "response": columns["output"]}
-        if any(columns["input"] in row for row in rows):  # it must not ask for a column that is not there
+        if any(columns["input"] in row for row in rows):  # LLaMA-Factory fails on a column that is missing
             names["query"] = columns["input"]
         return {"formatting": "alpaca", "columns": names}
 
@@ -104,36 +103,36 @@ class Alpaca(Schema):
 
 
 class Conversation(Schema):
-    """A list of turns under one key; a turn has its role and its content under two."""
+    """A list of turns under one key; each turn has a key for its role and one for its content."""
 
     template = "chat"
     is_conversation = True
     role, content = "role", "content"  # a turn's keys
-    roles: Mapping[str, str] | None = None  # a turn's word for a role -> ours; None: ours, whatever they are
-    llama_factory_tags: Mapping[str, str] | None = None  # None: its defaults are ShareGPT's words
+    roles: Mapping[str, str] | None = None  # the schema's name for a role -> ours; None: any role is taken as it is
+    llama_factory_tags: Mapping[str, str] | None = None  # None: LLaMA-Factory's defaults, which are ShareGPT's
 
     def check(self, row: Row, columns: Columns) -> bool:
         turns = row.get(self._key(columns))
         if not isinstance(turns, list):
             raise RowError(f"'{shown(self._key(columns))}' expected a list of turns, got {type(turns).__name__}")
-        for number, turn in enumerate(turns):
-            self._check_turn(number, turn)
+        for index, turn in enumerate(turns):
+            self._check_turn(index, turn)
         said = {"user": "", "assistant": ""}
         for turn in self.turns(row, columns):
             if turn["role"] in said:
                 said[turn["role"]] += turn["content"].strip()
         return not all(said.values())
 
-    def _check_turn(self, number: int, turn: Any) -> None:
+    def _check_turn(self, index: int, turn: Any) -> None:
         if not isinstance(turn, dict):
-            raise RowError(f"turn {number}: expected an object, got {type(turn).__name__}")
+            raise RowError(f"turn {index}: expected an object, got {type(turn).__name__}")
         for name in (self.role, self.content):
             if not isinstance(turn.get(name), str):
                 got = type(turn[name]).__name__ if name in turn else "no such key"
-                raise RowError(f"turn {number}: expected text under '{name}', got {got}")
+                raise RowError(f"turn {index}: expected text under '{name}', got {got}")
         if self.roles is not None and turn[self.role] not in self.roles:
             expected = " or ".join(self.roles)
-            raise RowError(f"turn {number}: expected {self.role}: {expected}, got '{shown(turn[self.role])}'")
+            raise RowError(f"turn {index}: expected {self.role}: {expected}, got '{shown(turn[self.role])}'")
 
     def parts(self, row: Row, columns: Columns) -> Parts:
         return [(turn["content"], turn["role"] == "assistant") for turn in self.turns(row, columns)]
@@ -165,13 +164,7 @@ class Messages(Conversation):
     name = "messages"
     columns = ("messages",)
     llama_factory_tags = MappingProxyType(
-        {
-            "role_tag": "role",
-            "content_tag": "content",
-            "user_tag": "user",
-            "assistant_tag": "assistant",
-            "system_tag": "system",
-        }
+        {f"{name}_tag": name for name in ("role", "content", "user", "assistant", "system")}
     )
 
 
@@ -182,19 +175,12 @@ class ShareGPT(Conversation):
     columns = ("conversations",)
     role, content = "from", "value"
     roles = MappingProxyType(
-        {
-            "human": "user",
-            "user": "user",
-            "gpt": "assistant",
-            "assistant": "assistant",
-            "system": "system",
-            "tool": "tool",
-        }
+        dict(human="user", user="user", gpt="assistant", assistant="assistant", system="system", tool="tool")
     )
 
 
 class Text(Schema):
-    """Rows of any kind, of which one key's value is the text."""
+    """Rows with a text under one key; their other keys may be anything."""
 
     name = "text"
     columns = ("text",)
@@ -210,12 +196,12 @@ class Text(Schema):
 
 
 TEXT = Text()
-SCHEMAS: tuple[Schema, ...] = (Messages(), ShareGPT(), Alpaca())  # in the order in which a row is held against them
+SCHEMAS: tuple[Schema, ...] = (Messages(), ShareGPT(), Alpaca())  # the first one that fits is a row's schema
 COLUMNS = tuple(name for schema in (SCHEMAS[-1], *SCHEMAS[:-1]) for name in schema.columns)
 
 
 def schema_of(row: Row, columns: Columns) -> Schema:
-    """The schema that a row has. Raises RowError where it has none."""
+    """The schema of a row. Raises RowError where it has none."""
     for schema in SCHEMAS:
         if columns[schema.columns[0]] in row:
             return schema
@@ -227,7 +213,7 @@ def schema_of(row: Row, columns: Columns) -> Schema:
 
 
 def keys_of(row: Row) -> str:
-    """A row's keys, as messages show them."""
+    """The keys of a row, for a message."""
     return shown(", ".join(map(repr, row)), 50)
 
 

@@ -1,4 +1,4 @@
-"""A row to the text that a model sees, and texts to token ids with the response marked."""
+"""Templates: the text that a model sees of a row, with the response marked."""
 
 import hashlib
 import itertools
@@ -31,32 +31,30 @@ PROMPT_WITH_INPUT = (
     "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
 )
 
-TOKENIZE_ROWS = 4096  # rows handed to the tokenizer at once
-
 TEMPLATES = ("alpaca", "plain", "chat")
 
-Segments = Parts  # joined they are the row's text
+Segments = Parts  # pieces of the row's text, in order
 
 
 @dataclass(frozen=True)
 class Template:
-    """From a row to the text that a model sees."""
+    """How the text that a model sees is made of a row."""
 
     name: str  # one of TEMPLATES, or a file's name
     ends: bool = True  # whether the tokenizer's end token follows a response, as in training
-    before: str = ""  # what every row begins with: a sentence-transformers model's prompt
-    pieces: tuple[tuple[str, str | None], ...] = ()  # of a file: (text, the placeholder after it)
+    before: str = ""  # the beginning of every text: a sentence-transformers model's prompt
+    pieces: tuple[tuple[str, str | None], ...] = ()  # of a template file: (text, the placeholder after it)
 
     @property
     def special_tokens(self) -> bool:
-        """Whether the tokenizer adds its own; what a chat template writes for training has them."""
+        """Whether the tokenizer adds its special tokens; a chat template has written them for training already."""
         return self.name != "chat" or not self.ends
 
     def segments(self, data: Data, index: int, tokenizer: "PreTrainedTokenizerBase") -> Segments:
-        """A row's text, cut where the response begins and ends; every assistant turn of a conversation is response.
+        """A row's text, cut where the response begins and ends; every assistant turn of a conversation is a response.
 
         Raises:
-            InputError: a conversation that the chat template refuses or reorders.
+            InputError: the chat template refuses or reorders the conversation.
         """
         end = str(tokenizer.eos_token or "") if self.ends else ""
         if self.pieces:
@@ -81,20 +79,20 @@ class Template:
         return [*segments, (last + end, is_response)]
 
     def prompt(self, instruction: str, further: str, tokenizer: "PreTrainedTokenizerBase") -> str:
-        """What comes before the response; further: the row's `input`, which may be empty. Not of "chat"."""
+        """The text before the response, for all templates but "chat". further: the row's `input`, possibly empty."""
         row = {"instruction": instruction, "input": further, "output": "."}
         segments = self.segments(Data([row], Alpaca(), {name: name for name in FIELDS}, "prompt"), 0, tokenizer)
         return "".join(text for text, _ in itertools.takewhile(lambda segment: not segment[1], segments))
 
     def provenance(self, data: Data) -> dict[str, str]:
-        """What a record says of it; nothing of the schema's own, of which earlier versions said nothing either."""
+        """The template's entry in a provenance; none for the schema's default, as in records of earlier versions."""
         if self.name == data.schema.template:
             return {}
         text = json.dumps(self.pieces)
         return {"template": hashlib.sha256(text.encode()).hexdigest() if self.pieces else self.name}
 
     def check_trainable(self) -> None:
-        """Raises InputError unless a response ends the text: it is what a model is trained on."""
+        """Raises InputError unless the text ends with the response, which is the part that a model is trained on."""
         names = [name for _, name in self.pieces if name]
         if self.pieces and (names.count("output") != 1 or self.pieces[-1][1] != "output"):
             raise InputError(
@@ -105,17 +103,17 @@ class Template:
 def choose_template(
     name: str | None, data: Data, tokenizer: "PreTrainedTokenizerBase", *, encoder: bool = False, before: str = ""
 ) -> Template:
-    """The template of that name, or the default, which is said: what embedding and training make texts with.
+    """The template for embedding and training: the named one, or the default. The choice is logged.
 
     Args:
-        name: "alpaca" (DiverseEvol's prompts), "plain" (the row's texts, joined by line breaks, without empty ones),
+        name: "alpaca" (DiverseEvol's prompts), "plain" (the row's texts that are not empty, joined by line breaks),
             "chat" (the tokenizer's chat template), a file with {instruction}, {input} and {output}, or None: "plain"
             for encoders and texts, else "alpaca" for instructions and "chat" for conversations.
-        encoder: whether it is for a model that was made for texts as they are, without prompt and end token.
-        before: what every row begins with.
+        encoder: whether the model is an encoder, which reads texts without prompt and end token.
+        before: the beginning of every text.
 
     Raises:
-        InputError: a template that there is not, or that does not fit rows or tokenizer.
+        InputError: there is no such template, or it does not fit the rows or the tokenizer.
     """
     default = "plain" if encoder else data.schema.template
     chosen = default if name is None else name
@@ -140,7 +138,7 @@ def choose_template(
 
 
 def read_template(path: Path) -> tuple[tuple[str, str | None], ...]:
-    """A template file's pieces: (text, the placeholder after it). Its last line break is not part of it."""
+    """A template file's pieces: (text, the placeholder after it). A line break at the end of the file is dropped."""
     try:
         text = path.read_text(encoding="utf-8").removesuffix("\n")
     except (OSError, ValueError) as error:
@@ -164,7 +162,7 @@ def read_template(path: Path) -> tuple[tuple[str, str | None], ...]:
 
 
 def _plain(parts: Parts, end: str) -> Segments:
-    """The row's own texts, joined by line breaks, without the empty ones."""
+    """The row's texts that are not empty, joined by line breaks."""
     segments: Segments = []
     for text, is_response in parts:
         if text.strip():
@@ -174,14 +172,14 @@ def _plain(parts: Parts, end: str) -> Segments:
 
 
 def prompt_of(instruction: str, further: str = "") -> str:
-    """The training text up to where the response begins; further: the row's `input`, which may be empty."""
+    """The training text before the response. further: the row's `input`, possibly empty."""
     return (PROMPT_WITH_INPUT if further else PROMPT).format(instruction=instruction, input=further)
 
 
 def render(data: Data, index: int, tokenizer: "PreTrainedTokenizerBase", template: Template | None = None) -> Segments:
-    """A row's segments by a template; None: the schema's own, as a causal model is trained on it.
+    """A row's segments by a template; None: the schema's default, on which a causal model is trained.
 
     Raises:
-        InputError: a conversation that the chat template refuses or reorders.
+        InputError: the chat template refuses or reorders the conversation.
     """
     return (template or Template(data.schema.template)).segments(data, index, tokenizer)

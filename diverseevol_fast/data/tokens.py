@@ -1,4 +1,4 @@
-"""Texts to token ids with the response marked."""
+"""The token ids of texts, with the response marked."""
 
 import hashlib
 import logging
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("diverseevol_fast")
 
-TOKENIZE_ROWS = 4096  # rows handed to the tokenizer at once
+TOKENIZE_ROWS = 4096  # rows in one call of the tokenizer
 SAMPLE_SHOWN = 600  # characters
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Rows as token ids, flat: row i is ids[offsets[i]:offsets[i + 1]]."""
+    """The token ids of all rows in one array: row i is ids[offsets[i]:offsets[i + 1]]."""
 
     ids: np.ndarray  # [total] int32
     is_response: np.ndarray  # [total] bool
     offsets: np.ndarray  # [N + 1] int64
-    truncated: int  # rows longer than the limit, cut to it
+    truncated: int  # number of rows that were cut to the limit
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def lengths(self) -> np.ndarray:
-        """[N] int64."""
+        """The number of tokens of each row: int64 [N]."""
         return np.diff(self.offsets)
 
     def sha256(self) -> str:
@@ -50,22 +50,22 @@ class Tokens:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write them as .npz, whole or not at all."""
+        """Write an .npz file atomically."""
         with atomic_path(path) as partial, open(partial, "wb") as file:
             np.savez(file, ids=self.ids, is_response=self.is_response, offsets=self.offsets, truncated=self.truncated)
 
     @staticmethod
     def load(path: Path) -> "Tokens":
-        """Read what save wrote."""
+        """Read a file that save wrote."""
         with np.load(path, allow_pickle=False) as saved:
             return Tokens(saved["ids"], saved["is_response"], saved["offsets"], int(saved["truncated"]))
 
     def has_response(self, index: int) -> bool:
-        """Whether a token of the row can be trained on: response, and not the first."""
+        """Whether the row has a token to train on: one of the response that is not the row's first token."""
         return bool(self.row(index)[1][1:].any())
 
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """ids and is_response of one row."""
+        """One row: ids [T] int32 and is_response [T] bool."""
         part = slice(self.offsets[index], self.offsets[index + 1])
         return self.ids[part], self.is_response[part]
 
@@ -77,10 +77,10 @@ def tokenize(
     left_out: Collection[int] = (),
     template: Template | None = None,
 ) -> Tokens:
-    """All rows' texts (render) as token ids, cut to max_length; the rows left out have none.
+    """The token ids of all rows' texts by the template, cut to max_length. The rows in left_out get no tokens.
 
     Raises:
-        InputError: a tokenizer without character offsets, a row of which no token is left.
+        InputError: the tokenizer has no character offsets or makes no token of a row, or max_length leaves none.
     """
     if not tokenizer.is_fast:
         raise InputError(f"{type(tokenizer).__name__}: expected a fast tokenizer (with character offsets)")
@@ -115,25 +115,25 @@ def tokenize(
 
 
 def _mark_response(parts: Parts, spans: list[tuple[int, int]]) -> np.ndarray:
-    """For each token's character span, whether the token ends inside a response segment: bool [tokens]."""
-    if not parts:  # an empty row, of which the tokenizer's own tokens are all there is
+    """Whether each token, given by its character span, ends inside a response segment: bool [tokens]."""
+    if not parts:  # an empty row has the tokenizer's special tokens alone
         return np.zeros(len(spans), dtype=bool)
     edges = np.cumsum([0] + [len(text) for text, _ in parts])
     inside = np.array([flag for _, flag in parts])
-    ends = np.array([end for _, end in spans], dtype=np.int64)  # 0 for tokens that the tokenizer added
-    part = np.searchsorted(edges, ends, side="left") - 1  # the segment that holds the token's last character
+    ends = np.array([end for _, end in spans], dtype=np.int64)  # 0 for the special tokens that the tokenizer adds
+    part = np.searchsorted(edges, ends, side="left") - 1  # index of the segment with the token's last character
     return (ends > 0) & inside[np.clip(part, 0, len(parts) - 1)]
 
 
 def log_sample(template: Template, data: Data, row: int, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """The text of one row, with its line breaks as \\n, so that every blank can be seen; cut where it is long."""
+    """Log the text of one row, cut where it is long; line breaks are written \\n, so that all white space shows."""
     text = "".join(text for text, _ in template.segments(data, row, tokenizer))
     log.info("sample %d, as the model sees it: %s", row, shown(repr(text), SAMPLE_SHOWN))
 
 
 def log_lengths(tokens: Tokens, limit: int) -> None:
-    """Median and longest length in tokens of the rows that are not left out, and how many were cut to the limit."""
+    """Log the lengths in tokens of the rows that have any, and how many rows were cut to the limit."""
     lengths = tokens.lengths()
     lengths = lengths[lengths > 0]
-    log.info("tokens: %d in %d rows, median %g, longest %d; %d rows cut to %d",
-             lengths.sum(), len(lengths), np.median(lengths), lengths.max(), tokens.truncated, limit)  # fmt: skip
+    counts = lengths.sum(), len(lengths), np.median(lengths), lengths.max(), tokens.truncated, limit
+    log.info("tokens: %d in %d rows, median %g, longest %d; %d rows cut to %d", *counts)

@@ -1,4 +1,4 @@
-"""Embeddings by one fixed model: rounds and subsets can only be compared in the same space."""
+"""Embeddings by one fixed model, so that rounds and subsets are compared in the same space."""
 
 import errno
 import hashlib
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("diverseevol_fast")
 
-NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)  # the last: a file for a folder
-TEXTS = 2  # goes up when fixed_texts changes: embeddings of other texts do not compare
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)  # EEXIST: it is a file
+TEXTS = 2  # version of fixed_texts: embeddings of other texts do not compare
+SETTINGS = ("dtype", "attn_implementation", "trust_remote_code")  # of a run that its embedding space shares
 
-_in_memory: dict[Path, tuple[dict[str, Any], torch.Tensor]] = {}  # by the file that cannot be: provenance, embeddings
+_in_memory: dict[Path, tuple[dict[str, Any], torch.Tensor]] = {}  # unwritable file -> provenance, embeddings
 
 
 @dataclass(frozen=True)
 class EmbeddingSpace:
-    """A fixed model and what it embeds with: embeddings compare where all but the name and the folder is the same."""
+    """A fixed model and its settings: embeddings compare where all but the name and the folder are the same."""
 
-    name: str  # of the model, as it was given
+    name: str  # of the model, as the user wrote it
     folder: Path
     max_length: int = 512  # tokens
     dtype: str = "float32"  # of the weights
@@ -47,21 +48,21 @@ class EmbeddingSpace:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """What tells the space from others, wherever the model's folder is."""
-        settings = ("max_length", "dtype", "attn_implementation", "trust_remote_code")
+        """The model's digest and the settings; the model's folder is no part of it."""
         plain = {"plain_texts": True} if self.plain_texts else {}
-        return _provenance(folder_sha256(self.folder), {name: getattr(self, name) for name in settings} | plain)
+        settings = {name: getattr(self, name) for name in ("max_length", *SETTINGS)}
+        return _provenance(folder_sha256(self.folder), settings | plain)
 
 
 def fixed_space(run: FinishedRun, model: str | None = None, trust_remote_code: bool = False) -> EmbeddingSpace:
     """The space of a model with a run's settings.
 
     Args:
-        model: a local folder or a hub name; None: the model that every round of the run began with.
-        trust_remote_code: of `model`; the run's own setting holds for its own.
+        model: a local folder or a hub name; None: the run's base model.
+        trust_remote_code: whether code that comes with `model` runs; for its base model the run's own setting holds.
 
     Raises:
-        InputError: the model is not to be had.
+        InputError: there is no such model.
     """
     own = run.config.model_name_or_path
     if model is None or model == own:
@@ -73,24 +74,24 @@ def fixed_space(run: FinishedRun, model: str | None = None, trust_remote_code: b
 
 
 def is_own(run: FinishedRun, space: EmbeddingSpace) -> bool:
-    """Whether it is that of the run's settings and of the model that every round of it began with."""
+    """Whether the space is that of the run's base model with the run's settings."""
     base = run.state.manifest(0)["provenance"]["base_model_sha256"]
     return space.provenance == _provenance(base, _settings(run.config))
 
 
 def fixed_embeddings(run: FinishedRun, space: EmbeddingSpace | None = None, folder: Path | None = None) -> torch.Tensor:
-    """Every candidate of a run in one space: [len(run.candidates), D] float32, mapped from a file in a folder.
+    """The embeddings of a run's candidates in one space: [len(run.candidates), D] float32, mapped from a file.
 
-    Position i is row run.candidates[i]. The file survives a crash half-way, and is made once for each space. Where it
-    cannot be written they are in memory, made once in a process, and a warning says so.
+    Position i is row run.candidates[i]. The file is made once for each space, and resumed after a crash. Where it
+    cannot be written, the embeddings are in memory, made once in a process, and a warning says so.
 
     Args:
         run: a run with models.
-        space: None: the run's own (fixed_space).
-        folder: where the file is kept; None: RUN/diversity.
+        space: the embedding space; None: the run's own (fixed_space).
+        folder: the folder of the file; None: RUN/diversity.
 
     Raises:
-        InputError: no such model, the run's data is no longer there, or a file that was made from something else.
+        InputError: there is no such model, the run's data is gone, or the file has another provenance.
         RunError: an embedding that is not finite.
     """
     space = space or fixed_space(run)
@@ -99,10 +100,10 @@ def fixed_embeddings(run: FinishedRun, space: EmbeddingSpace | None = None, fold
 
 
 def embed_rows(space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path) -> torch.Tensor:
-    """These rows' texts in the space: [len(rows), D] float32, mapped from the file `store`.
+    """The embeddings of these rows' texts: [len(rows), D] float32, mapped from the file `store`.
 
-    A finished file that was made from the same is opened without loading the model. Where there can be no such file
-    they are in memory.
+    A finished file of the same provenance is opened without loading the model. Where the file cannot be written, the
+    embeddings are in memory.
 
     Raises:
         InputError, RunError: as fixed_embeddings.
@@ -110,13 +111,13 @@ def embed_rows(space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path)
     record = store.with_name(f"{store.name}.source.json")
     rows_sha256 = hashlib.sha256(rows.tobytes()).hexdigest()
     provenance = {"version": __version__, "data_sha256": data.sha256(), "rows_sha256": rows_sha256} | space.provenance
-    if os.path.exists(store) and kept_record(record) == provenance:  # unlike Path.exists no error for what is closed
+    if os.path.exists(store) and load_json(record) == provenance:  # Path.exists raises in a folder without access
         return torch.from_numpy(np.load(store, mmap_mode="c"))
     if _in_memory.get(store, ({}, None))[0] == provenance:
         return _in_memory[store][1]
-    values, is_kept = _embedded(space, data, rows, store)
-    if is_kept:
-        keep_json(record, provenance)
+    values, is_saved = _embedded(space, data, rows, store)
+    if is_saved:
+        save_json(record, provenance)
     else:
         _in_memory[store] = provenance, values
     return values
@@ -125,15 +126,15 @@ def embed_rows(space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path)
 def fixed_texts(
     data: Data, rows: np.ndarray, tokenizer: "PreTrainedTokenizerBase", template: Template | None = None
 ) -> list[str]:
-    """The rows' texts, stripped, after one space: as DiverseEvol measures diversity.
+    """The rows' texts, stripped, after one space: the texts in which DiverseEvol measures diversity.
 
-    Of instruction data they are those of its templates/alpaca.json: the training text, but with a line break between
-    "### Response:" and the output. Conversations are the training text without the end token.
+    For instructions they follow DiverseEvol's templates/alpaca.json: the training text, but with a line break between
+    "### Response:" and the output. For conversations they are the training text without the end token.
 
-    template: None: the training's own of the rows' schema.
+    template: None: the default of the rows' schema, as in training.
 
     Raises:
-        InputError: a conversation that the tokenizer's chat template refuses.
+        InputError: the tokenizer's chat template refuses a conversation.
     """
     template = template or choose_template(None, data, tokenizer)
     return [" " + _fixed_text(data, int(row), tokenizer, template).strip() for row in rows]
@@ -148,12 +149,12 @@ def _fixed_text(data: Data, row: int, tokenizer: "PreTrainedTokenizerBase", temp
 
 
 def short_digest(provenance: dict[str, Any]) -> str:
-    """Eight characters that stand for what a file was made from, in its name."""
+    """Eight characters of a provenance's digest, for a file's name."""
     return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def kept_record(path: Path) -> dict[str, Any]:
-    """What keep_json kept; empty when there is none, or none that can be read."""
+def load_json(path: Path) -> dict[str, Any]:
+    """The object that save_json wrote; empty if there is no file, or none that can be read."""
     try:
         record = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -166,18 +167,18 @@ def kept_record(path: Path) -> dict[str, Any]:
     return {}
 
 
-def keep_json(path: Path, value: Any) -> None:
-    """Write what can be made again, or warn that it is not kept: the folder may be somebody else's, or read-only."""
+def save_json(path: Path, value: Any) -> None:
+    """Write a file that can be made again, or warn where it cannot be written, as in somebody else's folder."""
     try:
         write_json(path, value)
     except OSError as error:
-        _warn_not_kept(path, error)
+        _warn_not_saved(path, error)
 
 
-def _warn_not_kept(path: Path, error: OSError) -> None:
+def _warn_not_saved(path: Path, error: OSError) -> None:
     """
     Raises:
-        OSError: the error, if it is not that nothing may be written there.
+        OSError: the error, unless it says that the folder is not writable.
     """
     if error.errno not in NOT_WRITABLE:
         raise error
@@ -189,14 +190,11 @@ def _provenance(model_sha256: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {
-        "max_length": config.model_max_length, "dtype": config.dtype,
-        "attn_implementation": config.attn_implementation, "trust_remote_code": config.trust_remote_code,
-    }  # fmt: skip
+    return {"max_length": config.model_max_length} | {name: getattr(config, name) for name in SETTINGS}
 
 
 def _embedded(space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path) -> tuple[torch.Tensor, bool]:
-    """The embeddings, and whether they are in the file."""
+    """The embeddings, and whether they are saved in the file."""
     model, tokenizer, max_length = load_for_embedding(
         space.folder,
         dtype=space.dtype,
@@ -206,11 +204,11 @@ def _embedded(space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path) 
     )
     no_chat = data.schema.is_conversation and not tokenizer.chat_template
     plain = space.plain_texts or no_chat
-    template = choose_template("plain" if plain else None, data, tokenizer, encoder=plain)  # no end tokens in it
+    template = choose_template("plain" if plain else None, data, tokenizer, encoder=plain)  # it adds no end tokens
     log.info("%s: embedding %d rows by %s", store, len(rows), space.folder)
     texts = fixed_texts(data, rows, tokenizer, template)
     try:
         return embed(texts, model, tokenizer, store=store, max_length=max_length).values, True
     except OSError as error:
-        _warn_not_kept(store, error)
+        _warn_not_saved(store, error)
     return embed(texts, model, tokenizer, store="host", max_length=max_length).values, False

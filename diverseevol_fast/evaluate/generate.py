@@ -1,4 +1,4 @@
-"""A run's models answer questions, batch by batch; nothing is generated twice."""
+"""Answers of a run's models to questions, batch by batch; an answer that is saved is not generated again."""
 
 import gc
 import hashlib
@@ -23,29 +23,31 @@ from ..data.templates import TEMPLATES, Template, read_template
 from ..models.load import folder_sha256
 from ..models.token_budget import TokenBudget
 from ..runs.finished import FinishedRun, read_run
-from .answer_file import GeneratedFile
+from .answer_file import AnswerFile
 from .generator import Generator, NextToken
 from .questions import Question, benchmark_name, read_questions
 from .resumable_lines import check_folder
 
 log = logging.getLogger("diverseevol_fast")
 
-MOST_SHOWN = 2000  # characters of the prompt that is shown
+MOST_SHOWN = 2000  # characters of the prompt in the log
+
+Benchmarks = dict[str, list[Question]]  # the questions of each file, by the name of the folder for their answers
 
 
 @dataclass(frozen=True)
 class Task:
-    """One round's model is to answer one question file."""
+    """One question file for one round's model."""
 
     r: int
-    name: str  # of the folder that the answers go to: "vicuna_test"
+    name: str  # of the folder for the answers: "vicuna_test"
     questions: list[Question]
-    file: GeneratedFile
+    file: AnswerFile
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are generated."""
+    """The settings of generation."""
 
     max_new_tokens: int
     max_tokens_per_batch: int
@@ -76,15 +78,15 @@ class Answers:
 
     file: Path
     round: int
-    metrics: dict[str, Any]  # questions, tokens, seconds, tokens_per_second; ids of empty answers and of cut ones
-    finished_before: bool
+    metrics: dict[str, Any]  # questions, tokens, seconds, tokens_per_second; the ids of empty and of cut answers
+    finished_before: bool  # whether the file was complete before this call
 
     def __repr__(self) -> str:
         return f"Answers(round {self.round}, {self.metrics['questions']} in {str(self.file)!r})"
 
     @property
     def summary(self) -> str:
-        """How many answers there are, and how many are empty or cut for length."""
+        """The numbers of all answers, of empty ones, and of those cut for length, in words."""
         counts = self.metrics["questions"], len(self.metrics["empty"]), len(self.metrics["cut"])
         return "{} answers, {} empty, {} cut for length".format(*counts)
 
@@ -108,39 +110,37 @@ def generate(
     upstream_prompt: bool = False,
     trust_remote_code: bool = False,
 ) -> list[Answers]:
-    """A run's models answer questions: `<output>/<questions>_test/<run>/rd_<r>.jsonl`.
+    """Let a run's models answer questions, into `<output>/<questions>_test/<run>/rd_<r>.jsonl`.
 
-    The prompt is the one that the run trained on, up to where the response begins. Without a temperature the likeliest
-    token is taken, the lowest of equals. With one, a token is drawn by a number that follows from the seed, the round,
-    the question file's name and the question's id: whatever else is in its batch, and however often the work was
-    stopped, a question's answer is the same (but for the last bits of the logits, in which a batch's shape is seen).
+    The prompt is the run's training text before the response. At temperature 0 the likeliest token is taken, of equals
+    the lowest. Otherwise tokens are drawn with random numbers that follow from the seed, the round, the question file's
+    name and the question's id alone. So an answer depends neither on the other questions in its batch nor on
+    interruptions (but the shape of a batch can change the last bits of the logits).
 
     Args:
         run: a run's folder.
         questions: the name of a JSON lines file, or a list of names.
-        rounds: whose models answer; None: all.
-        output: the folder of the answers. Answers that stand there are kept, and the work goes on from them.
-        max_new_tokens: of an answer.
-        max_tokens_per_batch: prompts and answers with padding.
+        rounds: the rounds whose models answer; None: all.
+        output: the folder of the answers. Answers that it holds already are not generated again.
+        max_new_tokens: maximum length of an answer.
+        max_tokens_per_batch: maximum of a batch's prompts and answers together, padding included.
         temperature: 0 takes the likeliest token.
-        top_p: with a temperature, the share of the probability that tokens are drawn from.
-        seed: draws tokens when there is a temperature.
+        top_p: with a temperature, the share of the probability from which tokens are drawn.
+        seed: of the random numbers, with a temperature.
         dtype: of the weights; None: the run's.
-        upstream_prompt: as the public implementation generates: the training prompt after a leading space.
+        upstream_prompt: use the prompt of the public implementation: the training prompt after a space.
         trust_remote_code: whether code that comes with the model runs.
 
     Returns:
-        One Answers for each round and question file, those that were finished before first.
+        One Answers for each round and question file; first those that were complete before the call.
 
     Raises:
         InputError: an argument, the run, a question file or an earlier output does not fit; nothing was generated.
-        RunError: a model's logits are not finite; earlier answers are kept.
+        RunError: a model's logits are not finite; earlier answers are saved.
     """
     finished = read_run(Path(run))
-    decoding = Decoding(
-        max_new_tokens, max_tokens_per_batch, temperature, top_p, seed, dtype or finished.config.dtype,
-        trust_remote_code,
-    )  # fmt: skip
+    dtype = dtype or finished.config.dtype
+    decoding = Decoding(max_new_tokens, max_tokens_per_batch, temperature, top_p, seed, dtype, trust_remote_code)
     decoding.check()
     check_folder(Path(output))
     wanted = _rounds(rounds, finished)
@@ -148,7 +148,7 @@ def generate(
     template, recorded = _template(finished)
     kind = _kind_of_prompt(template, upstream_prompt)
     answers, todo = [], {}
-    for r in wanted:  # all of them, before the first is begun
+    for r in wanted:  # all files are checked before the first answer is generated
         for task in _tasks(r, finished, benchmarks, {"prompt": kind} | recorded, Path(output), decoding):
             if task.file.is_finished():
                 answers.append(_answers(task, finished_before=True))
@@ -158,7 +158,7 @@ def generate(
         model = _load(r, finished, template, decoding)
         answers += _answer_round(tasks, model, kind, decoding, log_prompt=r == min(todo))
         del model
-        gc.collect()  # adapters leave a cycle on it; its memory is needed for the next one
+        gc.collect()  # adapters refer to the model in a cycle, and the next model needs its memory
     return answers
 
 
@@ -173,9 +173,8 @@ def _rounds(wanted: Sequence[int] | None, run: FinishedRun) -> list[int]:
     return sorted(set(wanted)) if wanted else list(range(run.rounds))
 
 
-def _benchmarks(paths: list[Path]) -> dict[str, list[Question]]:
-    """The questions of each file, by the name of the folder that their answers go to."""
-    benchmarks: dict[str, list[Question]] = {}
+def _benchmarks(paths: list[Path]) -> Benchmarks:
+    benchmarks: Benchmarks = {}
     read: dict[str, Path] = {}
     for path in paths:
         name = f"{benchmark_name(path)}_test"
@@ -188,7 +187,7 @@ def _benchmarks(paths: list[Path]) -> dict[str, list[Question]]:
 
 
 def _template(run: FinishedRun) -> tuple[Template, dict[str, str]]:
-    """What the run trained on, and what a record says of it."""
+    """The template of the run's training, and its entry in a provenance."""
     pool, _ = load_data(str(run.state.data_file(0, "labeled")), run.config.columns)
     name = run.config.template or pool.schema.template
     template = Template(name, pieces=() if name in TEMPLATES else read_template(Path(name)))
@@ -199,21 +198,18 @@ def _template(run: FinishedRun) -> tuple[Template, dict[str, str]]:
 
 
 def _kind_of_prompt(template: Template, upstream: bool) -> str:
-    """ "training", "upstream" or "chat"."""
+    """The kind of prompt: "training", "upstream" or "chat"."""
     if upstream and template.name != "alpaca":
         raise InputError(f"upstream_prompt: is Alpaca's; this run was trained with the template {template.name}")
     return "upstream" if upstream else "chat" if template.name == "chat" else "training"
 
 
 def _tasks(
-    r: int, run: FinishedRun, benchmarks: dict[str, list[Question]], prompt: dict[str, str], output: Path,
-    decoding: Decoding,
-) -> list[Task]:  # fmt: skip
+    r: int, run: FinishedRun, benchmarks: Benchmarks, prompt: dict[str, str], output: Path, decoding: Decoding
+) -> list[Task]:
     folder = run.state.model_folder(r)
-    provenance: dict[str, Any] = prompt | {
-        "model_sha256": folder_sha256(folder), "dtype": decoding.dtype,
-        "max_new_tokens": decoding.max_new_tokens, "temperature": decoding.temperature,
-    }  # fmt: skip
+    provenance: dict[str, Any] = prompt | {"model_sha256": folder_sha256(folder), "dtype": decoding.dtype}
+    provenance |= {"max_new_tokens": decoding.max_new_tokens, "temperature": decoding.temperature}
     if _is_adapter(folder):
         provenance["base_model_sha256"] = folder_sha256(run.base_model())
     if prompt["prompt"] == "upstream":
@@ -225,7 +221,7 @@ def _tasks(
         records = json.dumps([(question.id, question.record) for question in questions], sort_keys=True)
         digest = hashlib.sha256(records.encode()).hexdigest()
         path = output / name / run.name / f"rd_{r}.jsonl"
-        tasks.append(Task(r, name, questions, GeneratedFile(path, provenance | {"questions_sha256": digest})))
+        tasks.append(Task(r, name, questions, AnswerFile(path, provenance | {"questions_sha256": digest})))
     return tasks
 
 
@@ -235,24 +231,23 @@ def _is_adapter(folder: Path) -> bool:
 
 def _load(r: int, run: FinishedRun, template: Template, decoding: Decoding) -> Generator:
     folder = run.state.model_folder(r)
-    return Generator(
-        folder, template, dtype=decoding.dtype, attn_implementation=run.config.attn_implementation,
-        trust_remote_code=decoding.trust_remote_code, base=run.base_model() if _is_adapter(folder) else None,
-    )  # fmt: skip
+    base = run.base_model() if _is_adapter(folder) else None
+    options = {"dtype": decoding.dtype, "attn_implementation": run.config.attn_implementation, "base": base}
+    return Generator(folder, template, trust_remote_code=decoding.trust_remote_code, **options)
 
 
 def _answer_round(
     tasks: list[Task], model: Generator, kind: str, decoding: Decoding, log_prompt: bool
 ) -> list[Answers]:
-    """Answer what is not answered yet, file by file. log_prompt: one prompt is logged."""
+    """Generate the missing answers, file by file. log_prompt: whether one prompt is logged."""
     if log_prompt:
         first = tasks[0].questions[0]
         prompt = printable(model.prompt(first, kind)[:MOST_SHOWN])
         log.info("question %s of %s, as the model sees it:\n%s", shown(first.id), tasks[0].name, prompt)
     prompts = [model.token_ids(task.questions, kind) for task in tasks]
-    room = [_room(task, of_task, model.positions, decoding) for task, of_task in zip(tasks, prompts, strict=True)]
+    limits = [_limits(task, of_task, model.positions, decoding) for task, of_task in zip(tasks, prompts, strict=True)]
     budget, answers = TokenBudget(decoding.max_tokens_per_batch), []
-    for task, of_task, most in zip(tasks, prompts, room, strict=True):
+    for task, of_task, most in zip(tasks, prompts, limits, strict=True):
         with task.file.held():
             if task.file.is_finished():  # by another process, while the model was loaded
                 answers.append(_answers(task, finished_before=True))
@@ -260,20 +255,21 @@ def _answer_round(
             _answer(task, of_task, most, model, budget, decoding)
             metrics = task.file.finish(task.questions)
         answers.append(_answers(task, finished_before=False))
-        log.info("round %d: %s: %s; %d tokens in %.1f s, %.0f tokens/s", task.r, task.name, answers[-1].summary,
-                 metrics["tokens"], metrics["seconds"], metrics["tokens_per_second"])  # fmt: skip
+        speed = metrics["tokens"], metrics["seconds"], metrics["tokens_per_second"]
+        summary = f"{task.name}: {answers[-1].summary}"
+        log.info("round %d: %s; %d tokens in %.1f s, %.0f tokens/s", task.r, summary, *speed)
     return answers
 
 
-def _room(task: Task, prompts: list[list[int]], positions: int, decoding: Decoding) -> np.ndarray:
-    """How many tokens each answer may have, int64 [Q]: max_new_tokens, or as many as the model has positions for.
+def _limits(task: Task, prompts: list[list[int]], positions: int, decoding: Decoding) -> np.ndarray:
+    """Maximum tokens of each answer, int64 [Q]: max_new_tokens, or fewer where the model has fewer positions.
 
     Raises:
-        InputError: a prompt that leaves no position.
+        InputError: a prompt leaves no position for an answer.
     """
     room = positions - np.array([len(prompt) for prompt in prompts])
-    for question, prompt, left in zip(task.questions, prompts, room, strict=True):
-        if left < 1:
+    for question, prompt, remaining in zip(task.questions, prompts, room, strict=True):
+        if remaining < 1:
             raise InputError(
                 f"{task.name}, question {shown(question.id)}: its prompt has {len(prompt)} tokens, and the model takes "
                 f"{positions} with the answer; leave the question out"
@@ -283,69 +279,63 @@ def _room(task: Task, prompts: list[list[int]], positions: int, decoding: Decodi
         tightest = short[room[short].argmin()]
         log.warning(
             "%s: %d questions leave less than %d tokens for the answer, question %s leaves %d; they are answered apart",
-            task.name, len(short), decoding.max_new_tokens, shown(task.questions[tightest].id), room[tightest],
-        )  # fmt: skip
+            *(task.name, len(short), decoding.max_new_tokens, shown(task.questions[tightest].id), room[tightest]),
+        )
     return np.minimum(room, decoding.max_new_tokens)
 
 
 def _batches(tokens: np.ndarray, most: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """Positions [0, Q) in batches of like length by prompt and answer tokens [Q], the same every time.
+    """The indices [0, Q) of questions in deterministic batches of similar length, prompt and answer together.
 
-    The rows of a batch may have equally many tokens: one that has ended runs on until the others have, and there must
-    be positions for that.
+    All answers of a batch have the same limit: an ended answer is padded until the others end, and the model must have
+    positions for that. tokens, most: int64 [Q].
     """
-    groups = [np.flatnonzero(most == number) for number in np.unique(most)[::-1]]
+    groups = [np.flatnonzero(most == limit) for limit in np.unique(most)[::-1]]
     return [group[batch] for group in groups for batch in token_budget_batches(tokens[group], max_tokens)]
 
 
 def _answer(
-    task: Task,
-    prompts: list[list[int]],
-    most: np.ndarray,
-    model: Generator,
-    budget: TokenBudget,
-    decoding: Decoding,
+    task: Task, prompts: list[list[int]], most: np.ndarray, model: Generator, budget: TokenBudget, decoding: Decoding
 ) -> None:
-    """Answer the questions that the task's file does not have yet, with at most `most` tokens each, int64 [Q]."""
-    tokens, kept = most + np.array([len(prompt) for prompt in prompts]), len(task.file.answers)
-    if kept:
-        log.info("round %d: %s: %d answers are there already", task.r, task.name, kept)
-    with Progress(f"round {task.r}: {task.name}", len(prompts) - kept, "answer") as bar:
+    """Generate the answers that the task's file lacks. most: the maximum tokens of each, int64 [Q]."""
+    tokens, saved = most + np.array([len(prompt) for prompt in prompts]), len(task.file.answers)
+    if saved:
+        log.info("round %d: %s: %d answers are there already", task.r, task.name, saved)
+    with Progress(f"round {task.r}: {task.name}", len(prompts) - saved, "answer") as bar:
 
-        def work(places: np.ndarray) -> None:
-            speed = _answer_batch(task, places.tolist(), prompts, most, model, decoding)
-            bar.update(len(places), **{"tokens/s": speed})
+        def work(indices: np.ndarray) -> None:
+            speed = _answer_batch(task, indices.tolist(), prompts, most, model, decoding)
+            bar.update(len(indices), **{"tokens/s": speed})
 
         for batch in _batches(tokens, most, decoding.max_tokens_per_batch):
-            left = np.array([place for place in batch.tolist() if place not in task.file.answers], dtype=np.int64)
-            if len(left):
-                budget.run(left, tokens[left], work)
+            remaining = np.array([index for index in batch.tolist() if index not in task.file.answers], dtype=np.int64)
+            if len(remaining):
+                budget.run(remaining, tokens[remaining], work)
 
 
 def _answer_batch(
-    task: Task, places: list[int], prompts: list[list[int]], most: np.ndarray, model: Generator,
-    decoding: Decoding,
-) -> float:  # fmt: skip
-    """Answer the questions at these places and keep the answers; returns tokens/s."""
+    task: Task, indices: list[int], prompts: list[list[int]], most: np.ndarray, model: Generator, decoding: Decoding
+) -> float:
+    """Generate and save the answers to the questions with these indices; returns tokens/s."""
     began = time.perf_counter()
-    count = int(most[places].max())
-    numbers = None
+    count = int(most[indices].max())
+    uniform = None
     if decoding.temperature:
-        numbers = torch.from_numpy(np.stack([_numbers(task, place, decoding.seed, count) for place in places]))
-    choose = NextToken(numbers, decoding.temperature, decoding.top_p)
-    answers = model.answers([prompts[place] for place in places], count, choose)
+        uniform = torch.from_numpy(np.stack([_uniform(task, index, decoding.seed, count) for index in indices]))
+    choose = NextToken(uniform, decoding.temperature, decoding.top_p)
+    answers = model.answers([prompts[index] for index in indices], count, choose)
     if not choose.finite.all():
-        question = task.questions[places[int(choose.finite.int().argmin())]]
+        question = task.questions[indices[int(choose.finite.int().argmin())]]
         raise RunError(
             f"round {task.r}: the model's logits are not finite for question {shown(question.id)} of {task.name}: "
             "its training diverged, or its numbers are too large for this dtype"
         )
     seconds = time.perf_counter() - began
-    task.file.append(dict(zip(places, answers, strict=True)), seconds)
+    task.file.append(dict(zip(indices, answers, strict=True)), seconds)
     return sum(answer.tokens for answer in answers) / seconds
 
 
-def _numbers(task: Task, place: int, seed: int, count: int) -> np.ndarray:
-    """The uniform numbers that draw a question's tokens: float64 [count]."""
-    key = f"{seed} {task.r} {task.name} {task.questions[place].id}"
+def _uniform(task: Task, index: int, seed: int, count: int) -> np.ndarray:
+    """The random numbers in [0, 1) that draw a question's tokens: float64 [count]."""
+    key = f"{seed} {task.r} {task.name} {task.questions[index].id}"
     return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest())).random(count)

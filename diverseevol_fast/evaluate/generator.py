@@ -9,18 +9,18 @@ from .._common.errors import InputError
 from .._common.messages import shown
 from ..data.templates import Template
 from ..models.load import NO_LIMIT, check_vocabulary, load_causal_lm, load_tokenizer
-from .answer_file import Generated
+from .answer_file import GeneratedAnswer
 from .questions import Question
 
 
 class Generator:
-    """A model and its tokenizer. Of the model's own settings for generation nothing holds but its end tokens."""
+    """A model and its tokenizer. Of the model's own generation settings only the end tokens are used."""
 
     def __init__(self, folder: Path, template: Template, *, trust_remote_code: bool, **options):
-        """Load both from a folder; template: what the model was trained on; options: as load_causal_lm's.
+        """Load both from a folder. template: the one that the model was trained with; options: load_causal_lm's.
 
         Raises:
-            InputError: not a model, or no tokenizer.
+            InputError: the folder holds no model, or no tokenizer.
         """
         self.template = template
         self.tokenizer = load_tokenizer(folder, trust_remote_code)
@@ -31,16 +31,16 @@ class Generator:
         own = self.model.generation_config.eos_token_id
         ends: list[Any] = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
         self.ends = sorted({end for end in ends if end is not None})
-        self.model.generation_config = self._settings()  # what is not given to generate is taken from it
+        self.model.generation_config = self._settings()  # `generate` takes from it the settings that are not passed
 
     def prompt(self, question: Question, kind: str) -> str:
         """The text that the answer follows.
 
-        kind: "training", what the run's template has before a response; "upstream", what the public
-        implementation generates with (the same after a space); "chat", the tokenizer's chat template.
+        kind: "training", the text before the response in the run's template; "upstream", the same after a space, with
+        which the public implementation generates; "chat", the question in the tokenizer's chat template.
 
         Raises:
-            InputError: the chat template refuses it.
+            InputError: the chat template refuses the question.
         """
         if kind == "chat":
             return self._chat_prompt(question)
@@ -61,29 +61,29 @@ class Generator:
         """The token ids of each question's prompt.
 
         Raises:
-            InputError: a prompt without a token, or with one that the model does not have.
+            InputError: a prompt has no token, or one that is not in the model's vocabulary.
         """
         prompts, chat = [self.prompt(question, kind) for question in questions], kind == "chat"
-        found = self.tokenizer(prompts, add_special_tokens=not chat, verbose=False)["input_ids"]
-        if not chat:  # a chat template writes its own; some tokenizers end every text, and the answer follows here
-            found = [ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids for ids in found]
-        for question, ids in zip(questions, found, strict=True):
+        encoded = self.tokenizer(prompts, add_special_tokens=not chat, verbose=False)["input_ids"]
+        if not chat:  # some tokenizers add an end token to every text, but here the answer follows
+            encoded = [ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids for ids in encoded]
+        for question, ids in zip(questions, encoded, strict=True):
             if not ids:
                 raise InputError(f"question {shown(question.id)}: the tokenizer makes no token of its prompt")
-        check_vocabulary(self.model, max(max(ids) for ids in found))
-        return found
+        check_vocabulary(self.model, max(max(ids) for ids in encoded))
+        return encoded
 
-    def answers(self, prompts: list[list[int]], most: int, choose: "NextToken") -> list[Generated]:
+    def answers(self, prompts: list[list[int]], most: int, choose: "NextToken") -> list[GeneratedAnswer]:
         """An answer of at most `most` tokens to each prompt."""
         longest = max(map(len, prompts))
         ids = torch.full((len(prompts), longest), self.ends[0])
         mask = torch.zeros_like(ids)
-        for place, prompt in enumerate(prompts):
-            ids[place, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[place, longest - len(prompt) :] = 1
+        for i, prompt in enumerate(prompts):
+            ids[i, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[i, longest - len(prompt) :] = 1
         written = self.model.generate(
             input_ids=ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),  # positions follow from it: each prompt's begin at 0
+            attention_mask=mask.to(self.model.device),  # transformers derives positions from it: 0 is a prompt's first
             generation_config=self._settings(
                 max_new_tokens=most, do_sample=False, eos_token_id=self.ends, pad_token_id=self.ends[0]
             ),
@@ -91,32 +91,32 @@ class Generator:
         )
         return [self._answer(row) for row in written[:, longest:].tolist()]
 
-    def _answer(self, ids: list[int]) -> Generated:
-        end = next((place for place, token in enumerate(ids) if token in self.ends), None)
+    def _answer(self, ids: list[int]) -> GeneratedAnswer:
+        end = next((i for i, token in enumerate(ids) if token in self.ends), None)
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Generated(str(text).strip(), len(ids) if end is None else end + 1, end is not None)
+        return GeneratedAnswer(str(text).strip(), len(ids) if end is None else end + 1, end is not None)
 
 
 class NextToken:
-    """A logits processor for one batch, by which greedy search takes the token that is drawn.
+    """A logits processor that draws the tokens of one batch: greedy search then takes each token drawn.
 
-    Sampling as transformers does it draws for the whole batch from one stream of random numbers: a question's answer
-    would depend on the questions beside it. Here every question has its own numbers.
+    transformers' own sampling draws for the whole batch from one stream of random numbers, so a question's answer would
+    depend on the other questions in its batch. Here every question has its own random numbers.
     """
 
-    def __init__(self, numbers: torch.Tensor | None, temperature: float, top_p: float):
-        """numbers: float64 [B, T] in [0, 1), one a token, of which the likeliest is taken when they are None."""
-        self.numbers, self.temperature, self.top_p = numbers, temperature, top_p
-        self.written = 0  # tokens so far
-        self.finite = torch.tensor(True)  # bool [B] from the first token on: whether the highest logits were
+    def __init__(self, uniform: torch.Tensor | None, temperature: float, top_p: float):
+        """uniform: random numbers in [0, 1), float64 [B, T], one for each token; None: take the likeliest tokens."""
+        self.uniform, self.temperature, self.top_p = uniform, temperature, top_p
+        self.step = 0  # tokens drawn for each question
+        self.finite = torch.tensor(True)  # bool [B] from the first token on: whether all highest logits were finite
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores [B, V] as they are, or -inf everywhere but at the token drawn."""
+        """`scores` [B, V] unchanged, or -inf everywhere but at the token drawn."""
         self.finite = scores.amax(dim=-1).isfinite() & self.finite.to(scores.device)
-        if self.numbers is None:
+        if self.uniform is None:
             return scores
-        number = self.numbers[:, self.written].to(scores.device)
-        self.written += 1
+        number = self.uniform[:, self.step].to(scores.device)
+        self.step += 1
         token = draw(scores, number, self.temperature, self.top_p)
         return torch.full_like(scores, -torch.inf).scatter(-1, token[:, None], 0.0)
 
@@ -128,15 +128,15 @@ def draw(scores: torch.Tensor, number: torch.Tensor, temperature: float, top_p: 
         scores: [B, V].
         number: float64 [B], uniform in [0, 1).
         temperature: above 0.
-        top_p: below 1, only the likeliest tokens that together have at least this probability can be drawn, the lowest
-            of equals first (nucleus sampling, arXiv 1904.09751, section 3.1).
+        top_p: below 1, only the fewest likeliest tokens whose probabilities sum to at least top_p can be drawn; of
+            equals the lowest token comes first (nucleus sampling, arXiv 1904.09751, section 3.1).
     """
     shifted = (scores - scores.amax(dim=-1, keepdim=True)).double() / temperature
     probability = shifted.softmax(dim=-1)
     if top_p < 1:
         ordered, order = probability.sort(dim=-1, descending=True, stable=True)
-        beyond = ordered.cumsum(dim=-1) - ordered >= top_p  # the likelier ones have it already
+        beyond = ordered.cumsum(dim=-1) - ordered >= top_p  # likelier tokens sum to top_p
         probability = probability.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0.0)
     mass = probability.cumsum(dim=-1)
-    place = torch.searchsorted(mass, number[:, None] * mass[:, -1:], right=True).squeeze(-1)
-    return place.clamp(max=scores.shape[-1] - 1)  # of NaN, which is an error once the batch is through
+    token = torch.searchsorted(mass, number[:, None] * mass[:, -1:], right=True).squeeze(-1)
+    return token.clamp(max=scores.shape[-1] - 1)  # NaN gives V, which is no token; generate.py raises the error

@@ -1,8 +1,8 @@
-"""Measures of how diverse a subset of embeddings is, by itself and beside all rows; never a matrix of all pairs.
+"""Measures of the diversity of a subset of embeddings, by itself and beside all rows, without a matrix of all pairs.
 
-A row of zeros has no direction: its cosine with another row of zeros is taken as 1, with any other row as 0.
-Arithmetic is in float64. Distances are Euclidean and not squared; those that are reported are taken by direct
-difference, so that a row and its copy are at 0.
+A row of zeros has no direction: its cosine with another row of zeros is defined as 1, with any other row as 0.
+Arithmetic is in float64. Distances are Euclidean and not squared. Reported distances are computed by direct difference,
+so that copies of a row have distance 0.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ import torch
 from .._common.errors import InputError
 from .._common.vendi_score import kernel_spectra, unit_rows, vendi_of_spectrum
 
-TILE = 1024  # rows on each side of a matrix of products
-PAIRS = 1 << 22  # elements of a matrix of rows beside a whole subset
-CELLS = 100  # of the partition, when there are enough rows
-ROWS_PER_CELL = 10  # at least, on average
-NEIGHBOURS = 10  # NovelSum's K, alpha and beta, as in its paper
+TILE = 1024  # rows and columns of a matrix of products
+PAIRS = 1 << 22  # maximum elements of a matrix of a tile's rows x a whole subset
+CELLS = 100  # maximum number of the partition's cells
+ROWS_PER_CELL = 10  # minimum of the average
+NEIGHBOURS = 10  # NovelSum's K; this, alpha and beta are those of its paper
 ALPHA = 1.0
 BETA = 0.5
 TINY = 1e-9  # keeps a density finite where all neighbours have the same direction
@@ -32,12 +32,12 @@ Values = dict[str, float | None]  # by the measures' names; None: the measure ne
 
 @dataclass(frozen=True)
 class Measure:
-    """What a number says."""
+    """The title and the meaning of a measure."""
 
     title: str
-    head: str  # of a column
+    head: str  # of a table's column
     higher_is_more_diverse: bool
-    what: str  # one line, with {cells} of the partition and the {most} its entropy can be
+    what: str  # one line; {cells}: number of the partition's cells, {most}: maximum of its entropy
 
 
 MEASURES = {
@@ -74,14 +74,14 @@ def measure_nested(
     cells: np.ndarray,
     update: Callable[[int], None] = lambda count: None,
 ) -> list[Values]:
-    """Every measure of each of the subsets rows[:size].
+    """All measures of each of the subsets rows[:size].
 
     Args:
         x: [N, D] finite, float32 or float16; may be memory-mapped.
-        rows: int64 [n], different rows of x.
-        sizes: ascending, each once, from 1 to n.
-        cells: int [N], the cell that each row is in, as partition returns.
-        update: told of every row of x and of the subset when it is through: N + n in all.
+        rows: int64 [n], different indices of x.
+        sizes: ascending and different, from 1 to n.
+        cells: int [N], the cell of each row of x, as partition returns.
+        update: called with the number of rows of x, and later of the subset, that are done: N + n in all.
     """
     subset = x[rows]
     rounds, density = _coverage(x, rows, sizes, update)
@@ -93,7 +93,7 @@ def measure_nested(
 
 
 def partition(x: torch.Tensor, seed: int) -> np.ndarray:
-    """The k-means cell of each row of x [N, D]: int [N]. As many cells as cell_count says; seed: 0 to 2^32 - 1.
+    """The k-means cell of each row of x [N, D]: int [N], from 0 to cell_count(N) - 1. seed: 0 to 2^32 - 1.
 
     Raises:
         InputError: scikit-learn is not installed.
@@ -102,12 +102,12 @@ def partition(x: torch.Tensor, seed: int) -> np.ndarray:
         from sklearn.cluster import MiniBatchKMeans
     except ImportError as error:
         raise InputError("diversity: needs scikit-learn; pip install 'scikit-learn>=1.5'") from error
-    found: Any = MiniBatchKMeans(cell_count(len(x)), random_state=seed, n_init=1)  # pyright: ignore[reportArgumentType]
-    return found.fit(x.float().numpy()).labels_
+    kmeans: Any = MiniBatchKMeans
+    return kmeans(cell_count(len(x)), random_state=seed, n_init=1).fit(x.float().numpy()).labels_
 
 
 def cell_count(n: int) -> int:
-    """How many cells a partition of n rows has."""
+    """The number of cells of a partition of n rows."""
     return min(CELLS, max(1, n // ROWS_PER_CELL))
 
 
@@ -125,9 +125,9 @@ def describe(n: int) -> dict[str, dict[str, str | bool]]:
 
 
 def entropy(counts: np.ndarray) -> float:
-    """Shannon entropy in nats of the shares that counts, not all zero, are of their sum."""
+    """Shannon entropy in nats of counts / sum(counts); the counts are not all zero."""
     shares = counts[counts > 0] / counts.sum()
-    return abs(float(-(shares * np.log(shares)).sum()))  # abs: of one cell it would be -0.0
+    return abs(float(-(shares * np.log(shares)).sum()))  # abs: a single cell gives -0.0
 
 
 def _spectral(subset: torch.Tensor, sizes: list[int]) -> list[Values]:
@@ -143,7 +143,7 @@ def _spectral(subset: torch.Tensor, sizes: list[int]) -> list[Values]:
 
 
 def _cosines(subset: torch.Tensor, sizes: list[int]) -> list[Values]:
-    """The mean over pairs from the sum of the unit rows alone: its squared length is the sum of all their products."""
+    """The mean cosine of all pairs: the squared length of the sum of the unit rows is the sum of all their cosines."""
     total, zeros, rounds = torch.zeros(subset.shape[1], dtype=torch.float64), 0, []
     for start, size in pairwise([0, *sizes]):
         for chunk in subset[start:size].split(TILE):
@@ -158,9 +158,9 @@ def _cosines(subset: torch.Tensor, sizes: list[int]) -> list[Values]:
 def _coverage(
     x: torch.Tensor, rows: torch.Tensor, sizes: list[int], update: Callable[[int], None]
 ) -> tuple[list[Values], torch.Tensor]:
-    """What needs all rows of x beside those of the subset, in one pass over x; and each subset row's density [n].
+    """The measures that compare all rows of x with the subset, in one pass over x; and each subset row's density [n].
 
-    The nearest row of an enlarged subset is the nearest so far or one of those that joined.
+    Where a subset grows, the nearest row is the nearest one so far or one of the added rows.
     """
     subset, contents = x[rows], _contents(x)
     radius, distances, similarities = (torch.zeros(len(sizes), dtype=torch.float64) for _ in range(3))
@@ -169,7 +169,7 @@ def _coverage(
         tile = tile.to(torch.float64)
         distance, bound = (torch.full((len(tile),), torch.inf, dtype=torch.float64) for _ in range(2))
         similarity = torch.full((len(tile),), -1.0, dtype=torch.float64)
-        for number, (begin, end) in enumerate(pairwise([0, *sizes])):
+        for i, (begin, end) in enumerate(pairwise([0, *sizes])):
             for start in range(begin, end, TILE):
                 part = slice(start, min(start + TILE, end))
                 chunk = subset[part].to(torch.float64)
@@ -182,9 +182,9 @@ def _coverage(
                 similarity = torch.maximum(similarity, cosine.amax(dim=1))
                 copies = theirs[:, None] == contents[rows[part]]
                 nearest[part] = _nearest_of(nearest[part], (1 - cosine).masked_fill_(copies, torch.inf))
-            radius[number] = torch.maximum(radius[number], distance.max())
-            distances[number] += distance.sum()
-            similarities[number] += similarity.sum()
+            radius[i] = torch.maximum(radius[i], distance.max())
+            distances[i] += distance.sum()
+            similarities[i] += similarity.sum()
         update(len(tile))
     rounds: list[Values] = [
         {"covering_radius": float(farthest), "chamfer": float(far) / len(x), "facility_location": float(like) / len(x)}
@@ -196,7 +196,7 @@ def _coverage(
 def _within(
     subset: torch.Tensor, sizes: list[int], density: torch.Tensor, update: Callable[[int], None]
 ) -> list[Values]:
-    """What needs all pairs of the subset: its rows in tiles, beside all others, for every size at once."""
+    """The measures that compare all pairs of the subset's rows, a tile of rows at a time, for all sizes at once."""
     distances, novelty = (torch.zeros(len(sizes), dtype=torch.float64) for _ in range(2))
     weights = torch.arange(1, len(subset) + 1, dtype=torch.float64) ** -ALPHA  # by rank, the nearest first
     expansion = density**BETA
@@ -206,17 +206,17 @@ def _within(
         compared = [_compare(tile, chunk.to(torch.float64)) for chunk in subset.split(TILE)]
         squared, cosine = (torch.cat(parts, dim=1) for parts in zip(*compared, strict=True))
         angular = 1 - cosine
-        here = torch.arange(len(tile))
-        squared[here, start + here] = angular[here, start + here] = torch.inf  # itself
-        for number, size in enumerate(sizes):
+        own = torch.arange(len(tile))
+        squared[own, start + own] = angular[own, start + own] = torch.inf  # a row is no neighbour of itself
+        for i, size in enumerate(sizes):
             count = min(size - start, len(tile))
             if count < 1 or size < 2:
                 continue
             neighbour = subset[squared[:count, :size].argmin(dim=1)]
-            distances[number] += (tile[:count] - neighbour).norm(dim=1).sum()
+            distances[i] += (tile[:count] - neighbour).norm(dim=1).sum()
             ordered, order = angular[:count, :size].sort(dim=1, stable=True)
             expanded = ordered[:, :-1] * expansion[order[:, :-1]]
-            novelty[number] += (expanded @ weights[: size - 1]).sum() / weights[: size - 1].sum()
+            novelty[i] += (expanded @ weights[: size - 1]).sum() / weights[: size - 1].sum()
         start += len(tile)
         update(len(tile))
     return [
@@ -228,7 +228,7 @@ def _within(
 
 
 def _compare(rows: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared distances, with the rounding of products, and cosines: [R, D] and [O, D] float64 -> two of [R, O]."""
+    """Squared distances, computed from products, and cosines: [R, D] and [O, D] float64 -> both [R, O] float64."""
     lengths, other_lengths = rows.norm(dim=1, keepdim=True), others.norm(dim=1)
     products = rows @ others.T
     squared = lengths**2 + other_lengths**2 - 2 * products
@@ -239,23 +239,23 @@ def _compare(rows: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def _contents(x: torch.Tensor) -> torch.Tensor:
-    """For each row of x a number that its copies have too, and no other row: int64 [N]."""
-    known: dict[bytes, int] = {}
-    numbers = []
+    """An id of each row's values, int64 [N]: copies have the same id, other rows different ones."""
+    id_of: dict[bytes, int] = {}
+    ids = []
     for tile in x.split(TILE):
-        for row in (tile + 0).numpy():  # -0.0 becomes 0.0: equal numbers are equal bytes
+        for row in (tile + 0).numpy():  # + 0 turns -0.0 into 0.0, so that equal values have equal bytes
             digest = hashlib.blake2b(row, digest_size=16).digest()
-            numbers.append(known.setdefault(digest, len(known)))
-    return torch.tensor(numbers)
+            ids.append(id_of.setdefault(digest, len(id_of)))
+    return torch.tensor(ids)
 
 
 def _nearest_of(nearest: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """The smallest distances of the subset's rows to others: before, [n, K], and new ones, [R, n]."""
+    """The K smallest distances of each subset row, [n, K]: of the K so far and the distances of R more rows [R, n]."""
     return torch.cat([nearest, others.T], dim=1).topk(NEIGHBOURS, largest=False, sorted=False).values
 
 
 def _density(nearest: torch.Tensor) -> torch.Tensor:
-    """1 over the mean of the finite ones of each row's distances [n, K], 0 for a row without any -> [n]."""
-    known = nearest.isfinite()
-    total = torch.where(known, nearest, 0).sum(dim=1)
-    return 1 / (total / known.sum(dim=1).clamp(min=1) + TINY)
+    """1 / mean of each row's finite distances [n, K] -> [n]; the mean is 0 for a row without any."""
+    finite = nearest.isfinite()
+    total = torch.where(finite, nearest, 0).sum(dim=1)
+    return 1 / (total / finite.sum(dim=1).clamp(min=1) + TINY)

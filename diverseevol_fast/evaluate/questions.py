@@ -1,4 +1,4 @@
-"""Question files: JSON lines, in the three benchmarks' formats or with keys of instruction data."""
+"""Question files: JSON lines in the formats of three benchmarks, or with the keys of instruction data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from .._common.json_lines import id_of, keys_of, parse_lines, text_of
 from .._common.messages import shown
 from .._common.reading import read_text
 
-TEXT_KEYS = ("instruction", "text", "prompt", "Instruction", "question")  # the first of them in a row counts
+TEXT_KEYS = ("instruction", "text", "prompt", "Instruction", "question")  # the first key that a row has counts
 ID_KEYS = ("question_id", "id", "idx")
 NAME_ENDINGS = ("_test_set", "_questions", "_test")
 
@@ -18,7 +18,7 @@ NAME_ENDINGS = ("_test_set", "_questions", "_test")
 class Question:
     """One line of a question file."""
 
-    id: int | str  # the number of the line, from 1, if the row has no id
+    id: int | str  # the line number, from 1, if the row has no id
     text: str
     input: str  # context of the question, as in instruction data; often empty
     record: dict[str, Any]  # the row, unchanged
@@ -31,13 +31,13 @@ def read_questions(path: Path) -> list[Question]:
     rows have the whole training text as `text`), its id the first of `question_id`, `id` and `idx`.
 
     Raises:
-        InputError: no such file, not UTF-8, no line; a line that is not a JSON object, has none of these keys, an empty
-            question, or an id that an earlier line has (1 and "1" are the same). Names the file and the line.
+        InputError: the file is missing, empty or not UTF-8; or a line is not a JSON object, has none of these keys, an
+            empty question, or the id of an earlier line (1 and "1" are the same). Names the file and the line.
     """
-    questions, lines = [], {}
+    questions, line_of_id = [], {}
     for number, record in parse_lines(path, read_text(path)):
         question = _question(path, number, record)
-        before = lines.setdefault(str(question.id), number)
+        before = line_of_id.setdefault(str(question.id), number)
         if before != number:
             raise InputError(f"{path}, line {number}: its id {shown(repr(question.id))} is that of line {before}, too")
         questions.append(question)
@@ -45,7 +45,7 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def benchmark_name(path: Path) -> str:
-    """vicuna of vicuna_test_set.jsonl, my of my.jsonl or my_questions.jsonl."""
+    """The benchmark's name: vicuna of vicuna_test_set.jsonl, my of my.jsonl or my_questions.jsonl."""
     for ending in NAME_ENDINGS:
         if path.stem.endswith(ending) and path.stem != ending:
             return path.stem.removesuffix(ending)

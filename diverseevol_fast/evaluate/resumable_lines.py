@@ -12,19 +12,16 @@ from .._common.json_lines import parse_line, parse_lines
 from .._common.messages import shown
 from .._common.provenance import recorded
 
-DIFFERENCES_LIMIT = 240  # characters about what differs, in a message
+DIFFERENCES_LIMIT = 240  # characters of a message that list the differences
 
 Lines = list[tuple[int, dict[str, Any]]]  # line numbers and objects
 
 
 class ResumableLines:
-    """`with ResumableLines(path, provenance) as file: file.append({...})`: inside, no other process can open the file.
+    """`with ResumableLines(path, provenance) as file: file.append({...})` locks the file against other processes."""
 
-    `lines` are the lines that the file held when it was opened, without the header.
-    """
-
-    lines: Lines
-    _file: BinaryIO  # while it is open
+    lines: Lines  # of the file when it was opened, without the header
+    _file: BinaryIO  # only inside the `with` block
 
     def __init__(self, path: Path, provenance: dict[str, Any]):
         self.path, self.provenance = path, provenance
@@ -32,7 +29,7 @@ class ResumableLines:
     def __enter__(self) -> "ResumableLines":
         """
         Raises:
-            InputError: another process has it open; it has another provenance, or is damaged.
+            InputError: another process has the file open; the file has another provenance, or is damaged.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = _open_locked(self.path)
@@ -121,7 +118,7 @@ def provenance_of(record: bytes) -> Any:
 
 
 def _open_locked(path: Path) -> BinaryIO:
-    """The file, created if there is none, open and locked against other processes."""
+    """The file, created if it is missing, open and locked against other processes."""
     while True:
         file = open(path, "a+b")  # noqa: SIM115 (ResumableLines closes it)
         try:
@@ -131,7 +128,7 @@ def _open_locked(path: Path) -> BinaryIO:
             raise InputError(f"{path}: another process is writing it") from error
         if _is_at(path, file):
             return file
-        file.close()  # another process removed the file between the open and the lock: what is written would be lost
+        file.close()  # another process removed the file between the open and the lock: writes to it would be lost
 
 
 def _is_at(path: Path, file: BinaryIO) -> bool:
@@ -152,8 +149,8 @@ def _parsed(path: Path, content: bytes, provenance: dict[str, Any]) -> Lines:
     header = content[: content.index(b"\n")]
     check_provenance(path, provenance_of(header), provenance)
     try:
-        rest = content[len(header) :].decode()  # begins with the header's line break, so that line numbers are right
-        return parse_lines(path, rest) if rest.strip() else []
+        remaining = content[len(header) :].decode()  # begins with a line break, so that line numbers count the header
+        return parse_lines(path, remaining) if remaining.strip() else []
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: damaged, not UTF-8 text ({error.reason}); remove it to begin again") from error
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Chat templates: long conversations are cut as turn by turn, in a few renderings."""
+"""Chat templates: a few renderings cut long conversations as rendering turn by turn does."""
 
 import random
 from itertools import pairwise
@@ -46,7 +46,7 @@ def tokenizer(tiny_model):
 
 
 def turn_by_turn(turns, tokenizer):
-    """The segments by their definition."""
+    """The segments, with every turn rendered."""
 
     def text_of(count, prompt):
         return tokenizer.apply_chat_template(turns[:count], tokenize=False, add_generation_prompt=prompt)
@@ -58,11 +58,11 @@ def turn_by_turn(turns, tokenizer):
             if not all(whole.startswith(text_of(*part)) for part in ((number, True), (number + 1, False))):
                 raise InputError(f"cannot find turn {number}")
     cuts.append(len(whole))
-    return [(whole[a:b], place % 2 == 1) for place, (a, b) in enumerate(pairwise(cuts)) if b > a]
+    return [(whole[a:b], i % 2 == 1) for i, (a, b) in enumerate(pairwise(cuts)) if b > a]
 
 
 def conversation(draw, length, roles=None):
-    """Turns in alternation, or of `roles` in any order."""
+    """Turns with alternating roles, or with `roles`."""
     turns = [{"role": "system", "content": "Be kind."}] if draw.random() < 0.5 else []
     for number in range(length):
         role = draw.choice(roles) if roles else ("user", "assistant")[number % 2]
@@ -70,9 +70,9 @@ def conversation(draw, length, roles=None):
     return turns
 
 
-def outcome(function, *given):
+def outcome(function, *args):
     try:
-        return function(*given)
+        return function(*args)
     except InputError as error:
         return str(error).rpartition("cannot find")[2]
 
@@ -98,7 +98,7 @@ def test_a_long_conversation_takes_a_few_renderings(tokenizer, name, monkeypatch
     tokenizer.chat_template = REGULAR[name]
     renderings, render = [], tokenizer.apply_chat_template
     monkeypatch.setattr(
-        tokenizer, "apply_chat_template", lambda turns, **given: renderings.append(turns) or render(turns, **given)
+        tokenizer, "apply_chat_template", lambda turns, **kwargs: renderings.append(turns) or render(turns, **kwargs)
     )
     turns = [{"role": ("user", "assistant")[n % 2], "content": f"turn {n}"} for n in range(3000)]
     segments = conversation_segments(turns, tokenizer, "row 0")

@@ -105,6 +105,8 @@ def test_the_first_twenty_broken_lines_are_named(tmp_path):
     assert first.startswith(f"{path}: 30 broken lines, the first 20; mend them")
     assert [line.split(": ")[0] for line in lines] == [f"{path}, line {number}" for number in range(2, 22)]
     assert len(load_data(str(path), skip_broken=True)[0].rows) == 1
+    path.write_text('{"instruction": "a", "output": "\\ud800"}\n{"instruction": "a", "output": "b"}')
+    assert len(load_data(str(path), skip_broken=True)[0].rows) == 1
     path.write_text("{\n[]\n3")
     with pytest.raises(InputError, match="no rows are left; all 3 are broken"):
         load_data(str(path), skip_broken=True)

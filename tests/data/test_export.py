@@ -1,4 +1,4 @@
-"""The selected rows for TRL, LLaMA-Factory and axolotl: the file, and what they are told."""
+"""The selected rows for TRL, LLaMA-Factory and axolotl: the file, and its entry in their configs."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,10 @@ from diverseevol_fast.cli.main import main
 from diverseevol_fast.data.templates import prompt_of
 
 ALPACA = [{"instruction": f"do {i}", "input": "" if i % 2 else f"with {i}", "output": f"done {i}"} for i in range(20)]
-MESSAGES = [{"id": i, "messages": [{"role": "user", "content": f"do {i}"}, {"role": "assistant", "content": "done"}]}
-            for i in range(20)]  # fmt: skip
+MESSAGES = [
+    {"id": i, "messages": [{"role": "user", "content": f"do {i}"}, {"role": "assistant", "content": "done"}]}
+    for i in range(20)
+]
 SHAREGPT = [{"talk": [{"from": "human", "value": f"do {i}"}, {"from": "gpt", "value": "done"}]} for i in range(20)]
 RENAMED = [{"question": f"do {i}", "answer": f"done {i}"} for i in range(20)]
 COLUMNS = {"talk": "{conversations: talk}", "question": "{instruction: question, output: answer}"}
@@ -154,7 +156,7 @@ def yaml_in(section: str) -> str:
 
 @pytest.mark.parametrize("row", ALPACA[:2])
 def test_the_formats_for_axolotl_in_the_docs_give_the_embedded_text(row):
-    """As axolotl 0.18.0 fills them in: `format` where the row has an input, `no_input_format` where it has none."""
+    """axolotl 0.18.0 fills in `format` for a row with an input, and `no_input_format` for a row without."""
     formats = yaml.safe_load(yaml_in("axolotl"))["datasets"][0]["type"]
     names = ("instruction", "input", "output")
     assert [formats[f"field_{name}"] for name in names] == list(names)

@@ -119,7 +119,7 @@ def talk(turns=TALK):
 
 
 def joined(segments):
-    """Neighbours of one kind as one segment."""
+    """The segments, with neighbours of one kind joined."""
     together = []
     for text, is_response in segments:
         if together and together[-1][1] == is_response:
@@ -229,7 +229,7 @@ def test_what_is_used_is_said(tmp_path, tokenizer, caplog):
 
 @pytest.fixture
 def spm_folder(tmp_path, rows):
-    """A LLaMA folder with a SentencePiece tokenizer.model alone."""
+    """A LLaMA folder whose tokenizer is a SentencePiece tokenizer.model alone."""
     folder, model = tmp_path / "llama", io.BytesIO()
     folder.mkdir()
     sentencepiece.SentencePieceTrainer.train(

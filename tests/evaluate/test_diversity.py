@@ -21,7 +21,7 @@ from diverseevol_fast.cli.main import main
 from diverseevol_fast.data.dataset import load_data
 from diverseevol_fast.evaluate import evaluation_encoder
 from diverseevol_fast.evaluate.diversity import YARDSTICK, _draw, measure_run
-from diverseevol_fast.evaluate.evaluation_encoder import fixed_embeddings, fixed_space, fixed_texts, is_own, kept_record
+from diverseevol_fast.evaluate.evaluation_encoder import fixed_embeddings, fixed_space, fixed_texts, is_own, load_json
 from diverseevol_fast.evaluate.measures import MEASURES, describe, measure_nested, partition
 from diverseevol_fast.models.load import load_encoder, load_tokenizer
 from diverseevol_fast.runs.finished import read_run
@@ -56,7 +56,7 @@ def run(folder):
 
 @pytest.fixture(scope="module")
 def other_model(tmp_path_factory, tiny_model):
-    """Of the same shape and tokenizer, other weights."""
+    """A model with the same shape and tokenizer, and other weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("other-llama")
@@ -70,7 +70,7 @@ def other_model(tmp_path_factory, tiny_model):
 
 @pytest.fixture
 def x(tmp_path):
-    """90 rows, as many as the data has, in a file."""
+    """A file of embeddings of the data's 90 rows."""
     np.save(tmp_path / "x.npy", np.random.default_rng(5).normal(size=(90, 12)).astype(np.float32))
     return tmp_path / "x.npy"
 
@@ -88,8 +88,8 @@ def refused(capsys, words, *argv):
     assert not out
 
 
-def picks(tmp_path, numbers, name="picks.json"):
-    (tmp_path / name).write_text(json.dumps(numbers))
+def picks(tmp_path, indices, name="picks.json"):
+    (tmp_path / name).write_text(json.dumps(indices))
     return tmp_path / name
 
 
@@ -100,20 +100,23 @@ def test_embeddings_are_the_base_models_of_the_candidates_texts(run, rows, tiny_
     model, tokenizer = load_encoder(tiny_model), load_tokenizer(tiny_model)
     validation = set(range(90)) - set(run.candidates.tolist())
     assert len(validation) == 10
-    for place, row in enumerate(run.candidates):
+    for i, row in enumerate(run.candidates):
         text = public_text(rows[row]["instruction"], rows[row].get("input", ""), rows[row]["output"])
         ids = tokenizer(text, return_tensors="pt").input_ids[:, :128]
         with torch.inference_mode():
             expected = model(ids).last_hidden_state[0].mean(dim=0)
-        torch.testing.assert_close(values[place], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(values[i], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_texts_have_no_end_token_and_one_space_before(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
-    data = data_of([
-        {"instruction": "A", "output": " C \n"}, {"instruction": "A", "output": "C</s>"},
-        {"instruction": "A", "output": "\n"},
-    ])  # fmt: skip
+    data = data_of(
+        [
+            {"instruction": "A", "output": " C \n"},
+            {"instruction": "A", "output": "C</s>"},
+            {"instruction": "A", "output": "\n"},
+        ]
+    )
     prompt, said, end_in_the_data, nothing_said = (
         (
             " Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -165,18 +168,18 @@ def test_a_runs_record(run, tiny_model):
         assert entry["values"] == expected[r]
         assert list(entry["random"]) == list(MEASURES)
         for name, spread in entry["random"].items():
-            numbers = [draw[r][name] for draw in yardstick]
-            assert spread["mean"] == pytest.approx(np.mean(numbers))
-            assert (spread["low"], spread["high"]) == (min(numbers), max(numbers))
+            of_draws = [draw[r][name] for draw in yardstick]
+            assert spread["mean"] == pytest.approx(np.mean(of_draws))
+            assert (spread["low"], spread["high"]) == (min(of_draws), max(of_draws))
             assert spread["low"] < spread["high"]
 
 
 def test_what_was_measured_is_not_measured_again(run, folder, other_model):
     saved, embeddings = folder / "diversity/measures.json", folder / "diversity/embeddings.npy"
     first = measure_run(run, random=2)
-    kept = json.loads(saved.read_text())
-    assert len(kept.pop("provenance")["model_sha256"]) == 64
-    assert kept == first
+    record = json.loads(saved.read_text())
+    assert len(record.pop("provenance")["model_sha256"]) == 64
+    assert record == first
     before = saved.stat().st_mtime_ns, embeddings.stat().st_mtime_ns
     assert measure_run(read_run(folder), random=2) == first
     by_another = measure_run(run, space=fixed_space(run, str(other_model)), random=2)
@@ -221,7 +224,7 @@ def test_finished_embeddings_are_opened_without_the_model(run, folder, tiny_mode
     for space, before in zip(spaces, values, strict=True):
         assert torch.equal(fixed_embeddings(read_run(folder), space), before)
     (folder / "diversity/embeddings.npy").unlink()
-    with pytest.raises(TypeError):  # the file is gone, whatever its record says: the model is loaded
+    with pytest.raises(TypeError):  # the model is loaded, because the file is gone, even though its record is there
         fixed_embeddings(run)
 
 
@@ -239,7 +242,7 @@ def test_a_changed_model_is_noticed(run, tiny_model, tmp_path):
 
 @pytest.fixture(scope="module")
 def longer(made, tmp_path_factory):
-    """The same run, but that its rows are cut to 200 tokens instead of 128."""
+    """The same run with rows cut to 200 tokens instead of 128."""
     out = tmp_path_factory.mktemp("longer") / "longer"
     config = made.parent / "config.yml"
     more = ["--output_dir", str(out), "--model_max_length", "200", "--n_round", "0"]
@@ -258,13 +261,13 @@ def test_one_model_embeds_all_runs_with_the_first_ones_settings(folder, longer, 
 
 
 def test_runs_in_spaces_of_their_own_are_told_not_to_compare(folder, longer, tmp_path, capsys):
-    def told(*runs):
+    def warnings_of(*runs):
         assert main(["diversity", *map(str, runs), "--random", "0", "--quiet"]) == 0
         return capsys.readouterr().err
 
     second = shutil.copytree(longer, tmp_path / "longer")
-    assert "their metrics do not compare; name one model for all" in told(folder, second)
-    assert told(folder, shutil.copytree(folder, tmp_path / "same")) == ""
+    assert "their metrics do not compare; name one model for all" in warnings_of(folder, second)
+    assert warnings_of(folder, shutil.copytree(folder, tmp_path / "same")) == ""
 
 
 def test_half_a_record_is_made_again(run, folder, capsys):
@@ -282,7 +285,7 @@ def test_half_a_record_is_made_again(run, folder, capsys):
 
 def test_a_record_that_is_not_text_is_none(tmp_path):
     (tmp_path / "x.json").write_bytes(b"\xff{")
-    assert kept_record(tmp_path / "x.json") == {}
+    assert load_json(tmp_path / "x.json") == {}
 
 
 KILLED = """
@@ -307,20 +310,20 @@ sys.exit(main(sys.argv[1:]))
 def test_killed_while_embedding_it_goes_on(run, folder, made, tmp_path, capsys):
     process = subprocess.run([sys.executable, "-c", KILLED, "diversity", str(folder)], capture_output=True, check=False)
     assert process.returncode == -signal.SIGKILL
-    left = folder / "diversity/embeddings.npy.progress"
-    finished = left.read_text().split()[-3:]
+    progress = folder / "diversity/embeddings.npy.progress"
+    finished = progress.read_text().split()[-3:]
     assert all(number.isdigit() for number in finished)
     assert not (folder / "diversity/embeddings.npy").exists()
     part = np.load(folder / "diversity/embeddings.npy.part", mmap_mode="r+")
     done = np.flatnonzero((part != 0).any(axis=1))
     assert 0 < len(done) < 80
-    part[done[0]] += 1  # would be gone if the row were embedded again
+    part[done[0]] += 1  # embedding the row again would undo this
     part.flush()
     diversity(capsys, folder, "--random", 1)
     resumed = np.load(folder / "diversity/embeddings.npy")
     whole = fixed_embeddings(read_run(shutil.copytree(made, tmp_path / "whole"))).numpy()
     assert np.flatnonzero(np.abs(resumed - whole).max(axis=1) > 0.5).tolist() == [done[0]]
-    assert not left.exists()
+    assert not progress.exists()
 
 
 def test_given_embeddings_of_every_row(run, folder, x):
@@ -343,8 +346,8 @@ def test_embeddings_in_columns_give_the_same_numbers(folder, tmp_path, data_file
         by_rows, by_columns = x, tmp_path / "columns.npy"
         np.save(by_columns, np.asfortranarray(np.load(by_rows)))
         assert np.load(by_columns, mmap_mode="r").flags.f_contiguous
-        told = [diversity(capsys, *source, "--embeddings", file, "--json") for file in (by_rows, by_columns)]
-        assert told[0] == told[1].replace(str(by_columns), str(by_rows))
+        printed = [diversity(capsys, *source, "--embeddings", file, "--json") for file in (by_rows, by_columns)]
+        assert printed[0] == printed[1].replace(str(by_columns), str(by_rows))
 
 
 @pytest.mark.parametrize("way", ["a file for the folder", "read-only"])
@@ -364,7 +367,7 @@ def test_a_run_that_cannot_be_written_to(way, run, folder, made, tmp_path, monke
         evaluation_encoder, "embed", lambda *args, **more: embedded.append(more["store"]) or embed(*args, **more)
     )
     assert measure_run(run, random=1) == whole
-    assert fixed_embeddings(run).shape == (80, 32)  # as report does next
+    assert fixed_embeddings(run).shape == (80, 32)  # report calls it next
     assert embedded == [folder / "diversity/embeddings.npy", "host"]
     for name in ("embeddings.npy", "measures.json"):
         assert any(text.startswith(f"{folder / 'diversity' / name}: not kept") for text in caplog.messages)
@@ -418,10 +421,10 @@ def test_subsets_of_a_data_set(tmp_path, data_file, x, capsys):
         )
         for draw in range(3)
     ]
-    for entry, path, rows, place in zip(record["subsets"], files, (first, second), (1, 0), strict=True):
+    for entry, path, rows, i in zip(record["subsets"], files, (first, second), (1, 0), strict=True):
         assert (entry["picks"], entry["size"]) == (str(path), len(rows))
         assert [entry["values"]] == measure_nested(values, torch.tensor(rows), [len(rows)], cells)
-        assert entry["random"]["vendi"]["high"] == max(draw[place]["vendi"] for draw in drawn)
+        assert entry["random"]["vendi"]["high"] == max(draw[i]["vendi"] for draw in drawn)
     _, _, *lines, _ = diversity(capsys, *arguments).splitlines()
     assert [line.split()[0] for line in lines] == [
         str(files[0]), "random", "lowest", "highest", str(files[1]), "random", "lowest", "highest",
@@ -457,7 +460,7 @@ def test_a_data_set_is_embedded_by_the_model_once(tmp_path, data_file, tiny_mode
 
 
 def test_a_sentence_transformer_is_a_fixed_model(tmp_path, data_file, rows, other_model, capsys):
-    """With its own pooling and normalisation, and its own limit of tokens."""
+    """The encoder's own pooling, normalisation and token limit are used."""
     package = pytest.importorskip("sentence_transformers")
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -558,7 +561,7 @@ def test_arguments_that_do_not_go_together_are_refused(tmp_path, folder, data_fi
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
 def test_the_yardstick_is_not_a_runs_own_initial_pool(seed):
-    """numpy takes [seed, 0] for [seed]."""
+    """numpy treats [seed, 0] and [seed] as the same seed."""
     config = SimpleNamespace(seed=seed, init_label_num=20, n_round=1, n_query=5, val_set_size=0, full_data_path="x")
     pool = split(90, [], config)[2]
     for draw in range(3):

@@ -1,4 +1,4 @@
-"""What questions, answers, judgements and unfinished files may hold of the worst: a sentence that names the line."""
+"""Malformed questions, answers, judgements and unfinished files: the error is a sentence that names the line."""
 
 import json
 
@@ -7,7 +7,7 @@ from support.chat_server import Answer, ChatServer, says
 from support.judge_fixtures import rows_of
 
 from diverseevol_fast._common.errors import InputError
-from diverseevol_fast.evaluate.answer_file import GeneratedFile
+from diverseevol_fast.evaluate.answer_file import AnswerFile
 from diverseevol_fast.evaluate.judge.answer_pairs import read_answers
 from diverseevol_fast.evaluate.judge.prompt import parse_scores
 from diverseevol_fast.evaluate.judge.replies import stored_replies
@@ -40,16 +40,18 @@ GOOD = {
 
 def read(kind, path):
     if kind == "generated":
-        with GeneratedFile(path.with_name("x.jsonl"), PROVENANCE).held():
+        with AnswerFile(path.with_name("x.jsonl"), PROVENANCE).held():
             return
     {
-        "questions": read_questions, "answers": read_answers, "judgements": scores_of,
+        "questions": read_questions,
+        "answers": read_answers,
+        "judgements": scores_of,
         "replies": lambda path: stored_replies(path, PROVENANCE),
-    }[kind](path)  # fmt: skip
+    }[kind](path)
 
 
 def file_of(kind, folder, *lines):
-    """A file of that kind: one good line, and these."""
+    """A file of that kind with one good line, then these lines."""
     header = [json.dumps({"provenance": PROVENANCE})] if kind in ("replies", "generated") else []
     path = folder / ("x.jsonl.partial" if header else "x.jsonl")
     whole = [*header, json.dumps(GOOD[kind]), *lines, ""]

@@ -33,14 +33,14 @@ def made(tmp_path_factory, tiny_model, rows):
 
 @pytest.fixture
 def copy(made, tmp_path):
-    """A copy of it that may be changed, and its first model's folder."""
+    """A copy of the run that a test may change, and its first model's folder."""
     shutil.copytree(made, tmp_path / "copy")
     return tmp_path / "copy", tmp_path / "copy/output/rd_0"
 
 
 @pytest.fixture
 def ask(tmp_path):
-    """Give the command; returns the folder of its answers. Further options win over these."""
+    """Run the command; returns the folder of its answers. `options` override the defaults."""
 
     def ask(run, *options, questions=QUESTIONS, output="answers", status=0):
         file = write_lines(tmp_path / "mine_test_set.jsonl", questions)
@@ -69,7 +69,7 @@ def alone(folder, prompts=PROMPTS, count=12, **options):
 
 
 def say(folder, tokens):
-    """Make a saved model go on with these tokens, whatever came before: each follows from the one before alone."""
+    """Make a saved model continue with these tokens: each token determines the next one."""
     model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
     ids = tokenizer.convert_tokens_to_ids(tokens)
     assert len({*ids, tokenizer.unk_token_id}) == len(ids) + 1
@@ -82,9 +82,9 @@ def say(folder, tokens):
             weight.zero_()
         embedding[:, 0] = 1.0
         head[ids[0], 0] = 1.0
-        for place, (one, following) in enumerate(pairwise(ids), start=1):
+        for dimension, (one, following) in enumerate(pairwise(ids), start=1):
             embedding[one] = 0.0
-            embedding[one, place] = head[following, place] = 1.0
+            embedding[one, dimension] = head[following, dimension] = 1.0
     model.save_pretrained(folder)
 
 
@@ -104,8 +104,11 @@ def test_answers_are_those_of_one_question_at_a_time(made, ask, capsys):
     assert len({*answers(folder, 0), *answers(folder, 1)}) > 3
     assert err.count("question a of mine_test, as the model sees it:\n" + PROMPTS[0]) == 1
     assert sorted(path.name for path in folder.iterdir()) == [
-        "rd_0.jsonl", "rd_0.jsonl.json", "rd_1.jsonl", "rd_1.jsonl.json"
-    ]  # fmt: skip
+        "rd_0.jsonl",
+        "rd_0.jsonl.json",
+        "rd_1.jsonl",
+        "rd_1.jsonl.json",
+    ]
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
@@ -118,7 +121,7 @@ def test_batches_do_not_change_answers(made, ask, temperature):
 
 
 def test_out_of_memory_halves_a_batch_and_changes_nothing(made, ask, monkeypatch, capsys):
-    """A GPU without memory is not to be had here: more than two prompts are too many."""
+    """Simulates a GPU without memory for more than two prompts."""
     options = ["--temperature", 1, "--rounds", 1]
     together, answer, sizes = answers(ask(made, *options), 1), Generator.answers, []
 
@@ -217,8 +220,10 @@ def test_a_run_on_conversations_is_asked_through_its_chat_template(tmp_path, tin
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(model)
-    turns = [{"messages": [{"role": "user", "content": row["instruction"]},
-                           {"role": "assistant", "content": row["output"]}]} for row in rows]  # fmt: skip
+    turns = [
+        {"messages": [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]}
+        for row in rows
+    ]
     run = make_run(tmp_path, turns, model, n_round=0)
     prompts = [f"<user>{record.get('question') or record['instruction']}<assistant>" for record in QUESTIONS]
     prompts[0] = "<user>Name three colours.\n\nred, green, blue<assistant>"
@@ -244,7 +249,7 @@ def test_lora(tmp_path, tiny_model, rows, ask):
 
 
 def test_questions_that_leave_little_room(copy, ask, capsys):
-    """With learned positions, of which there is none beyond the last."""
+    """A model with learned positions has none beyond the last."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     run, model = copy
@@ -307,26 +312,26 @@ def test_draws_are_seeded_by_question(made, ask):
 def test_draw_inverts_the_distribution_function():
     scores = torch.tensor([[0.5, -torch.inf, 2.0, 2.0, -1.0]])
     probability = torch.softmax(scores[0].double() / 0.7, dim=0)
-    numbers = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:-1]
-    tokens = draw(scores.expand(len(numbers), -1), numbers, 0.7, 1.0)
-    shares = torch.bincount(tokens, minlength=5) / len(numbers)
+    uniform = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:-1]
+    tokens = draw(scores.expand(len(uniform), -1), uniform, 0.7, 1.0)
+    shares = torch.bincount(tokens, minlength=5) / len(uniform)
     torch.testing.assert_close(shares, probability.float(), atol=2e-4, rtol=0)
     assert tokens.tolist() == sorted(tokens.tolist())
     last = torch.tensor([1 - 2.0**-53], dtype=torch.float64)
     assert draw(scores, last, 0.7, 1.0).item() == 4
     for temperature in (1e-320, 1e-30):
-        assert set(draw(scores.expand(len(numbers), -1), numbers, temperature, 1.0).tolist()) == {2, 3}
+        assert set(draw(scores.expand(len(uniform), -1), uniform, temperature, 1.0).tolist()) == {2, 3}
 
 
 @pytest.mark.parametrize(
-    ("top_p", "kept"),
+    ("top_p", "possible"),
     [(0.5, {3}), (0.50001, {3, 1}), (0.7, {3, 1}), (0.75, {3, 1}), (0.76, {3, 1, 0}), (1e-9, {3}), (1.0, {0, 1, 2, 3})],
 )
-def test_draw_from_the_nucleus(top_p, kept):
-    """Of probabilities 1/8, 1/4, 1/8, 1/2: the lower of the two eighths comes first."""
+def test_draw_from_the_nucleus(top_p, possible):
+    """The probabilities are 1/8, 1/4, 1/8, 1/2; of the two eighths the lower token comes first."""
     scores = torch.tensor([[0.125, 0.25, 0.125, 0.5]]).log().expand(2000, -1)
-    numbers = torch.from_numpy(np.random.default_rng(0).random(2000))
-    assert set(draw(scores, numbers, 1.0, top_p).tolist()) == kept
+    uniform = torch.from_numpy(np.random.default_rng(0).random(2000))
+    assert set(draw(scores, uniform, 1.0, top_p).tolist()) == possible
 
 
 def test_every_token_has_its_own_number():
@@ -352,7 +357,7 @@ def test_next_token_sees_what_is_not_finite():
 
 
 def test_the_three_benchmarks(made, shared_data, tmp_path, monkeypatch):
-    """A few questions of each, in the public layout."""
+    """A few questions of each benchmark, in the public layout."""
     files = []
     for name in ("vicuna", "koala", "wizardlm"):
         lines = (shared_data / "benchmarks" / f"{name}_test_set.jsonl").read_text(encoding="utf-8").split("\n")
@@ -371,8 +376,9 @@ def test_the_three_benchmarks(made, shared_data, tmp_path, monkeypatch):
 def test_questions_without_id_and_with_answers(made, ask, capsys):
     folder = ask(made, "--rounds", 0, questions=[{"question": "A?", "answer": "gold"}, {"question": "B?"}])
     assert [list(record.items())[:2] for record in read_lines(folder / "rd_0.jsonl")] == [
-        [("id", 1), ("question", "A?")], [("id", 2), ("question", "B?")]
-    ]  # fmt: skip
+        [("id", 1), ("question", "A?")],
+        [("id", 2), ("question", "B?")],
+    ]
     assert "gold" not in answers(folder)
     assert "mine_test_set.jsonl: has answers; the model's stand in their place" in capsys.readouterr().err
 

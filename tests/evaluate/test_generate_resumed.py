@@ -1,4 +1,4 @@
-"""Answers that are kept: after SIGKILL, torn lines, other settings; two processes at once."""
+"""Saved answers after SIGKILL, torn lines and other settings, and with two processes at once."""
 
 import fcntl
 import json
@@ -15,7 +15,7 @@ from support.generating import QUESTIONS, answers, make_run, metrics, read_lines
 from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.evaluate import generate
-from diverseevol_fast.evaluate.answer_file import Generated, GeneratedFile
+from diverseevol_fast.evaluate.answer_file import AnswerFile, GeneratedAnswer
 from diverseevol_fast.evaluate.generator import Generator
 from diverseevol_fast.evaluate.resumable_lines import ResumableLines
 
@@ -45,7 +45,7 @@ def made(tmp_path_factory, tiny_model, rows):
 
 @pytest.fixture
 def command(made, tmp_path):
-    """One question at a time; answers go to `out`."""
+    """The command, with one question in a batch; answers go to `out`."""
     file = write_lines(tmp_path / "mine.jsonl", QUESTIONS)
     return ["generate", str(made), "--questions", str(file), "--output", str(tmp_path / "out"),
             "--max-new-tokens", "12", "--max-tokens-per-batch", "1"]  # fmt: skip
@@ -58,7 +58,7 @@ def folder(made, tmp_path):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """How many prompts the model was given, batch by batch."""
+    """The number of prompts in each batch that the model gets."""
     counts, answer = [], Generator.answers
 
     def counted(self, prompts, *args):
@@ -71,7 +71,7 @@ def asked(monkeypatch):
 
 @pytest.fixture
 def begun(command, folder, tmp_path):
-    """As after a crash: the answers of three questions are there. Returns the partial file, and all answers."""
+    """The state after a crash with three answers saved. Returns the partial file, and all answers."""
     assert main([*command, "--output", str(tmp_path / "whole")]) == 0
     whole = tmp_path / "whole" / folder.relative_to(tmp_path / "out")
     expected, partial = answers(whole), folder / "rd_0.jsonl.partial"
@@ -102,12 +102,12 @@ def test_sigkill(command, folder, tmp_path, asked, options, capsys):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    kept = partial.read_bytes().count(b"\n") - 1
-    assert 2 <= kept < 5
+    saved = partial.read_bytes().count(b"\n") - 1
+    assert 2 <= saved < 5
     assert not (folder / "rd_0.jsonl").exists()
     assert main([*command, *options]) == 0
-    assert asked == [1] * (5 - kept)
-    assert f"mine_test: {kept} answers are there already" in capsys.readouterr().err
+    assert asked == [1] * (5 - saved)
+    assert f"mine_test: {saved} answers are there already" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == ["rd_0.jsonl", "rd_0.jsonl.json"]
     assert main([*command, *options, "--output", str(tmp_path / "alone")]) == 0
     alone = tmp_path / "alone" / folder.relative_to(tmp_path / "out")
@@ -120,7 +120,7 @@ def test_a_finished_file_is_left_as_it_is(command, folder, asked, capsys):
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
     (folder / "rd_0.jsonl.partial").write_text("left by a crash after the last rename")
     capsys.readouterr()
-    assert main([*command, "--max-tokens-per-batch", "9999", "--seed", "3"]) == 0  # which change no answer
+    assert main([*command, "--max-tokens-per-batch", "9999", "--seed", "3"]) == 0  # these options change no answer
     assert capsys.readouterr().out == f"{folder}/rd_0.jsonl: was finished before\n"
     assert len(asked) == 5
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
@@ -237,22 +237,22 @@ def test_a_finished_file_with_a_damaged_record(command, folder, capsys):
 
 
 def test_killed_before_the_last_rename(begun, command, asked, tmp_path):
-    """All answers are there, the finished file is not."""
+    """All answers are in the partial file, and the finished file is missing."""
     partial, expected = begun
-    kept = tmp_path / "kept"
+    finished = tmp_path / "finished"
     assert main(command) == 0
     record = json.loads(partial.with_suffix(".json").read_text())
     whole = tmp_path / "whole.partial"
-    shutil.copy(partial.with_suffix(""), kept)
-    places = {str(place): [text, 12, False] for place, text in enumerate(expected)}
-    lines = [{"provenance": record["provenance"]}, {"answers": places, "seconds": 2.0}]
+    shutil.copy(partial.with_suffix(""), finished)
+    batch = {str(index): [text, 12, False] for index, text in enumerate(expected)}
+    lines = [{"provenance": record["provenance"]}, {"answers": batch, "seconds": 2.0}]
     write_lines(whole, lines)
     partial.with_suffix("").unlink()
     shutil.copy(whole, partial)
     asked.clear()
     assert main(command) == 0
     assert asked == []
-    assert partial.with_suffix("").read_bytes() == kept.read_bytes()
+    assert partial.with_suffix("").read_bytes() == finished.read_bytes()
     assert metrics(partial.parent)["tokens_per_second"] == 60 / 2.0
 
 
@@ -270,11 +270,11 @@ def test_two_processes_cannot_write_one_file(begun, command, asked, capsys):
 def test_another_process_that_finishes_while_the_model_is_loaded(command, folder, asked, capsys, monkeypatch):
     load, others = generate._load, []
 
-    def finish_elsewhere(*given):
+    def finish_elsewhere(*args):
         if not others:
-            others.append(given)
+            others.append(args)
             assert main(command) == 0
-        return load(*given)
+        return load(*args)
 
     monkeypatch.setattr(generate, "_load", finish_elsewhere)
     assert main(command) == 0
@@ -284,22 +284,22 @@ def test_another_process_that_finishes_while_the_model_is_loaded(command, folder
 
 
 def test_a_file_that_was_begun_from_something_else_meanwhile(tmp_path):
-    file, other = (GeneratedFile(tmp_path / "a.jsonl", {"seed": seed}) for seed in (1, 2))
+    file, other = (AnswerFile(tmp_path / "a.jsonl", {"seed": seed}) for seed in (1, 2))
     assert not file.is_finished()
     with other.held():
-        other.append({0: Generated("an answer", 3, True)}, 1.0)
+        other.append({0: GeneratedAnswer("an answer", 3, True)}, 1.0)
     with pytest.raises(InputError, match=r"was made from something else; .* seed: there 2, now 1"), file.held():
         pytest.fail("held")
 
 
 def test_a_file_that_is_removed_before_it_is_locked(tmp_path, monkeypatch):
-    """What another process has finished and removed is open here still: nothing is to be written there."""
+    """A partial file that another process finished and removed is still open here: nothing may be written to it."""
     path, lock, removed = tmp_path / "a.jsonl.partial", fcntl.flock, []
 
-    def lock_late(*given):
+    def lock_late(*args):
         if not removed:
             removed.append(path.unlink())
-        lock(*given)
+        lock(*args)
 
     path.write_bytes(b'{"provenance": {"a": 1}}\n{"old": 1}\n')
     monkeypatch.setattr(fcntl, "flock", lock_late)
@@ -318,8 +318,8 @@ def test_records_in_the_partial_file(begun):
     assert list(header) == ["provenance"]
     assert [list(batch["answers"]) for batch in batches] == [["1"], ["0"], ["4"]]  # the longest prompt first
     for batch in batches:
-        ((place, (text, tokens, ended)),) = batch["answers"].items()
-        assert text == expected[int(place)]
+        ((index, (text, tokens, ended)),) = batch["answers"].items()
+        assert text == expected[int(index)]
         assert 1 <= tokens <= 12
         assert ended is (tokens < 12)
         assert batch["seconds"] > 0

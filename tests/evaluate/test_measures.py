@@ -1,4 +1,4 @@
-"""The measures of diversity against the formulas written out, the vendi-score package, and answers that are known."""
+"""The measures of diversity against plain formulas, the vendi-score package, and known values."""
 
 import math
 from itertools import pairwise
@@ -128,13 +128,13 @@ def test_every_measure_is_its_formula(case):
 def test_stored_rows_are_measured_as_they_are(stored, tmp_path):
     x, cells, rows = gaussian(50, 7), np.zeros(50, int), torch.arange(0, 20, 2)
     if stored == "float16":
-        kept = torch.from_numpy(x.astype(np.float16))
-        expected = measure_nested(kept.float(), rows, [4, 10], cells)
+        stored = torch.from_numpy(x.astype(np.float16))
+        expected = measure_nested(stored.float(), rows, [4, 10], cells)
     else:
         np.save(tmp_path / "x.npy", x)
-        kept = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
+        stored = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
         expected = measure_nested(torch.from_numpy(x), rows, [4, 10], cells)
-    assert measure_nested(kept, rows, [4, 10], cells) == expected
+    assert measure_nested(stored, rows, [4, 10], cells) == expected
 
 
 def test_a_smaller_size_is_measured_the_same_alone():
@@ -150,13 +150,13 @@ def test_the_order_of_rows_makes_no_difference():
     x[40:] = x[:10]  # copies among all rows, and within the subset
     rows, shuffled, cells = np.r_[0:5, 38:45], np.random.default_rng(2).permutation(50), np.arange(50) % 7
     (values,) = measure_nested(torch.from_numpy(x), torch.from_numpy(rows), [12], cells)
-    places = np.argsort(shuffled)[rows[::-1]].copy()
-    (moved,) = measure_nested(torch.from_numpy(x[shuffled]), torch.from_numpy(places), [12], cells[shuffled])
+    indices = np.argsort(shuffled)[rows[::-1]].copy()
+    (moved,) = measure_nested(torch.from_numpy(x[shuffled]), torch.from_numpy(indices), [12], cells[shuffled])
     assert values == pytest.approx(moved, rel=1e-12)
 
 
 def test_known_answers_of_unlike_rows():
-    """Unit vectors of 6 axes, and the subset is all: K = I."""
+    """The rows are unit vectors of 6 axes, all of them in the subset, so K = I."""
     (values,) = measure_nested(torch.eye(6), torch.arange(6), [6], np.arange(6))
     expected = {
         "vendi": 6, "vendi_2": 6, "vendi_inf": 6, "covering_radius": 0, "mean_cosine": 0,
@@ -167,7 +167,7 @@ def test_known_answers_of_unlike_rows():
 
 
 def test_known_answers_of_like_rows():
-    """Copies are at distance 0, exactly, and their densities are finite; row 7 is at the opposite side."""
+    """Copies have distance exactly 0 and finite densities; row 7 has the opposite direction."""
     x = torch.tensor([[0.1, 0.7, -0.3]]).repeat(20, 1)
     x[7] = -x[7]
     (values,) = measure_nested(x, torch.tensor([0, 1, 2, 19]), [4], np.zeros(20, int))
@@ -181,7 +181,7 @@ def test_known_answers_of_like_rows():
 
 
 def test_novelsum_of_three_rows_by_hand():
-    """Axes a, b and the bisector m of both. All are within reach: K nearest are all others."""
+    """The rows are axes a, b and their bisector m; the K nearest rows of each are all others."""
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     near, far = 1 - math.sqrt(0.5), 1.0
     outer, middle = ((near + far) / 2) ** -0.5, near**-0.5
@@ -192,7 +192,7 @@ def test_novelsum_of_three_rows_by_hand():
 
 
 def test_rows_of_a_narrow_cone_are_neighbours_and_copies_are_not():
-    """Angles of 0 and 0.001, at a cosine distance of 5e-7: the density is that of this distance, whatever is copied."""
+    """Angles of 0 and 0.001 have a cosine distance of 5e-7, which alone determines the density: copies do not count."""
     x = torch.tensor([[1.0, 0.0], [math.cos(1e-3), math.sin(1e-3)]], dtype=torch.float64)
     for copies in (1, 15):
         (values,) = measure_nested(x.repeat(copies, 1), torch.arange(2), [2], np.zeros(2 * copies, int))
@@ -211,15 +211,15 @@ def test_more_rows_never_cover_less():
 
 @pytest.mark.parametrize("shape", [(1, 5), (6, 40), (40, 40), (70, 9)])
 @pytest.mark.parametrize("q", [0.5, 1.0, 2.0, 3.5, math.inf])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the package names a module of SciPy that is to go
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the package uses a deprecated module of SciPy
 def test_vendi_score_is_the_packages(shape, q):
-    """Its score_X ignores q; score_K and score_dual do not."""
+    """The package's score_X ignores q; its score_K and score_dual use it."""
     vendi = pytest.importorskip("vendi_score.vendi")
     x = gaussian(*shape, offset=0.3)
     unit = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
     order = "inf" if q == math.inf else q
     ours = vendi_score(torch.from_numpy(x), q)
-    if q >= 1 or shape[0] <= shape[1]:  # below 1 its rounding of eigenvalues that are 0 counts
+    if q >= 1 or shape[0] <= shape[1]:  # for q < 1 its rounding errors of zero eigenvalues matter
         assert ours == pytest.approx(vendi.score_K(unit @ unit.T, q=order), rel=1e-9)
     if q >= 1 or shape[0] >= shape[1]:
         assert ours == pytest.approx(vendi.score_dual(unit, q=order, normalize=False), rel=1e-9)
@@ -296,8 +296,8 @@ def test_number_of_cells(rows, cells):
 
 
 def test_measures_say_what_they_are():
-    told = describe(100)
-    assert list(told) == list(MEASURES)
-    lower = {name for name, measure in told.items() if not measure["higher_is_more_diverse"]}
+    described = describe(100)
+    assert list(described) == list(MEASURES)
+    lower = {name for name, measure in described.items() if not measure["higher_is_more_diverse"]}
     assert lower == {"covering_radius", "mean_cosine", "chamfer"}
-    assert not [name for name, measure in told.items() if "\n" in measure["what"] or "{" in measure["what"]]
+    assert not [name for name, measure in described.items() if "\n" in measure["what"] or "{" in measure["what"]]

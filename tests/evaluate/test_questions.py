@@ -22,14 +22,18 @@ def test_formats(tmp_path):
     assert read(tmp_path, {"question": "A?", "answer": "gold"}) == [(1, "A?", "")]
     alpaca = {"instruction": "Do.", "input": "this", "output": "Done.", "text": "Below is ..."}
     assert read(tmp_path, alpaca, {"instruction": "Do.", "input": ""}, {"instruction": "Do.", "input": None}) == [
-        (1, "Do.", "this"), (2, "Do.", ""), (3, "Do.", "")
-    ]  # fmt: skip
+        (1, "Do.", "this"),
+        (2, "Do.", ""),
+        (3, "Do.", ""),
+    ]
 
 
 def test_a_question_without_id_has_its_lines_number(tmp_path):
     assert read(tmp_path, b"", {"question": "A?"}, b"  ", {"question": "B?", "id": 0}, {"question": "A?"}, b"") == [
-        (2, "A?", ""), (0, "B?", ""), (5, "A?", "")
-    ]  # fmt: skip
+        (2, "A?", ""),
+        (0, "B?", ""),
+        (5, "A?", ""),
+    ]
 
 
 def test_records_come_as_they_are(tmp_path):

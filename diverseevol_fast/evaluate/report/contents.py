@@ -45,7 +45,7 @@ def records_of(
         metrics = [run.state.metrics(r) for r in range(run.rounds)]
         sizes = [len(run.pool(r)) for r in range(run.rounds)]
         x = fixed_embeddings(run, space, folder)
-        diversity = measure_run(run, space=space, centred=True, folder=folder)
+        diversity = measure_run(run, space=space, centered=True, folder=folder)
         planes[data] = planes.get(data) or plane_of(x)
         picked = picks_of(run, x, planes[data])
         label = name if charts.drawable(name) else f"run {number}"
