@@ -6,6 +6,7 @@ or None, is not known and differs from nothing.
 """
 
 import platform
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,16 @@ def check_same_data(of: dict[str, dict[str, Any]], override: str) -> None:
                 )
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], owner: str) -> list[str]:
-    """ "key: <owner> has x, now y" for each key that differs; keys of dictionaries inside are "outer.inner"."""
-    before, now = _flat(before), _flat(now)
+def differences(before: dict[str, Any], now: dict[str, Any], owner: str, ignored: Collection[str] = ()) -> list[str]:
+    """A text for each key that differs: "key: <owner> has x, now y"; of a digest "key_sha256", "key: other content".
+
+    A key of a dictionary inside is "outer.inner". Keys in `ignored` may differ.
+    """
+    before, now = _flat(before, ignored), _flat(now, ignored)
     return [
-        f"{key}: {owner} has {_short(before.get(key))}, now {_short(now.get(key))}"
+        f"{shown(key.removesuffix('_sha256'), 40)}: other content"
+        if key.endswith("_sha256")
+        else f"{shown(key, 40)}: {owner} has {_short(before.get(key))}, now {_short(now.get(key))}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
@@ -106,10 +112,11 @@ def of_file(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _flat(provenance: dict[str, Any]) -> dict[str, Any]:
+def _flat(provenance: dict[str, Any], ignored: Collection[str]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in provenance.items():
-        flat |= {f"{key}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value}
+        if key not in ignored:
+            flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
     return flat
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._common.dtypes import DTYPES
 from .options import add_number
 from .result import Result
 
@@ -26,7 +27,7 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
     add_number(generate, "--temperature", 0.0, "X", "0 takes the likeliest token")
     add_number(generate, "--top-p", 1.0, "P", "with a temperature")
     add_number(generate, "--seed", 0, "S", "draws tokens when there is a temperature")
-    generate.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (the run's)")
+    generate.add_argument("--dtype", choices=DTYPES, help="of the weights (the run's)")
     generate.add_argument(
         "--upstream-prompt", action="store_true",
         help="as the public implementation generates: the training prompt after a leading space",

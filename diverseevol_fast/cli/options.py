@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from .._common.dtypes import DTYPES
 from .._common.errors import InputError
 from .._common.messages import shown
 from .._common.yaml_values import parse_yaml
@@ -21,7 +22,7 @@ def model_options() -> argparse.ArgumentParser:
         help="padding included; 'auto' (default): by a probe on a GPU, 2048 on a CPU",
     )  # fmt: skip
     model.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16", "float16", "auto"),
+        "--dtype", default="float32", choices=(*DTYPES, "auto"),
         help="of the weights; bfloat16 on a CPU says what it changes (float32)",
     )  # fmt: skip
     model.add_argument("--store-dtype", default="float32", choices=("float32", "float16"), help="of the embeddings")

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from .._common.checks import check_tokens_per_batch
+from .._common.dtypes import DTYPES
 from .._common.errors import InputError
 from .._common.messages import shown
 from .._common.reading import check_plain, read_text
 from .._common.yaml_values import parse_yaml
 from ..strategies import STRATEGIES
 
-DTYPES = ("float32", "bfloat16", "float16", "auto")
 LARGEST = 1 << 53  # of whole numbers that a float holds exactly, as JSON readers do
 HIGHEST = {"seed": (1 << 32) - 1,  # numpy's, which transformers sets
            "model_max_length": 1 << 30, "max_random_times": 100_000}  # fmt: skip
@@ -205,8 +205,8 @@ def _check_values(config: Config) -> None:
             raise InputError(f"{place}: expected a list of values, got {shown(repr(kinds))}")
         if not all(isinstance(kind, str | int | float | None) for kind in kinds):
             raise InputError(f"{place}: expected texts or numbers, got {shown(repr(kinds))}")
-    if config.dtype not in DTYPES:
-        raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, got '{shown(config.dtype)}'")
-    if config.embed_dtype not in (None, *DTYPES[:3]):
-        raise InputError(f"config: embed_dtype: expected {', '.join(DTYPES[:3])}, got '{shown(config.embed_dtype)}'")
+    if config.dtype not in (*DTYPES, "auto"):
+        raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, auto, got '{shown(config.dtype)}'")
+    if config.embed_dtype not in (None, *DTYPES):
+        raise InputError(f"config: embed_dtype: expected {', '.join(DTYPES)}, got '{shown(config.embed_dtype)}'")
     check_tokens_per_batch("config: max_tokens_per_batch", config.max_tokens_per_batch, config.model_max_length)

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from .._common.dtypes import DTYPES
 from ..strategies import STRATEGIES
 from .config import Config
 
@@ -37,7 +38,7 @@ COMMON = {  # by heading; what a new user looks at
     },
     "Training": {
         "train_args": "any of transformers.TrainingArguments; what is not here is at its default",
-        "dtype": "of the weights: float32, bfloat16, float16, auto",
+        "dtype": f"of the weights: {', '.join(DTYPES)}, auto",
         "peft": "trains a LoRA adapter instead of all weights: settings of peft.LoraConfig, such as {r: 8}",
     },
 }

@@ -344,8 +344,7 @@ def check_provenance(state: RunState, provenance: dict[str, Any]) -> dict[str, A
     free = set() if state.is_anything_selected() else FREE_UNTIL_SELECTED
     if not STRATEGIES[provenance["config.evol_schedule_name"]].picks_all_rounds_at_once:
         free = free | {"config.n_round"}
-    fixed, now = ({key: value for key, value in one.items() if key not in free} for one in (before, provenance))
-    differing = differences(fixed, now, "the run")
+    differing = differences(before, provenance, "the run", ignored=free)
     if differing:
         raise InputError(
             f"{state.folder}: an output of another run; name another output_dir, or begin anew with restart=True, "
