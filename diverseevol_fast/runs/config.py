@@ -19,11 +19,7 @@ from ..strategies import STRATEGIES
 
 LARGEST_EXACT = 1 << 53  # JSON readers turn whole numbers into floats, which hold larger ones inexactly
 LOWEST = {"model_max_length": 8, "val_set_size": 0, "init_label_num": 1, "n_round": 0, "n_query": 1, "seed": 0}
-HIGHEST = {
-    "model_max_length": 1 << 30,
-    "max_random_times": 100_000,
-    "seed": (1 << 32) - 1,
-}  # numpy's largest seed
+HIGHEST = {"model_max_length": 1 << 30, "max_random_times": 100_000, "seed": (1 << 32) - 1}  # the seed is numpy's
 EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 2e-5 as a text
 
 
@@ -69,10 +65,9 @@ class Config:
 
 
 OLDER_KEYS = {"unseen": "held_out_groups"}  # keys of version 0.1, which are still read
-# Keys that may differ when a run is continued, because they do not decide the picks,
-FREE_KEYS = {"output_dir", "result_dir_name", "report_to", "keep_embeddings", "cache_dir"}
-FREE_KEYS |= {"max_tokens_per_batch"}  # because batches change an embedding's last bits alone,
-# or because the content that they name is compared instead.
+# FREE_KEYS may change when a run is continued. The first ones do not decide the picks (batches change the last bits of
+# an embedding at most); of the others the content is compared: rows, weights and the template's text.
+FREE_KEYS = {"output_dir", "result_dir_name", "report_to", "keep_embeddings", "cache_dir", "max_tokens_per_batch"}
 FREE_KEYS |= {"full_data_path", "model_name_or_path", "template", "skip_broken"}
 
 

@@ -93,26 +93,18 @@ def prepare(config: Config, state: RunState) -> RunInputs:
     before = check_provenance(state, provenance)
     resumed = before is not None
     if resumed:
-        if distributed.is_first():
-            state.check_files(config.n_round + 1)
-        log.info("%s: this run was begun before; what is finished stands", state.folder)
-        processes, now = state.manifest(0).get("processes", distributed.world()), distributed.world()
-        if processes != now:
-            log.warning(
-                "begun with %d processes, now %d: training takes other steps, later rounds differ", processes, now
-            )
+        _check_finished(state, config.n_round + 1)
     log_sample(template, data, int(candidates[0]), tokenizer)
     tokens = Tokens.load(state.tokens_file) if resumed else tokenize(data, tokenizer, length, empty, template)
     log_lengths(tokens, length)
-    if not any(tokens.has_response(row) for row in initial_pool):
-        longest = int(tokens.lengths().max())
-        raise InputError(
-            f"model_max_length {length} cuts the response of every row of the initial pool away (the longest row has "
-            f"{longest} tokens or more); raise it"
-        )
-    for name, rows in (("val_set_size", validation), ("held_out_groups", held_out_groups)):
-        if len(rows) and not any(tokens.has_response(row) for row in rows):
-            raise InputError(f"model_max_length {length} cuts the response of every row of {name} away; raise it")
+    longest = int(tokens.lengths().max())
+    groups = {"the initial pool": initial_pool, "val_set_size": validation, "held_out_groups": held_out_groups}
+    for name, indices in groups.items():
+        if len(indices) and not any(map(tokens.has_response, indices)):
+            raise InputError(
+                f"model_max_length {length} cuts the response of every row of {name} away (the longest row has "
+                f"{longest} tokens or more); raise it"
+            )
     if before != provenance:
         _check_model(strategy, config, base, len(candidates))
         remove_embeddings(state.base_embeddings_file)  # other settings made them
@@ -123,6 +115,16 @@ def prepare(config: Config, state: RunState) -> RunInputs:
     return RunInputs(
         data, tokens, tokenizer, template, base, candidates, validation, held_out_groups, initial_pool, provenance
     )
+
+
+def _check_finished(state: RunState, rounds: int) -> None:
+    """Compare the finished files with their records; warn if the number of processes has changed."""
+    if distributed.is_first():
+        state.check_files(rounds)
+    log.info("%s: this run was begun before; what is finished stands", state.folder)
+    before, now = state.manifest(0).get("processes", distributed.world()), distributed.world()
+    if before != now:
+        log.warning("begun with %d processes, now %d: training takes other steps, later rounds differ", before, now)
 
 
 def _check_backend(strategy: Strategy) -> None:
