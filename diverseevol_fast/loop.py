@@ -24,7 +24,7 @@ def run(config: str | Path | Mapping[str, Any] | Config, *, restart: bool = Fals
 
     Args:
         config: the name of a YAML file, a mapping of the same keys, or a Config.
-        restart: what was made before is kept aside, as <folder>.before-<n>, and every round is run.
+        restart: rename what was made before to <folder>.before-<n>, and run every round.
         overrides: keys of the config, which win over it.
 
     Returns:
@@ -53,25 +53,25 @@ def run(config: str | Path | Mapping[str, Any] | Config, *, restart: bool = Fals
                     state.remove_embeddings(r, config.n_round)
                 write_pool_files(state, r, inputs, pool)
             model = None
-            gc.collect()  # mixed precision leaves a cycle on the model; its memory is needed for the next one
+            gc.collect()  # mixed precision leaves a reference cycle on the model; the next one needs its memory
             if not state.is_trained(r):
                 model = train_round(r, pool, inputs, config, state)
         return FinishedRun(state, config, config.n_round + 1)
 
 
 def select_round(r: int, candidates: Candidates, config: Config, state: RunState) -> None:
-    """Let the strategy choose the n_query rows that join the pool; one-shot K-Center, those of all rounds."""
+    """Let the strategy choose the n_query rows that join the pool; one-shot K-Center chooses those of all rounds."""
     strategy = STRATEGIES[config.evol_schedule_name]
     rounds = config.n_round - r + 1 if strategy.picks_all_rounds_at_once else 1
     picks = strategy.pick(candidates, rounds * config.n_query)
     log.info("round %d: %s chose %d rows", r, strategy.name, len(picks.positions))
-    rows = candidates.inputs.candidates[picks.positions].tolist()
-    for later in reversed(range(rounds)):  # round r last: it stands for all that were chosen with it
+    indices = candidates.inputs.candidates[picks.positions].tolist()
+    for later in reversed(range(rounds)):  # round r is recorded last: until then a restart chooses all of them again
         part = slice(later * config.n_query, (later + 1) * config.n_query)
         sqdist = picks.sqdist and picks.sqdist[part]
         radius = {"radius": sqdist[-1] ** 0.5} if sqdist else {}
         state.record_metrics(r + later, select=radius | (picks.metrics if later == 0 else {}))
-        state.record_selected(r + later, rows[part], sqdist)
+        state.record_selected(r + later, indices[part], sqdist)
 
 
 def train_round(r: int, pool: list[int], inputs: RunInputs, config: Config, state: RunState):
@@ -81,8 +81,8 @@ def train_round(r: int, pool: list[int], inputs: RunInputs, config: Config, stat
 
     def build(folder: Path):
         model, trained = train(inputs.base, inputs.tokens, pool, inputs.tokenizer, config, folder)
-        for name, rows in (("validation", inputs.validation), ("held_out_groups", inputs.held_out_groups)):
-            trained |= evaluate_loss(model, inputs.tokens, rows, name)
+        for name, indices in (("validation", inputs.validation), ("held_out_groups", inputs.held_out_groups)):
+            trained |= evaluate_loss(model, inputs.tokens, indices, name)
         state.record_metrics(r, pool=len(pool), train=trained)
         state.record_model(r, folder)
         return model

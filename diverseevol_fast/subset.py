@@ -1,4 +1,4 @@
-"""select: a diverse subset of a data set, out of it or of its embeddings."""
+"""select: a diverse subset of a data set, from its rows or from their embeddings."""
 
 import contextlib
 import hashlib
@@ -37,9 +37,9 @@ from .selection.traversal import KCenterResult
 
 log = logging.getLogger("diverseevol_fast")
 
-ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 65_536  # are hashed at a time
 
-Selected = list[tuple[str, int]]  # (what the user calls where the index is from, the index)
+Selected = list[tuple[str, int]]  # (the origin of an index in messages, the index)
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,26 @@ class Selection:
     """What select returns."""
 
     indices: list[int]  # of the rows, in pick order
-    sqdist: list[float | None]  # each one's squared distance to its nearest center when picked; None: it had none
-    rows: list[Mapping[str, Any]] | None  # the picked rows, as they came; None without data
-    record: dict[str, Any]  # how it was made: passes, seconds, backend, settings, provenance, versions
+    sqdist: list[float | None]  # each pick's squared distance to its nearest center when picked; None: it had no center
+    rows: list[Mapping[str, Any]] | None  # the picked rows of the data; None without data
+    record: dict[str, Any]  # indices, sqdist, passes, seconds, backend, settings, provenance, versions
     output: Path | None  # the file of the picked rows
     picks: Path | None  # the file that holds the record
-    embeddings: Path | None  # the file of the embeddings that are kept
-    trainer_notes: list[str]  # what the trainer is to be told
+    embeddings: Path | None  # the file of embeddings, where it is kept
+    trainer_notes: list[str]  # settings that the trainer needs to read the output
 
     def __repr__(self) -> str:
         return f"Selection({len(self.indices)} rows, {self.record['seconds']:.2f} s, output={str(self.output)!r})"
 
     def to_dict(self) -> dict[str, Any]:
-        """The record with indices and squared distances, as picks.json holds it, and the files' names."""
+        """The record, as picks.json holds it, and the files' names."""
         files = {"output": self.output, "picks": self.picks}
         return self.record | {name: None if path is None else str(path) for name, path in files.items()}
 
 
 @dataclass(frozen=True)
 class Files:
-    """What select writes; None: nothing of that kind."""
+    """The files that select writes; None: it writes no such file."""
 
     output: Path | None
     picks: Path | None
@@ -75,13 +75,14 @@ class Files:
 
 @dataclass(frozen=True)
 class Source:
-    """What rows are selected from."""
+    """The rows that select picks from."""
 
     data: Data | None
-    x: Any  # the embeddings [N, D], where they were given
-    x_name: str  # what messages call them
-    candidates: np.ndarray  # the indices that may be picked, ascending int64
-    folder: Path | None  # the model's
+    x: Any  # the user's embeddings [N, D], or None
+    x_name: str  # the name of x in messages
+    n: int  # rows of the data or of x
+    candidates: np.ndarray  # the indices of rows that may be picked, ascending int64
+    folder: Path | None  # the model's folder, or None
     provenance: dict[str, Any]
 
 
@@ -112,18 +113,18 @@ def select(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
 ) -> Selection:
-    """Pick the n rows that K-Center greedy picks: each the farthest from all that are picked or selected before it.
+    """Pick the n rows that K-Center greedy picks: each is farthest from all rows picked or selected before it.
 
-    Everything that can be checked before the embedding is. Without `output` and `picks` nothing is written.
+    Arguments and files are checked before anything is embedded. Without `output` and `picks` nothing is written.
 
     Args:
-        data: as embed takes it; None where `embeddings` are enough.
+        data: as for embed; None where `embeddings` are enough.
         n: how many rows to pick.
         model: a local folder or a hub name, which embeds the data.
         embeddings: instead of a model: an array [N, D] of real numbers (rounded to float32 unless they are float16 or
             bfloat16), or the name of a .npy file.
-        selected: rows selected before, all of them: indices or a mask; or the name of a file (a JSON list, a record of
-            picks, .npy), or a list of such names. The picks are farthest from these.
+        selected: all rows selected before, as indices or a mask; or the name of a file (a JSON list, a record of picks,
+            .npy), or a list of such names. The picks are farthest from these.
         seed: draws the first row when nothing is selected yet.
         output: where the picked rows go; the name decides: .json, .jsonl, .gz, .parquet. The record goes beside it, and
             the embeddings too, so that another n loads no model.
@@ -131,25 +132,25 @@ def select(
         trainer: write the rows as "trl", "llama-factory" or "axolotl" reads them.
         keep_embeddings: whether the embeddings stay beside the output.
         overwrite: replace files that were made from another input.
-        allow_other_data: take embeddings and selected of another data set; their indices are right all the same.
+        allow_other_data: accept embeddings and selected of another data set whose indices are the same.
         skip_empty: leave rows with an empty instruction or output out instead of refusing them.
         skip_broken: leave broken lines and malformed rows out; indices count the rows that are left.
         columns: other names for a row's parts, {"instruction": "question", ...}.
-        text_column: rows are of any kind, and this key's value is their text.
-        template: from a row to a text, as in embed.
-        pooling: "mean" (None), "cls" or "last", as in embed.
-        max_length: tokens; longer rows are cut, and counted. None: what the model and its tokenizer take.
-        max_tokens_per_batch: padding included, or "auto".
+        text_column: the key of a row's text, for rows of any kind.
+        template: from a row to a text, as for embed.
+        pooling: "mean" (None), "cls" or "last", as for embed.
+        max_length: tokens of a row; longer rows are cut, and counted. None: the limit of the model and its tokenizer.
+        max_tokens_per_batch: tokens of a batch, padding included, or "auto".
         dtype: of the model's weights: "float32", "bfloat16", "float16" or "auto".
         store_dtype: of the embeddings: "float32" or "float16".
-        attn_implementation: of transformers.
+        attn_implementation: the attention that transformers uses.
         trust_remote_code: whether code that comes with the model runs.
 
     Returns:
-        Selection. The same picks as float64 greedy; ties go to the lowest index.
+        Selection: the picks of K-Center greedy in float64; ties go to the lowest index.
 
     Raises:
-        InputError: arguments, files or rows that do not fit; a file that would be replaced.
+        InputError: arguments, files or rows that do not fit; an output that exists and was made from another input.
         RunError: an embedding that is not finite.
     """
     _check_arguments(data, model, embeddings, output, trainer, text_column)
@@ -159,36 +160,45 @@ def select(
         check_row_file(files.output)
         check_trainer(trainer, files.output)
     settings = EmbedSettings(
-        None if template is None else str(template), pooling, max_length, max_tokens_per_batch, dtype, store_dtype,
-        attn_implementation, trust_remote_code,
-    )  # fmt: skip
+        template=None if template is None else str(template),
+        pooling=pooling,
+        max_length=max_length,
+        max_tokens_per_batch=max_tokens_per_batch,
+        dtype=dtype,
+        store_dtype=store_dtype,
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+    )
     with contextlib.ExitStack() as stack:
         for path in (files.picks, files.output):
             if path is not None and distributed.is_first():
                 stack.enter_context(locked(path))
-        source, earlier = _source(
-            data, model, embeddings, selected, allow_other_data, skip_empty, trust_remote_code,
-            columns=columns, text_column=text_column, skip_broken=skip_broken,
-        )  # fmt: skip
-        centers = _centers(source, earlier, n)
+        loaded = _load(data, skip_empty, columns=columns, text_column=text_column, skip_broken=skip_broken)
+        folder = None if model is None else resolve_model(str(model), trust_remote_code=trust_remote_code)
+        source = _source(*loaded, folder, embeddings, selected, allow_other_data)
+        centers = _centers(source, _selected(selected, source.n), n)
         if not overwrite:
             _check_outputs(files, source.provenance)
         keep = keep_embeddings or (files.embeddings is not None and files.embeddings.exists())
-        result = _pick(source, n, centers, seed, settings, files.embeddings, overwrite)
-        distributed.barrier()  # the other processes read the embeddings until here
+        result = _pick(source, n, centers, seed, settings, files, overwrite)
+        distributed.barrier()  # until here the other processes read the embeddings
         indices = source.candidates[result.indices]
         record = _record(indices, result) | {
             "data": source.data.source if source.data else None,
             "model": None if model is None else str(model),
             "embeddings": str(embeddings) if isinstance(embeddings, str | Path) else None,
-            "template": settings.template, "text_column": text_column,
-            "selected": [str(path) for path in _paths(selected)], "seed": seed, "versions": versions(),
-            "provenance": source.provenance, "output": files.output and files.output.name,
-        }  # fmt: skip
+            "template": settings.template,
+            "text_column": text_column,
+            "selected": [str(path) for path in _paths(selected)],
+            "seed": seed,
+            "versions": versions(),
+            "provenance": source.provenance,
+            "output": files.output and files.output.name,
+        }
         notes = _write(files, record, trainer, source.data, keep) if distributed.is_first() else []
     rows = [source.data.rows[index] for index in indices] if source.data else None
-    kept = files.embeddings if keep else None
-    return Selection(indices.tolist(), record["sqdist"], rows, record, files.output, files.picks, kept, notes)
+    saved = files.embeddings if keep else None
+    return Selection(indices.tolist(), record["sqdist"], rows, record, files.output, files.picks, saved, notes)
 
 
 def _check_arguments(data: Any, model: Any, embeddings: Any, output: Any, trainer: Any, text_column: Any) -> None:
@@ -214,55 +224,55 @@ def _files(output: Any, picks: Any, model: Any, keep_embeddings: bool) -> Files:
 
 
 def _check_nothing_read_is_replaced(files: Files, read: dict[str, Any]) -> None:
-    """No file that is read, or that is written too, is written over."""
+    """Raises InputError where a file would be written that is also read, or written twice."""
     used = {os.path.realpath(path): f"{name} {path}" for name, value in read.items() for path in _paths(value)}
     for name, path in (("output", files.output), ("picks", files.picks), ("output", files.embeddings)):
         if path is None:
             continue
-        if os.path.realpath(path) in used:
-            raise InputError(f"{used[os.path.realpath(path)]}: would be replaced; give another {name}")
-        used[os.path.realpath(path)] = f"{name} {path}"
+        target = os.path.realpath(path)
+        if target in used:
+            raise InputError(f"{used[target]}: would be replaced; give another {name}")
+        used[target] = f"{name} {path}"
 
 
 def _paths(value: Any) -> list[str | Path]:
-    """The names of files among what was given."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return [one for one in values if isinstance(one, str | Path)]
+    """The file names in an argument, which may be a list of them, one, or no file name."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return [item for item in items if isinstance(item, str | Path)]
+
+
+def _load(data: Any, skip_empty: bool, **kwargs: Any) -> tuple[Data | None, list[int]]:
+    """The data, and the indices of its empty rows. kwargs: of load_data."""
+    loaded, empty = load_data(data, **kwargs) if data is not None else (None, [])
+    if loaded and empty and not skip_empty:
+        required = f"'{loaded.columns['text']}'" if "text" in loaded.columns else loaded.schema.required
+        raise InputError(
+            f"{loaded.source}: {len(empty)} rows have an empty {required}, the first is row {empty[0]}; "
+            "remove them, or leave them out: skip_empty=True"
+        )
+    return loaded, empty
 
 
 def _source(
-    data: Any, model: Any, embeddings: Any, selected: Any, allow_other_data: bool, skip_empty: bool, remote: bool,
-    **options: Any,
-) -> tuple[Source, Selected]:  # fmt: skip
-    """The rows that may be picked, and those that were before. options: of load_data."""
-    loaded, empty = load_data(data, **options) if data is not None else (None, [])
-    if loaded and empty and not skip_empty:
-        raise InputError(
-            f"{loaded.source}: {len(empty)} rows have an empty {_lacking(loaded)}, the first is row {empty[0]}; "
-            "remove them, or leave them out: skip_empty=True"
-        )
+    data: Data | None, empty: list[int], folder: Path | None, embeddings: Any, selected: Any, allow_other_data: bool
+) -> Source:
     x, name = _embeddings(embeddings)
-    n = len(loaded.rows) if loaded else len(x)
-    if loaded and x is not None and n != len(x):
-        raise InputError(f"{name}: {len(x)} rows, but {loaded.source} has {n}")
-    folder = None if model is None else resolve_model(str(model), trust_remote_code=remote)
+    n = len(data.rows) if data else len(x)
+    if data and x is not None and n != len(x):
+        raise InputError(f"{name}: {len(x)} rows, but {data.source} has {n}")
     candidates = np.setdiff1d(np.arange(n), np.array(empty, dtype=np.int64))
-    provenance = _provenance(loaded, folder, embeddings, x, selected, allow_other_data)
-    return Source(loaded, x, name, candidates, folder, provenance), _selected(selected, n)
+    provenance = _provenance(data, folder, embeddings, x, selected, allow_other_data)
+    return Source(data, x, name, n, candidates, folder, provenance)
 
 
-def _lacking(data: Data) -> str:
-    return f"'{data.columns['text']}'" if "text" in data.columns else data.schema.required
-
-
-def _embeddings(given: Any) -> tuple[Any, str]:
-    """The embeddings that were given, and their name in messages."""
-    if given is None:
+def _embeddings(embeddings: Any) -> tuple[Any, str]:
+    """The user's embeddings and their name in messages."""
+    if embeddings is None:
         return None, ""
-    if isinstance(given, str | Path):
-        return load_embeddings(Path(given)), str(given)
+    if isinstance(embeddings, str | Path):
+        return load_embeddings(Path(embeddings)), str(embeddings)
     try:
-        return as_rows(given, "embeddings"), "embeddings"
+        return as_rows(embeddings, "embeddings"), "embeddings"
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
 
@@ -270,7 +280,7 @@ def _embeddings(given: Any) -> tuple[Any, str]:
 def _provenance(
     data: Data | None, folder: Path | None, embeddings: Any, x: Any, selected: Any, allow_other_data: bool
 ) -> dict[str, Any]:
-    """Of the picks. Raises InputError where what was given is of several data sets, as far as it is known."""
+    """The provenance of the picks. Raises InputError where arguments are known to be of different data sets."""
     of = {}
     if data and folder:
         of[f"data {data.source}"] = provenance_in(data, folder)
@@ -278,13 +288,13 @@ def _provenance(
         of[f"data {data.source}"] = {"data_sha256": data.sha256(), "data_rows": len(data.rows)}
     for path in _paths(embeddings):
         of[f"embeddings {path}"] = of_embeddings(Path(path), len(x))
-    known = {key: value for one in reversed(of.values()) for key, value in one.items()}
+    known = {key: value for each in reversed(of.values()) for key, value in each.items()}
     for path in _paths(selected):
         of[f"selected {path}"] = of_picks(Path(path))
     if not allow_other_data:
         check_same_data(of, "allow_other_data=True")
     provenance = {key: known.get(key) for key in ("data_sha256", "data_rows", "model_sha256")}
-    if x is not None and provenance["model_sha256"] is None:  # the file's name stands for what is not known
+    if x is not None and provenance["model_sha256"] is None:  # the file's path stands for its unknown model
         paths = [str(Path(path).resolve()) for path in _paths(embeddings)]
         provenance["embeddings"] = paths[0] if paths else f"an array, SHA-256 {_sha256(x)}"
     return provenance
@@ -307,25 +317,25 @@ def _selected(selected: Any, n: int) -> Selected:
             return [("selected", index) for index in as_indices(selected, n, "selected")]
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from error
-    found = [(str(path), index) for path in paths for index in load_row_numbers(Path(path), n)]
-    if not found:
+    pairs = [(str(path), index) for path in paths for index in load_row_numbers(Path(path), n)]
+    if not pairs:
         raise InputError(f"{paths[0]}: holds no row; leave selected out when nothing is selected yet")
-    return found
+    return pairs
 
 
 def _centers(source: Source, selected: Selected, n: int) -> list[int] | None:
-    """The rows already selected, as positions among the candidates."""
-    candidates, total = source.candidates, len(source.data.rows) if source.data else len(source.x)
+    """The positions among the candidates of the rows selected before; None when there are none."""
+    candidates, total = source.candidates, source.n
     positions = np.searchsorted(candidates, [index for _, index in selected])
-    seen = {}
+    origins: dict[int, str] = {}
     for (origin, index), position in zip(selected, positions, strict=True):
         if not 0 <= index < total:
             raise InputError(f"{origin}: expected rows from 0 to {total - 1}, got {index}")
         if not (position < len(candidates) and candidates[position] == index):
             raise InputError(f"{origin}: row {index} is left out, because its instruction or output is empty")
-        if index in seen:
-            raise InputError(f"{origin}: row {index} is given more than once, before in {seen[index]}")
-        seen[index] = origin
+        if index in origins:
+            raise InputError(f"{origin}: row {index} is given more than once, before in {origins[index]}")
+        origins[index] = origin
     available = len(candidates) - len(selected)
     if type(n) is not int or not 0 <= n <= available:
         raise InputError(f"n: expected 0 to {available}, the rows that can be picked, got {n}")
@@ -333,41 +343,40 @@ def _centers(source: Source, selected: Selected, n: int) -> list[int] | None:
 
 
 def _check_outputs(files: Files, provenance: dict[str, Any]) -> None:
-    """Raises InputError where an output stands that is not known to be of the same input, or is another's record."""
-    standing = next((path for path in (files.picks, files.output) if path is not None and path.is_file()), None)
-    if standing is None:
+    """Raises InputError where an output exists of another or an unknown input, or the record of another output."""
+    existing = next((path for path in (files.picks, files.output) if path is not None and path.is_file()), None)
+    if existing is None:
         return
     before = of_picks(files.picks) if files.picks else {}
-    if not before and files.embeddings is not None:  # another record was asked for, and the embeddings beside it know
-        recorded = of_file(sidecar_of(files.embeddings))
-        before = {key: value for key, value in recorded.items() if key in provenance}
+    if not before and files.embeddings is not None:  # the record has another name now; the embeddings have the same
+        sidecar = of_file(sidecar_of(files.embeddings))
+        before = {key: value for key, value in sidecar.items() if key in provenance}
     differing = differences(before, provenance, "it") if before else ["nothing says what of"]
     other = output_of_picks(files.picks) if files.picks else None
     if other not in (None, files.output and files.output.name):
         differing = [f"it is the record of {other}"]
     if differing:
         reasons = "; ".join(differing)
-        raise InputError(f"{standing}: exists ({reasons}); give another name, or replace it: overwrite=True")
+        raise InputError(f"{existing}: exists ({reasons}); give another name, or replace it: overwrite=True")
 
 
 def _pick(
-    source: Source, n: int, centers: list[int] | None, seed: int, settings: EmbedSettings, store: Path | None,
-    overwrite: bool,
-) -> KCenterResult:  # fmt: skip
-    """The picks among the candidates: of the embeddings that were given or kept, else of those made now."""
-    data, folder, candidates = source.data, source.folder, source.candidates
+    source: Source, n: int, centers: list[int] | None, seed: int, settings: EmbedSettings, files: Files, overwrite: bool
+) -> KCenterResult:
+    """The picks among the candidates, from the user's embeddings, from a saved file, or from new ones."""
+    data, folder, candidates, store = source.data, source.folder, source.candidates, files.embeddings
     if data is None or folder is None:
         whole = len(candidates) == len(source.x)
         return _kcenter(source.x if whole else source.x[candidates], source.x_name, n, centers, seed)
     if store and not overwrite:
-        kept = finished_embeddings(store, data, candidates, source.provenance, settings)
-        if kept is not None:
+        saved = finished_embeddings(store, data, candidates, source.provenance, settings)
+        if saved is not None:
             log.info("embeddings: those in %s", store)
-            return _kcenter(kept, str(store), n, centers, seed)
+            return _kcenter(saved, str(store), n, centers, seed)
+    first = centers or []
     embedded = embed_by_folder(
-        data, candidates, folder, source.provenance, settings,
-        store=store or "host", first=centers or [], overwrite=overwrite,
-    )  # fmt: skip
+        data, candidates, folder, source.provenance, settings, store=store or "host", first=first, overwrite=overwrite
+    )
     return embedded.select(n, seed=seed)
 
 
@@ -380,7 +389,7 @@ def _kcenter(x: Any, name: str, n: int, centers: list[int] | None, seed: int) ->
 
 
 def _record(indices: np.ndarray, result: KCenterResult) -> dict[str, Any]:
-    """What the record says of the picks; sqdist is None where the result has infinity, which JSON does not know."""
+    """The record's part on the picks; a sqdist of infinity, which JSON lacks, becomes None."""
     return {
         "indices": indices.tolist(),
         "sqdist": [value if np.isfinite(value) else None for value in result.sqdist.tolist()],
@@ -391,7 +400,7 @@ def _record(indices: np.ndarray, result: KCenterResult) -> dict[str, Any]:
 
 
 def _write(files: Files, record: dict[str, Any], trainer: str | None, data: Data | None, keep: bool) -> list[str]:
-    """Write the record first, since it says what the output is made from; returns what the trainer is to be told."""
+    """Write the record before the output, since it has the output's provenance; returns the notes for the trainer."""
     notes: Iterable[str] = ()
     if files.picks:
         write_json(files.picks, record)

@@ -1,7 +1,7 @@
-"""Several processes on one job, as torchrun starts them: who they are, and the little that they tell each other.
+"""The processes of one job, as torchrun starts them: their ranks, barriers and reductions.
 
-Rows are shared out by batch, and each process bounds the rows that it embeds; then one exchange of all rows' bounds
-lets every process pick the same rows, without a word for each pick.
+Processes share the rows by batch, and each computes the bounds of the rows that it embeds. After one reduction of all
+bounds every process picks the same rows, without further messages.
 """
 
 import os
@@ -14,11 +14,11 @@ import torch.distributed as dist
 
 from .errors import InputError
 
-LONGEST_WAIT = timedelta(hours=12)  # for the others, who may be training or writing; one that dies is noticed at once
+LONGEST_WAIT = timedelta(hours=12)  # for a process that trains or writes; the death of one ends the wait at once
 
 
 def rank() -> int:
-    """This process's number, 0 when it is alone."""
+    """This process's rank in the job, 0 when it is alone."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -28,16 +28,16 @@ def world() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """Whether this is the process that writes files."""
     return rank() == 0
 
 
 @contextmanager
 def job() -> Iterator[None]:
-    """Join the other processes, if there are any and it is not done yet; leave them at the end.
+    """Join torchrun's other processes, if there are any and no process group exists; leave them at the end.
 
     Raises:
-        InputError: they are on several machines, whose views of one file differ while it is written.
+        InputError: they are on several machines, which see one file differently while it is written.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
@@ -49,16 +49,16 @@ def job() -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
-    yield  # not in a try: after a failure the others are no longer there to take leave of
-    # One that leaves early would break the connections of the others. And gloo's threads, which DDP keeps alive after
-    # the group, let go of the last operation's tensors some time after it: where the interpreter ends before, that
-    # aborts the process. Unlike all_reduce, this barrier has none.
+    yield  # no try/finally: after a failure the peers are gone and the barrier would hang
+    # A process that leaves early would break its peers' connections. It must be dist.barrier, which has no tensors:
+    # gloo's threads, which DDP keeps alive, free those of the last all_reduce late, and if the interpreter has ended by
+    # then, the process aborts.
     dist.barrier()
     dist.destroy_process_group()
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this."""
     if world() > 1:
         dist.all_reduce(torch.zeros(1))
 
@@ -79,7 +79,7 @@ def lowest(values: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def first_then_others() -> Iterator[None]:
-    """The block runs in the first process, then in the others, which find what it made."""
+    """Run the block in the first process, then in the others, which find the files that the first one wrote."""
     if not is_first():
         barrier()
     yield

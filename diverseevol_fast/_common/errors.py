@@ -2,8 +2,8 @@
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: a file, an option, a setting. Exit status 2."""
+    """The user's input is wrong: a file, an option, a setting. Exit status 2."""
 
 
 class RunError(RuntimeError):
-    """A run failed on the way through no mistake in its input: numbers that are not finite, say. Exit status 1."""
+    """A run failed though its input is right, such as on a loss that is not finite. Exit status 1."""

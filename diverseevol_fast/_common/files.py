@@ -1,4 +1,4 @@
-"""Atomic writes: a reader sees the old file or the new one, never half of it, also after a crash; and locks."""
+"""Locks, and atomic writes: a reader sees the old file or the new one, never half of it, also after a crash."""
 
 import fcntl
 import hashlib
@@ -16,15 +16,15 @@ DAMAGED = "the file was damaged after it was written, restore it from a copy"
 
 
 def as_paths(names: Any) -> list[Path]:
-    """One name of a file, or a list of names, as a list of paths."""
+    """The paths of one file name or of a list of names."""
     return [Path(name) for name in (names if isinstance(names, list | tuple) else [names])]
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; renamed to `path` when the block ends well, removed when it does not.
+    """A path beside `path` to write to; renamed to `path` if the block succeeds, removed if it raises.
 
-    A symbolic link stays, and the file that it points to is replaced. A device or a pipe is written to as it is.
+    Of a symbolic link the target is replaced. A device or a pipe is written to directly.
 
     Raises:
         InputError: `path` is a folder.
@@ -49,13 +49,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold what is written at `path` against other processes; the lock is a hidden file beside it, removed at the end.
+    """Lock `path` against other processes that call this, by a hidden file beside it, which is removed at the end.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process has the lock.
     """
     path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():  # a device or a pipe has no content that two could spoil
+    if path.exists() and not path.is_file():  # two writers cannot damage a device or a pipe
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             os.close(descriptor)
             raise InputError(f"{path}: another process is writing it; wait for it, or name another file") from error
-        os.close(descriptor)  # its holder has removed the name since it was opened
+        os.close(descriptor)  # the last holder removed the file after this process had opened it
     try:
         yield
     finally:
@@ -78,7 +78,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one of that name."""
+    """Whether the open file is the one at `path`."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     return False
@@ -105,19 +105,19 @@ def json_text(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` whole or not at all."""
+    """Write `value` as JSON, atomically."""
     with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write(json_text(value))
 
 
 def read_record(path: Path, *keys: str, older_names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Read a dictionary that write_json wrote, with these keys in it.
+    """Read a dictionary that write_json wrote, and that has these keys.
 
-    older_names: what earlier versions called a key, at any depth -> its name.
+    older_names: an earlier version's name of a key, at any depth -> its name now.
 
     Raises:
-        InputError: the file was damaged since; says where.
-        FileNotFoundError: there is none.
+        InputError: the file was damaged; the message says where.
+        FileNotFoundError: there is no file.
     """
     record = _renamed(read_json(path), older_names or {})
     if not isinstance(record, dict) or not set(keys) <= set(record):
@@ -132,12 +132,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read what write_json wrote.
-
-    Raises:
-        InputError: the file was damaged since; says where.
-        FileNotFoundError: there is none.
-    """
+    """Read what write_json wrote. Raises InputError and FileNotFoundError as read_record."""
     try:
         return parse_json(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:

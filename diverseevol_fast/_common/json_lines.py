@@ -1,4 +1,4 @@
-"""JSON lines: objects with the numbers of their lines, which errors name."""
+"""JSON lines: objects with their line numbers, which errors name."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,10 @@ from .reading import check_plain, parse_json
 
 
 def parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
-    """The object in a line of a file. `path` and `number`, from 1, are what errors name.
+    """The object in a line of a file. Errors name `path` and the line's `number`, from 1.
 
     Raises:
-        InputError: it is not a JSON object (NaN and Infinity are not JSON), or could not be written as one again
-            (numbers that are not finite, too many levels, half a surrogate pair).
+        InputError: the line is not a JSON object (NaN and Infinity are not JSON), or check_plain refuses its value.
     """
     value = parse_json(line, str(path), number)
     check_plain(value, f"{path}, line {number}")
@@ -24,10 +23,10 @@ def parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def parse_lines(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
-    """The objects in `text` with the numbers of their lines, from 1; blank lines are skipped. Errors name `path`.
+    """The objects in `text` with their line numbers, from 1; blank lines are skipped. Errors name `path`.
 
     Raises:
-        InputError: as parse_line; the last line is cut off; there is no line.
+        InputError: as parse_line; the last line is cut off; all lines are blank.
     """
     lines = text.split("\n")
     rows = []
@@ -63,7 +62,7 @@ def id_of(location: str, row: dict[str, Any], key: str) -> str | int:
     """The question's id under `key`.
 
     Raises:
-        InputError: it is missing, or neither a text nor a whole number.
+        InputError: the key is missing, or its value is neither a text nor a whole number.
     """
     value = row.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) else text_of(location, row, key)
@@ -75,6 +74,6 @@ def keys_of(row: dict[str, Any]) -> str:
 
 
 def listed(names: list[Any], limit: int = 8) -> str:
-    """The first `limit` names, and how many more there are."""
+    """The first `limit` names, and the number of further ones."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(shown(name, 32) for name in names[:limit]) + more

@@ -1,4 +1,4 @@
-"""Text of users, files and other programs in messages: one line, printable, cut."""
+"""Text of users, files and other programs, made printable and short for messages."""
 
 import re
 
@@ -14,13 +14,13 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What another library says of a failure: its first line, without names of Python objects."""
+    """The first line of another library's error message, without names of Python objects."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason is given")
     return shown(EXCEPTION.sub("", OBJECT.sub(lambda match: match[1] or "a value", line)), 120)
 
 
 def printable(text: str) -> str:
-    """`text` whole, with line breaks and tabs, every other control character escaped."""
+    """`text` with every control character escaped except line breaks and tabs."""
     if text.isprintable():
         return text
     return "".join(character if character in "\n\t" else _escaped(character) for character in text)

@@ -1,4 +1,4 @@
-"""Progress of anything that takes more than a second: a bar on a terminal, a few plain lines elsewhere."""
+"""Progress of anything that takes more than a second: a bar on a terminal, a few log lines elsewhere."""
 
 import logging
 import sys
@@ -8,15 +8,16 @@ from tqdm import tqdm
 
 log = logging.getLogger("diverseevol_fast")
 
-LINES = 3  # one less is said of a stage, each when another third is done: a run has many stages
-SHORTEST_WAIT, LONGEST_WAIT = 10.0, 600.0  # seconds between two lines
+PARTS = 3  # a stage logs a line after each part but the last
+SHORTEST_WAIT, LONGEST_WAIT = 10.0, 600.0  # seconds between two log lines
 
 
 class Progress:
     """Counts `total` units of work: `with Progress("embed", n, "row") as bar: bar.update(3)`.
 
-    Silent when the package's logger is above INFO. On a terminal a bar, which stays as one line when it is through, if
-    that took more than a second. Elsewhere at most two lines, ten seconds apart or more, and one every ten minutes.
+    It shows nothing when the package's logger is above INFO. On a terminal it is a bar, which appears after a second
+    and stays. Elsewhere it logs PARTS - 1 lines, unless they would be less than SHORTEST_WAIT apart, and one whenever
+    LONGEST_WAIT has passed.
     """
 
     def __init__(self, label: str, total: int, unit: str, shown: bool = True):
@@ -25,10 +26,10 @@ class Progress:
         self.began = self.last_line = time.perf_counter()
         shown = shown and log.isEnabledFor(logging.INFO)
         self.lines = shown and not sys.stderr.isatty()
+        hidden = not shown or self.lines
         self.bar = tqdm(
-            total=total, desc=label, unit=unit, unit_scale=total > 9999, leave=True,
-            dynamic_ncols=True, disable=not shown or self.lines, delay=1.0,
-        )  # fmt: skip
+            total=total, desc=label, unit=unit, unit_scale=total > 9999, dynamic_ncols=True, delay=1.0, disable=hidden
+        )
 
     def __enter__(self) -> "Progress":
         return self
@@ -37,7 +38,7 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """The stage is over."""
+        """End the bar."""
         self.bar.close()
 
     def update(self, count: int, **facts: float) -> None:
@@ -47,16 +48,16 @@ class Progress:
             self.bar.set_postfix(facts, refresh=False)
         self.bar.update(count)
         now = time.perf_counter()
-        part = LINES * self.done // max(self.total, 1)
+        part = PARTS * self.done // max(self.total, 1)
         waited = now - self.last_line
-        new_part = self.part < part < LINES and waited >= SHORTEST_WAIT
+        new_part = self.part < part < PARTS and waited >= SHORTEST_WAIT
         if self.lines and (new_part or waited >= LONGEST_WAIT):
             self.last_line, self.part = now, part
             self._line(now - self.began, facts)
 
     def _line(self, seconds: float, facts: dict[str, float]) -> None:
         rate = self.done / seconds
-        left = (self.total - self.done) / rate if rate else float("inf")
+        remaining = (self.total - self.done) / rate if rate else float("inf")
         shown = "".join(f", {name} {value:.4g}" for name, value in facts.items())
-        log.info("%s: %s of %s %ss, about %.0f s left%s",
-                 self.label, f"{self.done:,}", f"{self.total:,}", self.unit, left, shown)  # fmt: skip
+        done = f"{self.done:,} of {self.total:,} {self.unit}s"
+        log.info("%s: %s, about %.0f s left%s", self.label, done, remaining, shown)

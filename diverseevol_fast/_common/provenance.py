@@ -1,11 +1,12 @@
-"""Provenance: what a file was made from, as far as it says so, and whether two of them belong together.
+"""Provenance: what a file was made from, and in what two provenances differ.
 
-A provenance is a dictionary; "data_sha256" (Data.sha256), "data_rows" (the number of rows of the whole data set) and
-"model_sha256" (models.folder_sha256) are the keys that the files of `embed` and `select` share. A key that is missing,
-or None, is not known and differs from nothing.
+A provenance is a dictionary. The files of `embed` and `select` share the keys "data_sha256" (Data.sha256), "data_rows"
+(the number of rows of the whole data set) and "model_sha256" (models.folder_sha256). To check_same_data a key that is
+missing or None is unknown, and differs from nothing.
 """
 
 import platform
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,27 +19,27 @@ DATA_KEYS = {"data_sha256": "content (SHA-256)", "data_rows": "number of rows"}
 
 
 def sidecar_of(path: Path) -> Path:
-    """The JSON file beside `path` that says what it was made from."""
+    """The JSON file beside `path` with its provenance."""
     return path.with_name(path.name + ".json")
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package and of what it stands on."""
+    """The versions of this package, of the packages that decide its results, and of Python."""
     names = ("diverseevol_fast", "torch", "transformers", "tokenizers", "numpy")
     return {name: metadata.version(name) for name in names} | {"python": platform.python_version()}
 
 
 def of_embeddings(path: Path, rows: int) -> dict[str, Any]:
-    """The provenance of a .npy file of `rows` embeddings, out of the <path>.json that `embed` writes beside it.
+    """The provenance of a .npy file of `rows` embeddings, from the <path>.json that `embed` writes beside it.
 
     Raises:
         InputError: <path>.json is about another number of embeddings, or about some of a data set's rows.
     """
-    beside = sidecar_of(path)
-    provenance = of_file(beside)
+    sidecar = sidecar_of(path)
+    provenance = of_file(sidecar)
     if "rows" in provenance and provenance["rows"] != rows:
         raise InputError(
-            f"{beside}: is about {provenance['rows']} embeddings, but {path.name} has {rows}: that is another file; "
+            f"{sidecar}: is about {provenance['rows']} embeddings, but {path.name} has {rows}: that is another file; "
             "remove the .json file if the embeddings are right"
         )
     if provenance.get("data_rows", rows) != rows:
@@ -50,7 +51,7 @@ def of_embeddings(path: Path, rows: int) -> dict[str, Any]:
 
 
 def recorded(record: dict[str, Any]) -> Any:
-    """The provenance that a record holds, None where it holds none; version 0.1 called it "made_from"."""
+    """The provenance in a record, which version 0.1 called "made_from"; None where there is none."""
     return record.get("provenance", record.get("made_from"))
 
 
@@ -64,7 +65,7 @@ def of_picks(path: Path) -> dict[str, Any]:
 
 
 def output_of_picks(path: Path) -> str | None:
-    """The name of the file of rows that a record of `select` belongs to, where it says so."""
+    """The name of the output that a record of `select` belongs to; None where the record has none."""
     return of_file(path).get("output")
 
 
@@ -72,11 +73,11 @@ def check_same_data(of: dict[str, dict[str, Any]], override: str) -> None:
     """Raises InputError unless all are of one data set, as far as is known.
 
     Args:
-        of: what the user calls a file -> its provenance.
-        override: the option that the message names.
+        of: the name of a file in messages -> its provenance.
+        override: the keyword that accepts other data, for the message.
     """
     for key, meaning in DATA_KEYS.items():
-        known = [(name, one[key]) for name, one in of.items() if one.get(key) is not None]
+        known = [(name, each[key]) for name, each in of.items() if each.get(key) is not None]
         for name, value in known[1:]:
             if value != known[0][1]:
                 raise InputError(
@@ -85,19 +86,24 @@ def check_same_data(of: dict[str, dict[str, Any]], override: str) -> None:
                 )
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], owner: str) -> list[str]:
-    """ "key: <owner> has x, now y" for each key that differs; keys of dictionaries inside are "outer.inner"."""
-    before, now = _flat(before), _flat(now)
+def differences(before: dict[str, Any], now: dict[str, Any], owner: str, ignored: Collection[str] = ()) -> list[str]:
+    """A text for each key that differs: "key: <owner> has x, now y"; of a digest "key_sha256", "key: other content".
+
+    A key of a dictionary inside is "outer.inner". Keys in `ignored` may differ.
+    """
+    before, now = _flat(before, ignored), _flat(now, ignored)
     return [
-        f"{key}: {owner} has {_short(before.get(key))}, now {_short(now.get(key))}"
+        f"{shown(key.removesuffix('_sha256'), 40)}: other content"
+        if key.endswith("_sha256")
+        else f"{shown(key, 40)}: {owner} has {_short(before.get(key))}, now {_short(now.get(key))}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
 
 
 def of_file(path: Path) -> dict[str, Any]:
-    """A JSON file's dictionary; empty when it is not there or no such thing."""
-    if not path.is_file():  # a pipe could be waited for in vain
+    """The dictionary in a JSON file; empty where there is no such file or it holds no dictionary."""
+    if not path.is_file():  # reading a pipe could block for ever
         return {}
     try:
         value = read_json(path)
@@ -106,10 +112,11 @@ def of_file(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _flat(provenance: dict[str, Any]) -> dict[str, Any]:
+def _flat(provenance: dict[str, Any], ignored: Collection[str]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in provenance.items():
-        flat |= {f"{key}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value}
+        if key not in ignored:
+            flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
     return flat
 
 

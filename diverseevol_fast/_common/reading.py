@@ -1,4 +1,4 @@
-"""Text and JSON that a user gave, read with bounds: nothing waits for ever, and every mistake is a sentence."""
+"""Users' text and JSON, read within limits: reading never blocks, and every mistake is an InputError."""
 
 import gzip
 import json
@@ -13,18 +13,18 @@ from typing import Any
 from .errors import InputError
 from .messages import shown
 
-MOST_LEVELS = 100  # of lists and objects in each other
-MOST_DIGITS = 4300  # of a whole number: Python's own limit
+MOST_LEVELS = 100  # of nested lists and objects
+MOST_DIGITS = 4300  # in a whole number: Python's own limit
 NO_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
 LONG_NUMBER = re.compile(rf'"(?:[^"\\]|\\.)*"|(\d{{{MOST_DIGITS + 1},}})')
 KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
 def is_folder(path: Path) -> bool:
-    """Whether `path` is a folder; otherwise it is a regular file.
+    """Whether `path` is a folder; if not, it is a regular file.
 
     Raises:
-        InputError: it is neither, is not there, or cannot be looked at.
+        InputError: it is neither, is not there, or may not be accessed.
     """
     try:
         mode = path.stat().st_mode
@@ -66,23 +66,23 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: not readable as {kind}: {_why(error)}") from error
 
 
-def parse_json(text: str, place: str, line: int | None = None) -> Any:
-    """The value of a JSON text. `place` is what errors name, with `line` where `text` is one line of a file.
+def parse_json(text: str, location: str, line: int | None = None) -> Any:
+    """The value of a JSON text. Errors name `location`, and `line` where `text` is one line of a file.
 
     Raises:
         InputError: not JSON; numbers that are not finite or have more than MOST_DIGITS digits; more than MOST_LEVELS
             levels; half a surrogate pair.
     """
 
-    def refuse(reason: str, error: Exception | None, found: int) -> None:
-        raise InputError(f"{place}, line {line or found}: {reason}") from error
+    def refuse(reason: str, error: Exception | None, line_in_text: int) -> None:
+        raise InputError(f"{location}, line {line or line_in_text}: {reason}") from error
 
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         refuse(f"not JSON: {error.msg} (column {error.colno})", error, error.lineno)
     except RecursionError as error:
-        raise InputError(f"{_where(place, line)}: {_too_deep()}") from error
+        raise InputError(f"{location}{f', line {line}' if line else ''}: {_too_deep()}") from error
     except _ConstantError as error:
         refuse(f"not JSON: {error} is no number; expected null or a finite one", error, _line_of(NO_NUMBER, text))
     except ValueError as error:
@@ -90,18 +90,18 @@ def parse_json(text: str, place: str, line: int | None = None) -> Any:
     return value
 
 
-def check_plain(value: Any, place: str) -> None:
+def check_plain(value: Any, location: str) -> None:
     """
     Raises:
-        InputError: flaw_of finds something in `value`, which `place` names.
+        InputError: JSON cannot hold `value`, as flaw_of says; the message names `location`.
     """
     flaw = flaw_of(value)
     if flaw:
-        raise InputError(f"{place}: {flaw}")
+        raise InputError(f"{location}: {flaw}")
 
 
 def flaw_of(value: Any, levels: int = 0) -> str | None:
-    """What keeps a value from being written as JSON in UTF-8; None where nothing does."""
+    """Why a value cannot be written as JSON in UTF-8; None where it can."""
     if isinstance(value, str):
         return _flaw_of_text(value)
     if isinstance(value, float):
@@ -139,12 +139,8 @@ def _too_deep() -> str:
     return f"more than {MOST_LEVELS} levels of lists and objects in each other"
 
 
-def _where(place: str, line: int | None) -> str:
-    return f"{place}, line {line}" if line else place
-
-
 def _line_of(pattern: re.Pattern, text: str) -> int:
-    """Where, outside of strings, what the pattern's group stands for comes first: the line's number from 1."""
+    """The line, from 1, where the pattern's group first matches outside of strings."""
     start = next(match.start() for match in pattern.finditer(text) if match[1])
     return text.count("\n", 0, start) + 1
 

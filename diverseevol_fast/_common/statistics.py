@@ -2,7 +2,7 @@
 
 import numpy as np
 
-DRAWN_AT_ONCE = 4_000_000  # numbers in memory
+DRAWN_AT_ONCE = 4_000_000  # indices in memory at a time
 
 
 def ratio_interval(
@@ -12,11 +12,11 @@ def ratio_interval(
 
     Args:
         numerators, denominators: [N] float64, N at least 1, one pair for each row or question; pairs stay together.
-        resamples: how many; N pairs are drawn for each, with replacement.
-        seed: of the draws.
+        resamples: number of resamples, each of N pairs drawn with replacement.
+        seed: seeds the draws.
 
     Returns:
-        None where a resample's denominators do not sum to more than 0.
+        The two percentiles; None where the denominators of a resample do not sum to more than 0.
     """
     n, generator = len(numerators), np.random.default_rng(seed)
     ratios = np.empty(resamples)

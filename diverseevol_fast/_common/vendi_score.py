@@ -1,10 +1,10 @@
-"""The Vendi Score: how many unlike rows a set of embeddings amounts to."""
+"""The Vendi Score: the effective number of dissimilar rows among embeddings."""
 
 import math
 
 import torch
 
-CHUNK_ELEMENTS = 1 << 22  # rows are taken in chunks of about this many elements, so that x is never copied whole
+CHUNK_ELEMENTS = 1 << 22  # of a chunk of rows, so that x is never copied whole
 
 
 def vendi_score(x: torch.Tensor, q: float = 1.0) -> float:
@@ -22,7 +22,7 @@ def vendi_score(x: torch.Tensor, q: float = 1.0) -> float:
 
 
 def vendi_of_spectrum(spectrum: torch.Tensor, q: float = 1.0) -> float:
-    """The Vendi Score from the eigenvalues of K, of which zeros may be missing.
+    """The Vendi Score from the eigenvalues of K; zeros among them may be left out.
 
     Raises:
         ValueError: a negative q.
@@ -40,9 +40,9 @@ def vendi_of_spectrum(spectrum: torch.Tensor, q: float = 1.0) -> float:
 def kernel_spectra(x: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
     """For each of the ascending sizes the eigenvalues of the cosine kernel of x[:size], x [n, D].
 
-    Each is [at most min(size, D) + 1] float64, none negative, and adds up to size but for rounding; further
-    eigenvalues are 0. They are those of the size x size kernel, of which the largest is made once, or of the D x D
-    second moment of the unit rows, whichever is smaller. Rows of zeros as in vendi_score.
+    Each result is [at most min(size, D) + 1] float64, not negative, with the sum `size` up to rounding; missing
+    eigenvalues are 0. They are computed from the size x size kernel, which is a corner of the largest such kernel, or
+    from the D x D second moment of the unit rows, whichever is smaller. Rows of zeros are treated as in vendi_score.
 
     Raises:
         ValueError: a size without rows, or values that are not finite.
@@ -54,14 +54,14 @@ def kernel_spectra(x: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
     units = unit_rows(x[: max((size for size in sizes if size <= width), default=0)])
     kernel = units @ units.T
     moment = kernel.new_zeros((width, width)) if sizes[-1] > width else None
-    spectra, seen, zeros = [], 0, 0
+    spectra, added, zeros = [], 0, 0
     for size in sizes:
-        for rows in _chunks(x[seen:size]):
+        for rows in _chunks(x[added:size]):
             units = unit_rows(rows)
             zeros += int((units == 0).all(dim=1).sum())
             if moment is not None:
                 moment.addmm_(units.T, units)
-        seen = size
+        added = size
         spectra.append(_eigenvalues(kernel[:size, :size] if moment is None or size <= width else moment, zeros))
     return spectra
 
@@ -86,11 +86,12 @@ def _check_finite(x: torch.Tensor) -> None:
 
 
 def _eigenvalues(products: torch.Tensor, zeros: int) -> torch.Tensor:
-    """The kernel's, from U U^T or U^T U of unit rows, of which `zeros` are zeros.
+    """The kernel's eigenvalues from U U^T or U^T U of the unit rows U.
 
-    Those are alike among themselves and unlike all others, which adds one eigenvalue: their number.
+    The `zeros` rows of zeros have cosine 1 with each other and 0 with all others: together they add one eigenvalue,
+    their number.
     """
     values = torch.linalg.eigvalsh(products)
     noise = values.abs().max() * len(values) * torch.finfo(values.dtype).eps if len(values) else 0
-    values = torch.where(values > noise, values, 0)  # rounding gives a singular kernel small ones of either sign
+    values = torch.where(values > noise, values, 0)  # rounding makes small values of zeros
     return torch.cat([values, values.new_tensor([zeros])]) if zeros else values

@@ -1,4 +1,4 @@
-"""YAML that a user gave: the safe loader, with bounds on what aliases make of it."""
+"""Users' YAML, read by the safe loader, with a limit on what aliases expand to."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from .errors import InputError
 from .messages import shown
 from .reading import check_plain
 
-MOST_NODES = 100_000  # of a document, with what each alias stands for
+MOST_NODES = 100_000  # in a document with its aliases expanded
 
 
-def parse_yaml(text: str, place: str) -> Any:
-    """The value of a YAML document; None of an empty one. `place` is what errors name.
+def parse_yaml(text: str, location: str) -> Any:
+    """The value of a YAML document; None of an empty one. Errors name `location`.
 
     Raises:
         InputError: not YAML, a value that its tag does not fit, aliases that contain themselves or stand for more than
@@ -24,26 +24,26 @@ def parse_yaml(text: str, place: str) -> Any:
         node = loader.get_single_node()
         if node is not None and _nodes(node, {}) > MOST_NODES:
             raise InputError(
-                f"{place}: more than {MOST_NODES} values; expected fewer, aliases counted as what they mean"
+                f"{location}: more than {MOST_NODES} values; expected fewer, aliases counted as what they mean"
             )
         value = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise InputError(f"{place}: not YAML: {_reason(error)}") from error
+        raise InputError(f"{location}: not YAML: {_reason(error)}") from error
     except RecursionError as error:
-        raise InputError(f"{place}: more levels of lists and mappings in each other than can be read") from error
+        raise InputError(f"{location}: more levels of lists and mappings in each other than can be read") from error
     except InputError:
         raise
     except (ValueError, KeyError, AttributeError, IndexError, TypeError, OverflowError) as error:
-        raise InputError(f"{place}: not YAML: a number, date or tagged value is malformed") from error
+        raise InputError(f"{location}: not YAML: a number, date or tagged value is malformed") from error
     finally:
         if loader is not None:
             loader.dispose()
-    check_plain(value, place)
+    check_plain(value, location)
     return value
 
 
 def _nodes(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
-    """How many values the node stands for, each alias counted as what it means."""
+    """The number of values in the node with its aliases expanded. known: the counts so far, None of a parent."""
     if node in known:
         count = known[node]
         if count is None:
@@ -61,6 +61,6 @@ def _nodes(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
 def _reason(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem is None:
         return shown(" ".join(str(error).split()), 120)
-    place = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-    begun = "" if error.context_mark is None else f", in what begins in line {error.context_mark.line + 1}"
-    return shown(error.problem, 120) + place + begun
+    line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+    context = "" if error.context_mark is None else f", in what begins in line {error.context_mark.line + 1}"
+    return shown(error.problem, 120) + line + context

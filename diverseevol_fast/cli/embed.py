@@ -1,22 +1,22 @@
-"""`diverseevol embed`: its options, and what it says of the file that it wrote."""
+"""`diverseevol embed`: its options and its message."""
 
 import argparse
 from pathlib import Path
 
 from .._common.errors import InputError
-from .options import model_keywords, model_options
+from .options import keywords, model_options
 from .result import Result
 
 
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command and its options."""
     embed = commands.add_parser("embed", parents=[common, model_options()], help="embeddings of a data set as .npy")
     embed.add_argument("--output", type=Path, required=True, metavar="X.npy")
     embed.add_argument("--overwrite", action="store_true", help="replace embeddings of another data set or model")
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """The embeddings in a file, and their shape."""
+    """Write the embeddings; the text is their file and shape."""
     from ..embedding.embed import embed
 
     for name in ("data", "model"):
@@ -24,10 +24,11 @@ def execute(args: argparse.Namespace) -> Result:
             raise InputError(f"embed: --{name} is missing")
     if args.output.suffix != ".npy":
         raise InputError(f"--output {args.output}: expected a name ending in .npy")
-    found = embed(args.data, store=args.output, overwrite=args.overwrite, **model_keywords(args))
-    rows, dimension = found.values.shape
+    kwargs = keywords(args)
+    embedded = embed(store=kwargs.pop("output"), **kwargs)
+    rows, dimension = embedded.values.shape
     return Result(
         f"{args.output}: {rows} x {dimension} {args.store_dtype}",
         {"output": str(args.output), "rows": rows, "dimension": dimension, "dtype": args.store_dtype}
-        | {"metrics": found.metrics},
+        | {"metrics": embedded.metrics},
     )

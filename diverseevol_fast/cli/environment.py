@@ -1,4 +1,4 @@
-"""`diverseevol env`: what this machine has, which backend serves, and why the others do not."""
+"""The report of `diverseevol env`: hardware, versions, the chosen backends, and why others cannot be used."""
 
 import os
 import platform
@@ -14,20 +14,23 @@ PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "trito
 
 
 def describe() -> Result:
-    """The report, a fact a line; on a machine with a GPU whose kernels were never checked, they are checked."""
+    """The report, one fact per line. GPU kernels that were never checked on this GPU are checked first."""
     import torch
 
     from .. import __version__
 
     device_types = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     record = {
-        "diverseevol_fast": __version__, "python": platform.python_version(), "platform": platform.platform(),
+        "diverseevol_fast": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
         "packages": {name: version_of(name) for name in PACKAGES},
         "cpu": {"name": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-        "cuda_kernels": _cuda_kernels(), "gpus": _gpus(),
+        "cuda_kernels": _cuda_kernels(),
+        "gpus": _gpus(),
         "backends": [_op(op, device_type) for device_type in device_types for op in backends.OPS],
         "unusable": _unusable(device_types),
-    }  # fmt: skip
+    }
     lines = [f"diverseevol_fast {__version__}, Python {record['python']}, {record['platform']}"]
     lines += [f"{name} {version}" for name, version in record["packages"].items()]
     lines += ["CPU: {name}, {cores} cores, {threads} threads".format(**record["cpu"])]
@@ -43,7 +46,7 @@ def describe() -> Result:
 
 
 def check_kernels() -> Result:
-    """Check all GPU kernels of all GPUs anew, and remember what is found: a table, a kernel a line.
+    """Check all GPU kernels on all GPUs again and save the verdicts: a table with a line per kernel.
 
     Raises:
         InputError: there is no GPU.
@@ -59,12 +62,12 @@ def check_kernels() -> Result:
     for name in kernels.LAUNCHERS:
         if backends.unusable(name, "cuda") is not None:
             lines.append(f"{name}: {backends.unusable(name, 'cuda')}")
-    for number in range(torch.cuda.device_count()):
-        lines.append(f"GPU {number}: {torch.cuda.get_device_name(number)}")
-        for kernel, verdict in self_check.check_anew(number, backends.launchers()).items():
+    for index in range(torch.cuda.device_count()):
+        lines.append(f"GPU {index}: {torch.cuda.get_device_name(index)}")
+        for kernel, verdict in self_check.check_anew(index, backends.launchers()).items():
             state = {True: "passed", False: "FAILED", None: "not checked"}[verdict.passed]
             lines.append(f"  {kernel!s:40} {state:12} {verdict.reason}".rstrip())
-            verdicts.append({"gpu": number, "kernel": str(kernel), "passed": verdict.passed, "reason": verdict.reason})
+            verdicts.append({"gpu": index, "kernel": str(kernel), "passed": verdict.passed, "reason": verdict.reason})
             wrong += verdict.passed is not True
     if wrong:
         raise RunError("\n".join([*lines, f"{wrong} kernels did not pass; other backends are used in their place"]))
@@ -77,15 +80,15 @@ def _gpus() -> list[str]:
     if not torch.cuda.is_available():
         return [f"GPU: none ({_no_gpu()})"]
     lines = []
-    for number in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(number)
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
         memory, capability = f"{properties.total_memory / 2**30:.0f} GiB", f"{properties.major}.{properties.minor}"
-        lines.append(f"GPU {number}: {properties.name}, {memory}, compute capability {capability}")
+        lines.append(f"GPU {index}: {properties.name}, {memory}, compute capability {capability}")
     return lines
 
 
 def _no_gpu() -> str:
-    """Why no GPU can be used: none is there, torch is built without CUDA, or the driver is missing or too old."""
+    """Why torch sees no GPU: it is built without CUDA, the driver is missing or too old, or there is none."""
     import torch
 
     if torch.version.cuda is None:
@@ -98,7 +101,7 @@ def _no_gpu() -> str:
 
 
 def _op(op: str, device_type: str) -> dict[str, Any]:
-    """The chosen backends and why, once if all dtypes agree; and the others that could be."""
+    """An op's chosen backends, each with its reason and dtypes; and the other backends that could be chosen."""
     dtypes: dict[backends.Choice, list[str]] = {}
     for dtype in kernels.OP_DTYPES[op]:
         dtypes.setdefault(_choice(op, device_type, dtype), []).append(dtype)
@@ -120,7 +123,7 @@ def _op_lines(op: dict[str, Any]) -> list[str]:
 
 
 def _unusable(device_types: list[str]) -> dict[str, list[str]]:
-    """Why backends cannot be used -> which."""
+    """Each reason for which backends cannot be used -> their names."""
     names: dict[str, list[str]] = {}
     for device_type in device_types:
         for name in backends.NAMES:
@@ -140,13 +143,13 @@ def _choice(op: str, device_type: str, dtype: str) -> backends.Choice:
 
     try:
         return backends.explain(device_type, "auto", op, getattr(torch, dtype))
-    except ValueError as error:  # DIVERSEEVOL_BACKEND names one that cannot serve here
+    except ValueError as error:  # DIVERSEEVOL_BACKEND names one that cannot be used here
         return backends.Choice("none", str(error))
 
 
 def _cuda_kernels() -> str:
     if backends.cuda_unavailable() is not None:
-        return "none"  # the reason stands with those of the other backends
+        return "none"  # the list of unusable backends has the reason
     from ..ops import native
 
     return f"for {native._native.cuda_architectures}"

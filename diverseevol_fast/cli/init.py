@@ -1,4 +1,4 @@
-"""`diverseevol init`: a commented config to begin with."""
+"""`diverseevol init`: write a commented config."""
 
 import argparse
 import os
@@ -12,21 +12,23 @@ from .result import Result
 
 
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command and its options."""
     init = commands.add_parser(
-        "init", parents=[common], help="write a commented config for a run",
+        "init",
+        parents=[common],
+        help="write a commented config for a run",
         description="Write a config with every key, its default and what it does. An existing file is never replaced.",
-    )  # fmt: skip
+    )
     init.add_argument("file", type=Path, nargs="?", default=Path("config.yml"), metavar="FILE", help="(config.yml)")
     init.add_argument("--data", help="fills full_data_path in")
     init.add_argument("--model", help="fills model_name_or_path in")
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """`diverseevol init`: writes args.file, which must not be there.
+    """Write the config to args.file; the text says which keys are still to be filled in.
 
     Raises:
-        InputError: it is there, or cannot be written.
+        InputError: the file exists, or cannot be written.
     """
     path = args.file
     if os.path.lexists(path):

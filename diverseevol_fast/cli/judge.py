@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._common.json_lines import listed
-from .options import add_number
+from .options import add_number, keywords
 from .result import Result
 
 if TYPE_CHECKING:
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command and its options."""
     judge = commands.add_parser(
         "judge",
         parents=[common],
-        allow_abbrev=False,  # no --api-key: its value would be a key, not a name
+        allow_abbrev=False,  # --api-key must not stand for --api-key-env: users would put the key itself after it
         help="a judge model rates answers against reference answers",
         description="Asks an OpenAI-compatible endpoint in both orders; each judgement is kept as it comes.",
     )
@@ -35,22 +35,10 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """The judgements and their scores, or with --dry-run what they would take."""
+    """Write the judgements; the text has their scores, or with --dry-run the calls and tokens that they would take."""
     from ..evaluate.judge.judge import Estimate, judge
 
-    result = judge(
-        args.answers,
-        args.reference,
-        base_url=args.base_url,
-        model=args.model,
-        api_key_env=args.api_key_env,
-        output=args.output,
-        concurrency=args.concurrency,
-        timeout=args.timeout,
-        retries=args.retries,
-        max_tokens=args.max_tokens,
-        dry_run=args.dry_run,
-    )
+    result = judge(**keywords(args))
     text = _text_of_estimate(result, args.max_tokens) if isinstance(result, Estimate) else _text(result)
     return Result(text, result.to_dict())
 
@@ -64,7 +52,7 @@ def _text_of_estimate(estimate: "Estimate", max_tokens: int) -> str:
 
 
 def _text(result: "Judgements") -> str:
-    """The output, its tokens, the replies without scores, and the scores or why there are none."""
+    """The output, its token counts, the replies without scores, and the table of scores or why there is none."""
     from ..evaluate.judge.score import scores_table
 
     sentence = (

@@ -1,4 +1,4 @@
-"""The command line: parses, calls, turns failures into one sentence."""
+"""The command line: it parses, calls the command, and turns a failure into one sentence."""
 
 import argparse
 import errno
@@ -23,24 +23,22 @@ from .result import Result
 
 log = logging.getLogger("diverseevol_fast")
 
-SECONDS_OF_FINALIZER = 0.02  # after which a signal that came in a __del__ is given again
-FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started; it tells the user what is going on
-
+SECONDS_OF_FINALIZER = 0.02  # a signal that arrives during a __del__ is sent again after this time
+FIRST = os.environ.get("RANK", "0") == "0"  # whether this is torchrun's first process, which alone informs the user
 OF_A_JOB = ("run", "embed", "select")  # the commands that torchrun may start
-
-REFUSED_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
-                 errno.EEXIST)  # fmt: skip
+REFUSED_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+REFUSED_NAMES |= {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for a mistake in what was given, 1 for a failure on the way."""
+    """Run a command; returns the exit status: 0, 2 for a mistake of the user, 1 for another failure, 128 + a signal."""
     _leave_cores_to_others()
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     _set_up_logging(args.quiet)
     try:
-        _check_given(args)
-        with _noticing_termination(), _others_silenced(args.quiet):
+        _check_not_empty(args)
+        with _signals_as_exceptions(), _without_warnings(args.quiet):
             result = _command(args, rest)
         if FIRST:
             print(json.dumps(result.record, indent=1) if args.json else result.text)
@@ -55,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, InputError) or _is_refused(error) else 1
 
 
-def _check_given(args: argparse.Namespace) -> None:
+def _check_not_empty(args: argparse.Namespace) -> None:
     """
     Raises:
         InputError: an option whose value is empty.
@@ -66,7 +64,7 @@ def _check_given(args: argparse.Namespace) -> None:
 
 
 def _command(args: argparse.Namespace, rest: list[str]) -> Result:
-    args.keys = rest  # of run; no other command hands any back
+    args.keys = rest  # keys of `run`; empty for all other commands
     execute = COMMANDS[args.command].execute
     if args.command not in OF_A_JOB:
         return execute(args)
@@ -77,12 +75,12 @@ def _command(args: argparse.Namespace, rest: list[str]) -> Result:
 
 
 class TerminatedError(BaseException):
-    """SIGTERM came."""
+    """The process received SIGTERM."""
 
 
 @contextmanager
-def _noticing_termination() -> Iterator[None]:
-    """SIGTERM is an exception inside, so that finished batches are recorded; torchrun sends it to the others."""
+def _signals_as_exceptions() -> Iterator[None]:
+    """Raise exceptions on SIGINT and SIGTERM (torchrun's, when a process has ended), so that batches are recorded."""
 
     def stop(number, frame) -> None:
         if _in_finalizer(frame):
@@ -94,8 +92,8 @@ def _noticing_termination() -> Iterator[None]:
             others = ", as when another process of the job has ended" if "WORLD_SIZE" in os.environ else ""
             raise TerminatedError(f"stopped by SIGTERM{others}")
 
-    heeded = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heeded}
+    handled = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
     finally:
@@ -104,7 +102,7 @@ def _noticing_termination() -> Iterator[None]:
 
 
 def _in_finalizer(frame: FrameType | None) -> bool:
-    """Whether a signal came while a __del__ ran: what is raised in one is printed and dropped."""
+    """Whether a signal interrupted a __del__, in which Python prints and drops exceptions."""
     while frame is not None:
         if frame.f_code.co_name == "__del__":
             return True
@@ -118,17 +116,17 @@ def _complain(sentence: str) -> None:
 
 
 class LinesAboveBars(logging.StreamHandler):
-    """Log lines that leave a bar on the same terminal whole."""
+    """Writes log lines without damaging a progress bar on the same terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line where the bar was, and the bar below it."""
+        """Write the line in place of the bar, and the bar below it."""
         with tqdm.external_write_mode(file=self.stream):
             super().emit(record)
 
 
 @contextmanager
-def _others_silenced(quiet: bool) -> Iterator[None]:
-    """With --quiet, no warnings of other packages: neither Python's nor those that they log without a handler."""
+def _without_warnings(quiet: bool) -> Iterator[None]:
+    """With --quiet, hide other packages' warnings: Python's, and those that are logged without a handler."""
     handler = logging.lastResort or logging.StreamHandler()
     level = handler.level
     with warnings.catch_warnings():
@@ -142,17 +140,17 @@ def _others_silenced(quiet: bool) -> Iterator[None]:
 
 
 class PrintableFormatter(logging.Formatter):
-    """What data says reaches a terminal as text, not as commands to it."""
+    """Escapes control characters, so that data cannot send commands to the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, control characters escaped."""
+        """The line with control characters escaped."""
         return printable(super().format(record))
 
 
 def _leave_cores_to_others() -> None:
-    """Before torch is imported: gcc's OpenMP threads that wait for work spin a while, on cores that others may want.
+    """Let gcc's OpenMP threads spin only briefly while they wait, since other processes may need the cores.
 
-    docs/decisions.md has the figures; what the user has set holds.
+    It must run before torch is imported. A policy that the user has set stays; docs/decisions.md has the measurements.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -160,9 +158,9 @@ def _leave_cores_to_others() -> None:
 
 def _set_up_logging(quiet: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too; ours say what goes on
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too; this package shows its own
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    if quiet:  # read when these are imported
+    if quiet:  # these packages read the variables when they are imported
         for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
             os.environ.setdefault(name, "error")
     handler = LinesAboveBars(sys.stderr)
@@ -173,7 +171,7 @@ def _set_up_logging(quiet: bool) -> None:
 
 
 def as_options(text: str, command: Parser) -> str:
-    """A message of a function with the command's options in place of the keywords that they stand for.
+    """A function's message with the command's options in place of the function's keywords.
 
     "overwrite=True" becomes "--overwrite", and "output: expected ..." "--output: expected ..."; a key of run's config,
     such as "skip_empty=True", becomes "--skip_empty true".
@@ -189,12 +187,12 @@ def as_options(text: str, command: Parser) -> str:
 
 
 def _is_refused(error: BaseException) -> bool:
-    """Whether the system refuses a name that the user gave."""
+    """Whether the system refuses a file name of the user's."""
     return isinstance(error, OSError) and error.errno in REFUSED_NAMES and error.filename is not None
 
 
 def _sentence(error: BaseException) -> str:
-    """One line that says what went wrong and what to do."""
+    """One sentence that says what went wrong and what to do."""
     if isinstance(error, InputError | RunError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -1,36 +1,47 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 import argparse
 from typing import Any
 
+from .._common.dtypes import DTYPES
 from .._common.errors import InputError
 from .._common.messages import shown
 from .._common.yaml_values import parse_yaml
 
+NO_KEYWORDS = ("command", "keys", "quiet", "debug", "json")  # options of the command line itself
+
 
 def model_options() -> argparse.ArgumentParser:
-    """What embed and select say of data and model."""
+    """The options of data and model, which embed and select share."""
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument(
         "--data", help="data set: JSON list, JSON lines, .gz, parquet, a datasets folder, builtin:quickstart"
     )
     model.add_argument("--model", help="a local Hugging Face causal or encoder model, or a hub name")
-    model.add_argument("--model-max-length", type=int, default=512, metavar="T", help="cut rows to T tokens (512)")
     model.add_argument(
-        "--max-tokens-per-batch", type=_tokens, default="auto", metavar="T",
+        "--model-max-length", dest="max_length", type=int, default=512, metavar="T", help="cut rows to T tokens (512)"
+    )
+    model.add_argument(
+        "--max-tokens-per-batch",
+        type=_tokens,
+        default="auto",
+        metavar="T",
         help="padding included; 'auto' (default): by a probe on a GPU, 2048 on a CPU",
-    )  # fmt: skip
+    )
     model.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16", "float16", "auto"),
+        "--dtype",
+        default="float32",
+        choices=(*DTYPES, "auto"),
         help="of the weights; bfloat16 on a CPU says what it changes (float32)",
-    )  # fmt: skip
+    )
     model.add_argument("--store-dtype", default="float32", choices=("float32", "float16"), help="of the embeddings")
     model.add_argument("--pooling", choices=("mean", "cls", "last"), help="of the last hidden states (mean)")
     model.add_argument("--attn-implementation", metavar="NAME", help="of transformers: eager, sdpa, flash_attention_2")
     model.add_argument(
-        "--template", metavar="alpaca|plain|chat|FILE",
+        "--template",
+        metavar="alpaca|plain|chat|FILE",
         help="from a row to a text (encoders: plain; causal models: alpaca, chat for conversations)",
-    )  # fmt: skip
+    )
     model.add_argument("--columns", metavar="MAP", help="other names: '{instruction: question}'")
     model.add_argument("--text-column", metavar="NAME", help="rows of any kind, of which this is the text")
     model.add_argument(
@@ -40,21 +51,17 @@ def model_options() -> argparse.ArgumentParser:
     return model
 
 
-def model_keywords(args: argparse.Namespace) -> dict[str, Any]:
-    """What model_options gave, as keywords of the package's functions."""
-    names = (
-        "model", "max_tokens_per_batch", "dtype", "store_dtype", "pooling", "attn_implementation", "template",
-        "text_column", "skip_broken", "trust_remote_code",
-    )  # fmt: skip
-    keywords = {name: getattr(args, name) for name in names}
-    return keywords | {"max_length": args.model_max_length, "columns": columns_of(args.columns)}
+def keywords(args: argparse.Namespace) -> dict[str, Any]:
+    """The options as keywords of the command's function, whose parameters they are named for."""
+    kwargs = {name: value for name, value in vars(args).items() if name not in NO_KEYWORDS}
+    return kwargs | ({"columns": columns_of(args.columns)} if "columns" in args else {})
 
 
 def columns_of(text: str | None) -> dict[str, str] | None:
-    """--columns as a mapping.
+    """The value of --columns as a mapping.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a mapping.
     """
     columns = parse_yaml(text, "--columns") if text else None
     if columns is not None and not isinstance(columns, dict):
@@ -63,10 +70,9 @@ def columns_of(text: str | None) -> dict[str, str] | None:
 
 
 def add_number(command: argparse.ArgumentParser, option: str, default: float, metavar: str, meaning: str) -> None:
-    """An option of the default's type, int or float."""
-    command.add_argument(
-        option, type=type(default), default=default, metavar=metavar, help=f"{meaning} ({default:g})"
-    )  # fmt: skip
+    """Add an option of the default's type, int or float."""
+    meaning = f"{meaning} ({default:g})"
+    command.add_argument(option, type=type(default), default=default, metavar=metavar, help=meaning)
 
 
 def _tokens(text: str) -> int | str:

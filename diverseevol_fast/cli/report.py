@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
+from .options import keywords
 from .result import Result
 
 
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command and its options."""
     description = "A self-contained HTML file, and its charts as PNGs in a folder beside it."
     report = commands.add_parser(
         "report", parents=[common], help="one HTML page on one or more runs", description=description
@@ -18,10 +19,10 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """Write the report; the text ends with its verdict."""
+    """Write the report; the text has its files and its verdict."""
     from ..evaluate.report.report import report
 
-    made = report(args.runs, judgements=args.judgements, output=args.output)
+    made = report(**keywords(args))
     rounds = ", ".join(f"{name} ({count} rounds)" for name, count in made.runs)
     first = f"{made.output}: {rounds}; {made.charts} charts in {made.charts_folder}"
     return Result("\n".join([first, *made.verdict]), made.to_dict())

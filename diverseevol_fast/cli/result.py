@@ -1,4 +1,4 @@
-"""What a command hands back to the command line."""
+"""The result of a command."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Result:
-    """A command's outcome in two forms, of which the user sees one."""
+    """A result in two forms, one of which is printed."""
 
     text: str  # for people
-    record: dict[str, Any] | list[dict[str, Any]]  # for programs, printed by --json; plain JSON values
+    record: dict[str, Any] | list[dict[str, Any]]  # for programs, printed with --json; plain JSON values

@@ -11,11 +11,11 @@ from .result import Result
 
 
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
-    """The command's options; what is no option of its own is a key of the config."""
+    """Add the command and its options; any other --key is a key of the config."""
     run = commands.add_parser(
         "run",
         parents=[common],
-        allow_abbrev=False,  # what is no option is a key
+        allow_abbrev=False,  # an abbreviated option could be a key
         formatter_class=argparse.RawDescriptionHelpFormatter,
         help="a whole DiverseEvol run; continues an unfinished one",
         usage="diverseevol run CONFIG.yml [--restart] [--quiet] [--debug] [--json] [--key value ...]",
@@ -28,11 +28,11 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """The run, and the table of its rounds."""
+    """Run every unfinished round; the text is the table of rounds and where the files are."""
     path, overrides = config_and_overrides(args.keys)
     from ..runs.config import load_config
 
-    config = load_config(path, overrides)  # before torch is loaded, so that a mistake is told at once
+    config = load_config(path, overrides)  # before torch is imported, so that a mistake is reported at once
     from ..loop import run
     from ..runs.rounds_table import rounds_table
 
@@ -45,7 +45,7 @@ def execute(args: argparse.Namespace) -> Result:
 
 
 def config_and_overrides(rest: list[str]) -> tuple[Path, dict]:
-    """The config file, and --key value or --key=value pairs; values are read as YAML."""
+    """The config file and the overrides out of --key value and --key=value; values are read as YAML."""
     overrides, words, files = {}, list(rest), []
     while words:
         word = words.pop(0)

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from .options import add_number
+from .options import add_number, keywords
 from .result import Result
 
 
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command and its options."""
     score = commands.add_parser(
         "score",
         parents=[common],
@@ -23,10 +23,8 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """The scores as a table, and as JSON with their formula."""
+    """The scores; the record has their formula too."""
     from ..evaluate.judge.score import FORMULA, score, scores_table
 
-    scores = score(
-        args.judgements, answers=args.answers, reference=args.reference, resamples=args.resamples, seed=args.seed
-    )
+    scores = score(**keywords(args))
     return Result(scores_table(scores), [{"formula": FORMULA, **each.to_dict()} for each in scores])

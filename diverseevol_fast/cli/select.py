@@ -1,18 +1,20 @@
-"""`diverseevol select`: its options, and what it says of the files that it wrote."""
+"""`diverseevol select`: its options and its message."""
 
 import argparse
 from pathlib import Path
 
-from .options import model_keywords, model_options
+from .options import keywords, model_options
 from .result import Result
 
 
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command and its options."""
     select = commands.add_parser(
-        "select", parents=[common, model_options()], help="a diverse subset of a data set",
+        "select",
+        parents=[common, model_options()],
+        help="a diverse subset of a data set",
         description="Pick the N rows that K-Center greedy picks, and write them in the input's own schema.",
-    )  # fmt: skip
+    )
     select.add_argument(
         "--embeddings", type=Path, metavar="X.npy", help="instead of --model: [N, D] float32 or float16"
     )
@@ -34,19 +36,22 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
     select.add_argument("--picks", type=Path, metavar="FILE", help="the record (<output>.picks.json beside the output)")
     select.add_argument("--overwrite", action="store_true", help="replace what was made from another input")
     select.add_argument(
-        "--no-keep-embeddings", dest="keep_embeddings", action="store_false",
+        "--no-keep-embeddings",
+        dest="keep_embeddings",
+        action="store_false",
         help="do not keep <output>.embeddings.npy, with which another N is instant",
-    )  # fmt: skip
+    )
     select.add_argument(
-        "--allow-other-data", action="store_true",
+        "--allow-other-data",
+        action="store_true",
         help="take --embeddings or --selected of another data set: their row numbers are right all the same",
-    )  # fmt: skip
+    )
     select.add_argument("--skip-empty", action="store_true", help="leave rows with an empty instruction or output out")
     select.add_argument("--seed", type=int, default=0, help="draws the first row when nothing is selected yet (0)")
 
 
 def execute(args: argparse.Namespace) -> Result:
-    """The picked rows and their record in files, and what was written where."""
+    """Write the picked rows and their record; the text is a line for each file."""
     from ..data.input_files import load_embeddings
     from ..subset import select
 
@@ -54,11 +59,9 @@ def execute(args: argparse.Namespace) -> Result:
     picks = args.picks
     if output is None and picks is None and args.embeddings is not None:
         picks = Path(f"{args.embeddings.stem}.picks.json")
-    selection = select(
-        args.data, args.n, embeddings=args.embeddings, selected=args.selected, seed=args.seed, output=output,
-        picks=picks, trainer=args.trainer, keep_embeddings=args.keep_embeddings, overwrite=args.overwrite,
-        allow_other_data=args.allow_other_data, skip_empty=args.skip_empty, **model_keywords(args),
-    )  # fmt: skip
+    kwargs = keywords(args)
+    kwargs |= {"output": output, "picks": picks}
+    selection = select(**kwargs)
     lines = []
     if selection.output:
         lines = [f"{selection.output}: {len(selection.indices)} rows", *selection.trainer_notes]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .._common import distributed
-from .._common.dtypes import DTYPES, dtype_name
+from .._common.dtypes import DTYPES, dtype_name, torch_dtype
 from .._common.errors import InputError
 from .._common.files import locked
 from ..data.tokens import Tokens
@@ -100,11 +100,11 @@ def embed_tokens(
     with _locked_while_written(path, replace):
         if path is None:
             device = encoder.device if store == "device" else "cpu"
-            target = MemoryStore(*shape, DTYPES[store_dtype], device, budget)
+            target = MemoryStore(*shape, torch_dtype(store_dtype), device, budget)
         else:
             first_sha256 = hashlib.sha256(json.dumps(first.tolist()).encode()).hexdigest()
             provenance = provenance | {"first_sha256": first_sha256, "shares_prefixes": shares_prefixes(encoder)}
-            target = FileStore(path, *shape, provenance, budget, DTYPES[store_dtype], replace)
+            target = FileStore(path, *shape, provenance, budget, torch_dtype(store_dtype), replace)
         if target.complete:
             return Embeddings(target, {}, first.tolist(), None)
         engine = Engine(encoder, tokens, row_ids, target, budget)
@@ -147,6 +147,6 @@ def _npy(store: str | Path, dtype: str) -> Path:
     path = Path(store) if isinstance(store, str | Path) else Path()
     if path.suffix != ".npy":
         raise InputError(f"store: expected 'host', 'device' or a name ending in .npy, got {str(store)!r}")
-    if DTYPES[dtype] not in FILE_DTYPES:
+    if torch_dtype(dtype) not in FILE_DTYPES:
         raise InputError(f"store_dtype: a .npy file holds float32 or float16, got {dtype}")
     return path

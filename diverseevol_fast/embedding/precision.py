@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._common.dtypes import DTYPES, dtype_name
+from .._common.dtypes import dtype_name, torch_dtype
 from ..data.tokens import Tokens
 from ..models.token_budget import CPU_TOKENS
 from ..selection.traversal import kcenter
@@ -31,7 +31,7 @@ def in_dtype(
     """
     if name is None:
         return encoder, {}
-    rough = lowered(encoder, DTYPES[name])
+    rough = lowered(encoder, torch_dtype(name))
     if rough is encoder or encoder.device.type != "cpu" or not compared:
         return rough, {}
     return rough, {name: compare(encoder, rough, tokens, row_ids)}

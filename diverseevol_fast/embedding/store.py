@@ -139,7 +139,7 @@ class FileStore:
             provenance = read_record(self.meta)
         except (OSError, InputError):
             return f"not known to be made from this data and model: {self.meta.name} does not say so"
-        differing = differences(_compared(provenance), _compared(self.provenance), "it")
+        differing = differences(provenance, self.provenance, "it", ignored=NOT_COMPARED)
         if differing:
             return f"not made from this data and model ({'; '.join(differing)})"
         if not self._is_whole(self.path):
@@ -246,10 +246,6 @@ class FileStore:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-
-
-def _compared(provenance: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in provenance.items() if key not in NOT_COMPARED}
 
 
 def read_whole_npy(path: Path) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from .._common.errors import InputError
 from .._common.files import sync_folder
 from .._common.json_lines import parse_line, parse_lines
 from .._common.messages import shown
-from .._common.provenance import recorded
+from .._common.provenance import differences, recorded
 
 DIFFERENCES_LIMIT = 240  # characters of a message that list the differences
 
@@ -95,17 +95,11 @@ def check_provenance(path: Path, before: Any, now: dict[str, Any]) -> None:
     """
     if not isinstance(before, dict):
         raise InputError(f"{path}: does not say what it was made from; name another output or remove it")
-    differences = [
-        f"{shown(key.removesuffix('_sha256'), 32)}: other content"
-        if key.endswith("_sha256")
-        else f"{shown(key, 32)}: there {_short(before.get(key))}, now {_short(now.get(key))}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if differences:
+    differing = differences(before, now, "the file")
+    if differing:
         raise InputError(
             f"{path}: was made from something else; name another output or remove it. "
-            f"{shown('; '.join(differences), DIFFERENCES_LIMIT)}"
+            f"{shown('; '.join(differing), DIFFERENCES_LIMIT)}"
         )
 
 
@@ -155,7 +149,3 @@ def _parsed(path: Path, content: bytes, provenance: dict[str, Any]) -> Lines:
         raise InputError(f"{path}: damaged, not UTF-8 text ({error.reason}); remove it to begin again") from error
     except InputError as error:
         raise InputError(f"{error}; remove the line, and what it held is made again") from error
-
-
-def _short(value: Any) -> str:
-    return shown(repr(value), 24)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 
-from .._common.dtypes import DTYPES
+from .._common.dtypes import torch_dtype
 from . import backends, reference
 from .audit import first_violation, sqdist_from_below
 from .kernels import Kernel
@@ -150,7 +150,7 @@ def _padded(
     kernel: Kernel, generator: torch.Generator, batch: int, tokens: int, dim: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """hidden, mask and the sum of a prefix of three tokens; masked positions hold NaN."""
-    hidden = _normal(generator, batch, tokens, dim).to(DTYPES[kernel.dtype])
+    hidden = _normal(generator, batch, tokens, dim).to(torch_dtype(kernel.dtype))
     mask = torch.rand((batch, tokens), generator=generator, device=generator.device) < 0.7
     mask[:, -1] = True
     hidden[~mask] = float("nan")
@@ -210,7 +210,7 @@ def _screen(
 
 def _screening(kernel: Kernel, device: torch.device, generator: torch.Generator, n: int, dim: int, count: int) -> None:
     shift = 3.0 * _normal(generator, dim)
-    x = torch.randn((n, dim), generator=generator, device=device, dtype=DTYPES[kernel.dtype]).add_(shift)
+    x = torch.randn((n, dim), generator=generator, device=device, dtype=torch_dtype(kernel.dtype)).add_(shift)
     centers = x[torch.randperm(n, generator=generator, device=device)[:count]].to(torch.float32)
     offset = x[:1024].to(torch.float32).mean(dim=0)
     hopper = kernel.name.endswith("_hopper")
@@ -262,7 +262,7 @@ def _pool_and_screen(
 
 
 def _streaming(kernel: Kernel, device: torch.device, generator: torch.Generator, n: int, dim: int) -> None:
-    x = _normal(generator, n, dim).to(DTYPES[kernel.dtype])
+    x = _normal(generator, n, dim).to(torch_dtype(kernel.dtype))
     x[n // 2 :] = x[: n - n // 2].clone()  # ties, of which the lowest row wins
     center = x[n // 3].to(torch.float32)
     start = torch.full((n,), float("inf"), dtype=torch.float64, device=device)
@@ -307,7 +307,7 @@ def _blocks(
 def _logits(
     kernel: Kernel, device: torch.device, generator: torch.Generator, tokens: int, dim: int, vocabulary: int
 ) -> None:
-    dtype = DTYPES[kernel.dtype]
+    dtype = torch_dtype(kernel.dtype)
     hidden, bias = _normal(generator, tokens, dim).to(dtype), _normal(generator, vocabulary)
     weight = (_normal(generator, vocabulary, dim) * 4 / dim**0.5).to(dtype)
     for added in (None, bias):

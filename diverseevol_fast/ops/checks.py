@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import torch
 
-from .._common.dtypes import DTYPES
+from .._common.dtypes import DTYPES, torch_dtype
 
 CHUNK_ROWS = 4096
-STORED = tuple(DTYPES.values())
+STORED = tuple(map(torch_dtype, DTYPES))
 
 
 def chunks(x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:

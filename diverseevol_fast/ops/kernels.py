@@ -14,7 +14,7 @@ from .._common.dtypes import DTYPES
 
 OLDEST_CAPABILITY = (8, 0)  # the CUDA sources are compiled for it, and bfloat16 products need it
 HOPPER = (9, 0)
-STORED = tuple(DTYPES)
+STORED = DTYPES
 OP_DTYPES = {
     "masked_mean_pool": STORED,
     "min_sqdist": STORED,

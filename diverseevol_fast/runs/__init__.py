@@ -1,1 +1,1 @@
-"""A DiverseEvol run: its config, its inputs, what it keeps on the disk, and training."""
+"""A DiverseEvol run: its config, its inputs, its folder on the disk, and training."""

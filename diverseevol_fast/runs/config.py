@@ -10,51 +10,51 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from .._common.checks import check_tokens_per_batch
+from .._common.dtypes import DTYPES
 from .._common.errors import InputError
 from .._common.messages import shown
 from .._common.reading import check_plain, read_text
 from .._common.yaml_values import parse_yaml
 from ..strategies import STRATEGIES
 
-DTYPES = ("float32", "bfloat16", "float16", "auto")
-LARGEST = 1 << 53  # of whole numbers that a float holds exactly, as JSON readers do
-HIGHEST = {"seed": (1 << 32) - 1,  # numpy's, which transformers sets
-           "model_max_length": 1 << 30, "max_random_times": 100_000}  # fmt: skip
-EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 2e-5 as text
+LARGEST_EXACT = 1 << 53  # JSON readers turn whole numbers into floats, which hold larger ones inexactly
+LOWEST = {"model_max_length": 8, "val_set_size": 0, "init_label_num": 1, "n_round": 0, "n_query": 1, "seed": 0}
+HIGHEST = {"model_max_length": 1 << 30, "max_random_times": 100_000, "seed": (1 << 32) - 1}  # the seed is numpy's
+EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 2e-5 as a text
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run. Keys of the public implementation first, then ours; every one may be given as --key value."""
+    """The settings of a run: the public implementation's keys first, then ours."""
 
     full_data_path: str
     model_name_or_path: str
     result_dir_name: str | None = None  # output goes to evol_res/<result_dir_name> unless output_dir says otherwise
     cache_dir: str | None = None
     model_max_length: int = 512
-    val_set_size: int = 0  # rows held out for a loss per round, never in the pool
+    val_set_size: int = 0  # validation rows: in no pool, for a loss per round
     evol_schedule_name: str = "KCenterSampling"
     init_label_num: int = 100
     n_round: int = 10
     n_query: int = 100
-    whiten_n_components: int | bool = False  # of K-Center: the embeddings' strongest directions; 0 or less: all as is
+    whiten_n_components: int | bool = False  # K-Center: how many whitened directions; 0 or less: no whitening
     max_random_times: int = -1  # VendiSampling: how many random batches
-    vendi_argmax_rank: int = 0  # VendiSampling: which of them, 0 for the most diverse one, -1 for the least
-    train_args: dict[str, Any] = field(default_factory=dict)  # transformers.TrainingArguments
+    vendi_argmax_rank: int = 0  # VendiSampling: the rank of the batch taken; 0 is the most diverse, -1 the least
+    train_args: dict[str, Any] = field(default_factory=dict)  # keywords of transformers.TrainingArguments
 
     output_dir: str | None = None
     held_out_groups: dict[str, Any] | None = None  # {key: [values]}: these rows are in no pool, and have a loss
     seed: int = 0
-    dtype: str = "float32"  # of the weights
+    dtype: str = "float32"  # the weights' dtype
     attn_implementation: str | None = None
-    max_tokens_per_batch: int | str = "auto"  # of an embedding batch, padding included
-    embed_dtype: str | None = None  # of the weights while candidates are embedded; None: as trained
-    peft: dict[str, Any] | None = None  # peft.LoraConfig
+    max_tokens_per_batch: int | str = "auto"  # how many an embedding batch has, padding included
+    embed_dtype: str | None = None  # the weights' dtype while candidates are embedded; None: as trained
+    peft: dict[str, Any] | None = None  # keywords of peft.LoraConfig
     report_to: str | list[str] = "none"
     template: str | None = None  # "alpaca", "plain", "chat" or a file; None: alpaca, or chat for conversations
     columns: dict[str, str] | None = None
-    skip_broken: bool = False  # leave broken lines and malformed rows aside; row numbers count those that are left
-    skip_empty: bool = False  # leave rows with an empty instruction or output aside instead of refusing them
+    skip_broken: bool = False  # leave out broken lines and malformed rows; indices count the remaining rows
+    skip_empty: bool = False  # leave out rows with an empty instruction or output instead of refusing them
     keep_embeddings: bool = False
     trust_remote_code: bool = False
 
@@ -64,18 +64,17 @@ class Config:
         return Path(self.output_dir or Path("evol_res") / str(self.result_dir_name))
 
 
-# Settings that may differ when a run is continued: they do not say what is picked (batches change an embedding in its
-# last bits alone). The template is compared by what it says, not by its file's name, and so are the rows that
-# skip_broken leaves.
-OLDER_KEYS = {"unseen": "held_out_groups"}  # of version 0.1, still read
-FREE_KEYS = ("output_dir", "result_dir_name", "report_to", "keep_embeddings", "cache_dir", "full_data_path",
-             "model_name_or_path", "max_tokens_per_batch", "template", "skip_broken")  # fmt: skip
+OLDER_KEYS = {"unseen": "held_out_groups"}  # keys of version 0.1, which are still read
+# FREE_KEYS may change when a run is continued. The first ones do not decide the picks (batches change the last bits of
+# an embedding at most); of the others the content is compared: rows, weights and the template's text.
+FREE_KEYS = {"output_dir", "result_dir_name", "report_to", "keep_embeddings", "cache_dir", "max_tokens_per_batch"}
+FREE_KEYS |= {"full_data_path", "model_name_or_path", "template", "skip_broken"}
 
 
 def load_config(
     config: str | os.PathLike | Mapping[str, Any] | Config, overrides: Mapping[str, Any] | None = None
 ) -> Config:
-    """Read a config, apply overrides ("a.b" reaches into a mapping), check everything.
+    """Read a config, apply the overrides ("a.b" is the key b of the mapping a) and check everything.
 
     config: the name of a YAML file, a mapping of its keys, or a Config.
 
@@ -132,7 +131,7 @@ def make_config(values: dict[str, Any]) -> Config:
 
 
 def _check_plain(name: str, value: Any) -> None:
-    """Everything in a value is what JSON has, too, since the run's records keep it."""
+    """Raises InputError unless JSON can hold the value exactly, since the run's records keep it."""
     if isinstance(value, list):
         for item in value:
             _check_plain(name, item)
@@ -145,7 +144,7 @@ def _check_plain(name: str, value: Any) -> None:
         if "\0" in value:
             raise InputError(f"config: {name}: expected text without NUL, got {shown(repr(value))}")
     elif isinstance(value, int):
-        if abs(value) >= LARGEST:
+        if abs(value) >= LARGEST_EXACT:
             raise InputError(f"config: {name}: expected a number below 2^53, got one of {value.bit_length()} bits")
     elif not isinstance(value, float | None):
         raise InputError(f"config: {name}: expected text or a number, got a {type(value).__name__}; quote it as text")
@@ -167,7 +166,7 @@ def _apply(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _numbers(value: Any) -> Any:
-    """Texts like 2e-5 as the numbers they were meant to be, at any depth."""
+    """`value` with texts like 2e-5 turned into numbers, at any depth."""
     if isinstance(value, dict):
         return {key: _numbers(item) for key, item in value.items()}
     if isinstance(value, str) and EXPONENT_NUMBER.fullmatch(value):
@@ -184,9 +183,7 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
 
 
 def _check_values(config: Config) -> None:
-    lowest = {"model_max_length": 8, "val_set_size": 0, "init_label_num": 1, "n_round": 0, "n_query": 1,
-              "seed": 0}  # fmt: skip
-    for name, low in lowest.items():
+    for name, low in LOWEST.items():
         if getattr(config, name) < low:
             raise InputError(f"config: {name}: expected at least {low}, got {getattr(config, name)}")
     for name, high in HIGHEST.items():
@@ -200,13 +197,13 @@ def _check_values(config: Config) -> None:
         )
     STRATEGIES[config.evol_schedule_name].check_settings(config)
     for key, kinds in (config.held_out_groups or {}).items():
-        place = f"config: held_out_groups.{shown(key)}"
+        location = f"config: held_out_groups.{shown(key)}"
         if not isinstance(kinds, list) or not kinds:
-            raise InputError(f"{place}: expected a list of values, got {shown(repr(kinds))}")
+            raise InputError(f"{location}: expected a list of values, got {shown(repr(kinds))}")
         if not all(isinstance(kind, str | int | float | None) for kind in kinds):
-            raise InputError(f"{place}: expected texts or numbers, got {shown(repr(kinds))}")
-    if config.dtype not in DTYPES:
-        raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, got '{shown(config.dtype)}'")
-    if config.embed_dtype not in (None, *DTYPES[:3]):
-        raise InputError(f"config: embed_dtype: expected {', '.join(DTYPES[:3])}, got '{shown(config.embed_dtype)}'")
+            raise InputError(f"{location}: expected texts or numbers, got {shown(repr(kinds))}")
+    if config.dtype not in (*DTYPES, "auto"):
+        raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, auto, got '{shown(config.dtype)}'")
+    if config.embed_dtype not in (None, *DTYPES):
+        raise InputError(f"config: embed_dtype: expected {', '.join(DTYPES)}, got '{shown(config.embed_dtype)}'")
     check_tokens_per_batch("config: max_tokens_per_batch", config.max_tokens_per_batch, config.model_max_length)

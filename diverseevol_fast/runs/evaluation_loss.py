@@ -1,4 +1,4 @@
-"""The loss on rows that are in no pool, and the interval that another draw of such rows may put it in."""
+"""The loss on rows that are in no pool, and its bootstrap interval over rows."""
 
 import time
 from typing import TYPE_CHECKING
@@ -16,25 +16,26 @@ from ..data.tokens import Tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BATCH_TOKENS = 1024  # padding included: logits take far more room than states
+BATCH_TOKENS = 1024  # padding included; few, because logits take far more memory than hidden states
 RESAMPLES = 2000
 
 
 def evaluate_loss(
-    model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, name: str
+    model: "PreTrainedModel", tokens: Tokens, indices: np.ndarray, name: str
 ) -> dict[str, float | list[float]]:
-    """The loss on `rows`, of which one has a response token: mean negative log-likelihood, in nats, of such tokens.
+    """The mean negative log-likelihood, in nats, of the response tokens of the rows at `indices`.
 
-    Returns <name>_loss; <name>_interval, in which 95 % of the losses of resampled rows are (percentile bootstrap over
-    rows, seeded: it says nothing of another seed of the run); <name>_seconds. Nothing for no rows.
+    At least one of the rows has a response token. Returns <name>_loss; <name>_interval, which holds 95 % of the losses
+    of resampled rows (seeded percentile bootstrap; it does not cover other seeds of the run); <name>_seconds; an empty
+    dictionary for no rows.
 
     Raises:
         RunError: the loss is not finite.
     """
-    if not len(rows):
+    if not len(indices):
         return {}
     began, label = time.perf_counter(), name.replace("_", "-")
-    sums, counts = response_losses(model, tokens, rows, label)
+    sums, counts = response_losses(model, tokens, indices, label)
     loss = sums.sum() / counts.sum()
     if not np.isfinite(loss):
         raise RunError(f"the {label} loss is {loss}: training diverged; lower train_args.learning_rate")
@@ -48,25 +49,25 @@ def evaluate_loss(
 
 @torch.inference_mode()
 def response_losses(
-    model: "PreTrainedModel", tokens: Tokens, rows: np.ndarray, label: str
+    model: "PreTrainedModel", tokens: Tokens, indices: np.ndarray, label: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row, the summed negative log-likelihood of its response tokens, and their number: [len(rows)] float64.
+    """For each row the summed negative log-likelihood of its response tokens, and their number: [len(indices)] float64.
 
-    The rows are shared out among the job's processes.
+    The job's processes share the rows.
     """
     model.eval()
-    mine = np.arange(distributed.rank(), len(rows), distributed.world())
-    found = torch.zeros((2, len(rows)), dtype=torch.float64)
+    mine = np.arange(distributed.rank(), len(indices), distributed.world())  # into `indices`
+    totals = torch.zeros((2, len(indices)), dtype=torch.float64)  # losses, counts
     with Progress(f"{label} loss", len(mine), "row") as bar:
-        for batch in token_budget_batches(tokens.lengths()[rows[mine]], BATCH_TOKENS):
-            ids, mask, is_response = (part.to(model.device) for part in pad(tokens, rows[mine[batch]]))
+        for batch in token_budget_batches(tokens.lengths()[indices[mine]], BATCH_TOKENS):
+            ids, mask, is_response = (part.to(model.device) for part in pad(tokens, indices[mine[batch]]))
             logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]  # [B, T - 1, V]
-            wanted = is_response[:, 1:]  # [B, T - 1]
-            losses = torch.zeros(wanted.shape, dtype=torch.float64, device=wanted.device)
-            losses[wanted] = torch.nn.functional.cross_entropy(
-                logits[wanted].float(), ids[:, 1:][wanted], reduction="none"
+            is_scored = is_response[:, 1:]  # [B, T - 1]
+            losses = torch.zeros(is_scored.shape, dtype=torch.float64, device=is_scored.device)
+            losses[is_scored] = torch.nn.functional.cross_entropy(
+                logits[is_scored].float(), ids[:, 1:][is_scored], reduction="none"
             ).to(torch.float64)
-            found[:, mine[batch]] = torch.stack([losses.sum(dim=1), wanted.sum(dim=1).to(torch.float64)]).cpu()
+            totals[:, mine[batch]] = torch.stack([losses.sum(dim=1), is_scored.sum(dim=1).to(torch.float64)]).cpu()
             bar.update(len(batch))
-    sums, counts = distributed.total(found).numpy()
+    sums, counts = distributed.total(totals).numpy()
     return sums, counts

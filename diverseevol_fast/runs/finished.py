@@ -1,4 +1,4 @@
-"""A run that was made: its settings, rounds, rows and models, for those who look at it afterwards."""
+"""A run read from its folder: its settings, rounds, rows and models."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +17,15 @@ from .state import RunState
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run's folder, read and never written but for what is derived from it."""
+    """A run's folder. Reading it changes none of the run's files."""
 
     state: RunState
     config: Config
-    rounds: int  # that have their model: 0 to rounds - 1
+    rounds: int  # rounds 0 to rounds - 1 have their model
 
     @property
     def name(self) -> str:
-        """The folder's."""
+        """The folder's name."""
         return self.state.folder.resolve().name
 
     @property
@@ -50,8 +50,8 @@ class FinishedRun:
         return {"folder": str(self.folder), "rounds": rounds}
 
     def pool(self, r: int) -> list[int]:
-        """The rows that round r trained on, in the order they joined: pool(r - 1) begins it."""
-        return [row for earlier in range(r + 1) for row in self.state.selected(earlier) or []]
+        """The indices of the rows that round r trained on, in the order they joined: it begins with pool(r - 1)."""
+        return [index for earlier in range(r + 1) for index in self.state.selected(earlier) or []]
 
     @cached_property
     def _loaded(self) -> tuple[Data, list[int]]:
@@ -71,15 +71,15 @@ class FinishedRun:
 
     @property
     def candidates(self) -> np.ndarray:
-        """The row numbers that the pool was chosen from, ascending: not held out, not left out. Errors: as data."""
+        """The indices of the candidates, ascending int64. Raises InputError as `data`."""
         data, empty = self._loaded
         return split(len(data.rows), [*empty, *held_out_group_rows(data, empty, self.config)], self.config)[0]
 
     def base_model(self) -> Path:
-        """The folder of the model that every round began with.
+        """The folder of the model that every round trains from.
 
         Raises:
-            InputError: it is not to be had.
+            InputError: it is not there.
         """
         if self.config.model_name_or_path == SMALL_LLAMA:
             return self.state.folder / "base"
@@ -87,10 +87,10 @@ class FinishedRun:
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """A run's folder.
+    """The run in a folder.
 
     Raises:
-        InputError: it is none, no round has a model yet, or its records were damaged or changed since.
+        InputError: it is no run's folder, no round has a model yet, or its records were damaged or changed since.
     """
     state = RunState(folder)
     if not state.provenance_file.is_file():
@@ -102,5 +102,5 @@ def read_run(folder: Path) -> FinishedRun:
         raise InputError(f"{folder}: no round has a model yet; give its diverseevol run command again first")
     state.check_selected(rounds)
     last = max((r for r in range(rounds) if state.manifest_file(r).exists()), default=0)
-    made_with = [state.manifest(r, "config", "provenance") for r in (0, last)]
-    return FinishedRun(state, make_config(made_with[-1]["config"]), rounds)
+    manifests = [state.manifest(r, "config", "provenance") for r in (0, last)]
+    return FinishedRun(state, make_config(manifests[-1]["config"]), rounds)

@@ -19,7 +19,7 @@ COLUMNS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
 
 
 def rounds_table(state: RunState, n_round: int) -> str:
-    """A line per round; "-" where a round has no such figure, no column where no round has one.
+    """A line per round; "-" where a round lacks the metric, no column where all rounds do.
 
     The radius is a distance, not squared.
     """
@@ -29,7 +29,7 @@ def rounds_table(state: RunState, n_round: int) -> str:
         lines.append([str(r), *(_cell(metrics, read, form) for _, read, form in COLUMNS)])
     columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {"-"}]
     lines = list(zip(*columns, strict=True))
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    widths = [max(map(len, column)) for column in columns]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 

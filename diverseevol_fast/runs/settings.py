@@ -1,4 +1,4 @@
-"""What each key of the config is for: the one table that `diverseevol init` writes and `run --help` prints."""
+"""What each key of the config means: the one table that `diverseevol init` writes and `run --help` prints."""
 
 import textwrap
 from dataclasses import MISSING, fields
@@ -6,12 +6,13 @@ from typing import Any
 
 import yaml
 
+from .._common.dtypes import DTYPES
 from ..strategies import STRATEGIES
 from .config import Config
 
-WIDTH = 100  # of a line of help or of a comment
+WIDTH = 100  # characters in a line of help or of a comment
 
-COMMON = {  # by heading; what a new user looks at
+COMMON = {  # by heading: the keys that a new user sets
     "Data and model": {
         "full_data_path": "data set: JSON list, JSON lines, .gz, .parquet, a datasets folder, builtin:quickstart",
         "model_name_or_path": "base model: a local folder, a hub name, builtin:small-llama",
@@ -37,7 +38,7 @@ COMMON = {  # by heading; what a new user looks at
     },
     "Training": {
         "train_args": "any of transformers.TrainingArguments; what is not here is at its default",
-        "dtype": "of the weights: float32, bfloat16, float16, auto",
+        "dtype": f"of the weights: {', '.join(DTYPES)}, auto",
         "peft": "trains a LoRA adapter instead of all weights: settings of peft.LoraConfig, such as {r: 8}",
     },
 }
@@ -55,18 +56,15 @@ FURTHER = {
     "trust_remote_code": "true runs code that comes with the model",
 }
 MEANINGS = {key: meaning for group in (*COMMON.values(), FURTHER) for key, meaning in group.items()}
-TRAIN_ARGS = {  # the ones that most users set, at transformers' defaults
-    "num_train_epochs": 3,
-    "per_device_train_batch_size": 8,
-    "learning_rate": 5.0e-5,
-}
-DEFAULTS = {  # MISSING for what the user must give
+# What most users set, at transformers' defaults.
+TRAIN_ARGS = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "learning_rate": 5.0e-5}
+DEFAULTS = {  # MISSING for a required key
     f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(Config)
 }
 
 
 def help_text() -> str:
-    """Every key with its default and its meaning."""
+    """A line for each key, with its default and its meaning."""
     lines = ["keys of the config, their defaults, and what they are for:"]
     for key, meaning in MEANINGS.items():
         lines += textwrap.wrap(
@@ -81,14 +79,14 @@ def config_text(values: dict[str, Any]) -> str:
         "Settings of `diverseevol run`, at their defaults. Each may also be given as --key value, which wins over this "
         "file; --train_args.learning_rate 1e-4 reaches inside. Take the # before a key away to set it."
     )
-    given = DEFAULTS | {"train_args": TRAIN_ARGS} | values
+    settings = DEFAULTS | {"train_args": TRAIN_ARGS} | values
     for heading, keys in COMMON.items():
         lines += ["", f"# --- {heading} ---"]
         for key in keys:
-            lines += [*_comment(MEANINGS[key]), ("#" if given[key] is None else "") + _entry(key, given[key])]
+            lines += [*_comment(MEANINGS[key]), ("#" if settings[key] is None else "") + _entry(key, settings[key])]
     lines += ["", "# --- Less often needed ---"]
     for key, meaning in FURTHER.items():
-        lines += [*_comment(meaning), f"#{_entry(key, given[key])}"]
+        lines += [*_comment(meaning), f"#{_entry(key, settings[key])}"]
     return "\n".join(lines) + "\n"
 
 
@@ -104,7 +102,7 @@ def _default_text(key: str) -> str:
 
 
 def _entry(key: str, value: Any) -> str:
-    """The key and its value as YAML, nothing behind the colon where there is no value yet."""
+    """The key and its value as YAML; nothing stands after the colon where there is no value."""
     if value is MISSING:
         return f"{key}:  # required"
     return f"{key}:" if value is None else _dumped({key: value})

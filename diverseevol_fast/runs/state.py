@@ -1,15 +1,15 @@
-"""A run's folder: what is finished, what it was made from, and how to go on after a crash.
+"""A run's folder: which stages are finished, the run's provenance, and how it continues after a crash.
 
-    data/rd_<r>_labeled.json, rd_<r>_unlabeled.json     the pool that round r trains on, and the rest
+    data/rd_<r>_labeled.json, rd_<r>_unlabeled.json     the pool that round r trains on, and the other candidates
     output/rd_<r>/                                      the model trained in round r
-    state/run.json                                      what the run was made from; compared when it is continued
+    state/run.json                                      the run's provenance, compared when it is continued
     state/tokens.npz                                    the rows' token ids
-    state/rd_<r>/selected.json                          the rows that joined the pool in round r, in pick order
+    state/rd_<r>/selected.json                          the indices that joined the pool in round r, in pick order
     state/rd_<r>/metrics.json, manifest.json            metrics; hashes, versions, random states
 
-A stage is finished when its last file stands: selected.json for selection, output/rd_<r>/ for training. A round's
-manifest has the SHA-256 of selected.json, round 0's of tokens.npz too, and the SHA-256 of the model with its files'
-sizes. A file that is not as it was written is refused.
+A stage is finished when its last file exists: selected.json for selection, output/rd_<r>/ for training. A round's
+manifest has the SHA-256 of selected.json and of the model, the sizes of the model's files, and in round 0 the SHA-256
+of tokens.npz. A file that has changed since is refused.
 """
 
 import fcntl
@@ -32,19 +32,14 @@ from ..strategies import STRATEGIES
 
 log = logging.getLogger("diverseevol_fast")
 
-HASHED_AT_START = 1 << 30  # bytes of a model; of a larger one the sizes are compared, until it is loaded
-# Settings that matter from the selection of round 1 on.
-FREE_UNTIL_SELECTED = {"config.n_query", "config.evol_schedule_name", "config.whiten_n_components",
-                       "config.max_random_times", "config.vendi_argmax_rank", "config.embed_dtype"}  # fmt: skip
+HASHED_AT_START = 1 << 30  # bytes; of a larger model only the file sizes are compared before it is loaded
+# Settings that may change until round 1 is selected, which is the first to use them.
+STRATEGY_KEYS = ("evol_schedule_name", "whiten_n_components", "max_random_times", "vendi_argmax_rank")
+FREE_UNTIL_SELECTED = {f"config.{key}" for key in (*STRATEGY_KEYS, "n_query", "embed_dtype")}
 
-
-# What version 0.1 wrote in a run's records.
-OLDER_NAMES = {
-    "made_from": "provenance", "config.unseen": "config.held_out_groups",
-    "held_out_loss": "validation_loss", "held_out_interval": "validation_interval",
-    "held_out_seconds": "validation_seconds", "unseen_loss": "held_out_groups_loss",
-    "unseen_interval": "held_out_groups_interval", "unseen_seconds": "held_out_groups_seconds",
-}  # fmt: skip
+OLDER_NAMES = {"made_from": "provenance", "config.unseen": "config.held_out_groups"}  # version 0.1's keys of records
+for metric in ("loss", "interval", "seconds"):
+    OLDER_NAMES |= {f"held_out_{metric}": f"validation_{metric}", f"unseen_{metric}": f"held_out_groups_{metric}"}
 
 
 class RunState:
@@ -78,7 +73,7 @@ class RunState:
         return self.folder / "state" / "base_embeddings.npy"
 
     def remove_embeddings(self, r: int, last: int) -> None:
-        """What round r was chosen by; after the last round the base model's embeddings, too."""
+        """Remove the embeddings and statistics that selected round r; after the last round the base model's too."""
         files = [self.embeddings_file(r), self.statistics_file(r)]
         for path in files + ([self.base_embeddings_file] if r == last else []):
             remove_embeddings(path)
@@ -87,12 +82,12 @@ class RunState:
         return self.folder / "data" / f"rd_{r}_{part}.json"
 
     def selected(self, r: int) -> list[int] | None:
-        """The rows that joined the pool in round r, in pick order; None when not selected yet."""
+        """The indices that joined the pool in round r, in pick order; None when it is not selected yet."""
         path = self.round_folder(r) / "selected.json"
-        return read_record(path, "indices", "sqdist")["indices"] if _all_see(path) else None
+        return read_record(path, "indices", "sqdist")["indices"] if _exists_for_all(path) else None
 
     def record_selected(self, r: int, indices: list[int], sqdist: list[float] | None) -> None:
-        """sqdist: each pick's squared distance to its nearest centre when picked; None for the initial pool."""
+        """sqdist: each pick's squared distance to its nearest center when picked; None where the strategy has none."""
         if distributed.is_first():
             record = {"indices": indices, "sqdist": sqdist}
             sha256 = hashlib.sha256(json_text(record).encode()).hexdigest()
@@ -107,7 +102,7 @@ class RunState:
         distributed.barrier()
 
     def is_anything_selected(self) -> bool:
-        """Whether a round after the first has its rows."""
+        """Whether a round after round 0 is selected."""
         return any(path.parent.name != "rd_0" for path in self.folder.glob("state/rd_*/selected.json"))
 
     def is_anything_trained(self) -> bool:
@@ -119,36 +114,36 @@ class RunState:
         return self.is_anything_trained() or any(self.folder.glob("state/rd_*/selected.json"))
 
     def forget(self) -> None:
-        """Remove all records of a run of which nothing was trained."""
+        """Remove all records of a run that trained nothing."""
         self.provenance_file.unlink()
         self.tokens_file.unlink(missing_ok=True)
         for folder in (*self.folder.glob("state/rd_*"), self.folder / "data", self.folder / "output"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def is_trained(self, r: int) -> bool:
-        return _all_see(self.model_folder(r))
+        return _exists_for_all(self.model_folder(r))
 
     def record_model(self, r: int, folder: Path) -> None:
-        """The round's model is in `folder`, from where it gets its name."""
+        """Record the round's model, which is in `folder` until the folder is renamed."""
         if distributed.is_first():
             self.record_manifest(r, {"model_sha256": folder_sha256(folder), "model_bytes": _sizes(folder)})
 
     def model_sha256(self, r: int, loaded: bool) -> str:
-        """Digest of the round's model; loaded: it was read from its folder, which is held against its record.
+        """Digest of the round's model. loaded: the model is read from its folder, which is compared with the record.
 
         Raises:
-            InputError: it is not the one that was trained.
+            InputError: the folder has changed since training.
         """
         recorded = self.manifest(r).get("model_sha256")
         if recorded and not loaded:
             return recorded
-        found = folder_sha256(self.model_folder(r))
-        if found != (recorded or found):
+        digest = folder_sha256(self.model_folder(r))
+        if digest != (recorded or digest):
             raise self._changed(self.model_folder(r), "its weights or settings are others")
-        return found
+        return digest
 
     def check_files(self, rounds: int) -> None:
-        """Hold what is finished of rounds 0 to `rounds` - 1 against the manifests; runs of old have no such records.
+        """Compare the finished files of rounds 0 to `rounds` - 1 with the manifests, as far as these have digests.
 
         Raises:
             InputError: a file has changed since it was written.
@@ -162,7 +157,7 @@ class RunState:
                 self._check_model(r, self.manifest(r)["model_bytes"])
 
     def check_selected(self, rounds: int) -> None:
-        """As check_files, of the rounds' selected.json alone."""
+        """Compare selected.json of rounds 0 to `rounds` - 1 with the manifests. Raises InputError as check_files."""
         for r in range(rounds):
             self._check_file(self.round_folder(r) / "selected.json", self.manifest(r).get("selected_sha256"))
 
@@ -217,18 +212,18 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def build_folder(folder: Path, build: Callable[[Path], Any]) -> Any:
-    """Let `build` fill a folder beside `folder`, then give it its name: it stands whole or not at all."""
+    """Let `build` fill a partial folder, then rename it to `folder`, so that `folder` is whole or not there."""
     partial = _empty_beside(folder)
     try:
         result = build(partial)
-        _name(partial, folder)
+        _rename_synced(partial, folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # of a build that failed or was stopped
+        shutil.rmtree(partial, ignore_errors=True)  # still there only if the build failed
     return result
 
 
 def build_folder_together(folder: Path, build: Callable[[Path], Any]) -> Any:
-    """As build_folder, by all processes of the job: each calls `build`, the first one makes and names the folder."""
+    """As build_folder, by all processes of the job: each calls `build`, the first creates and renames the folder."""
     partial = folder.with_name(f".{folder.name}.partial")
     if distributed.is_first():
         _empty_beside(folder)
@@ -236,16 +231,16 @@ def build_folder_together(folder: Path, build: Callable[[Path], Any]) -> Any:
     result = build(partial)
     distributed.barrier()
     if distributed.is_first():
-        _name(partial, folder)
+        _rename_synced(partial, folder)
     distributed.barrier()
     return result
 
 
-def _all_see(path: Path) -> bool:
-    """Whether the path exists: no process of the job goes on, and makes it, before all have looked."""
-    found = path.exists()
+def _exists_for_all(path: Path) -> bool:
+    """Whether the path exists, the same in every process: none of them goes on and creates it before all have asked."""
+    exists = path.exists()
     distributed.barrier()
-    return found
+    return exists
 
 
 def _empty_beside(folder: Path) -> Path:
@@ -255,7 +250,7 @@ def _empty_beside(folder: Path) -> Path:
     return partial
 
 
-def _name(partial: Path, folder: Path) -> None:
+def _rename_synced(partial: Path, folder: Path) -> None:
     for path in partial.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:
@@ -266,9 +261,9 @@ def _name(partial: Path, folder: Path) -> None:
 
 @contextmanager
 def open_run(folder: Path, restart: bool = False) -> Iterator[RunState]:
-    """Hold a run folder, new or to be continued; one job at a time, of which the first process holds it.
+    """Open a run folder, new or to be continued, and lock it against other jobs; the first process holds the lock.
 
-    restart: what was made before is kept aside, as <folder>.before-<n>, and the folder is new.
+    restart: an earlier run's folder is renamed to <folder>.before-<n>.
 
     Raises:
         InputError: the folder holds something else, or another process has it open.
@@ -287,8 +282,8 @@ def open_run(folder: Path, restart: bool = False) -> Iterator[RunState]:
             yield state
         finally:
             if not state.provenance_file.exists() and not state.has_stages():
-                _leave_nothing(folder)
-                if aside and not folder.exists():  # the new start was refused
+                _remove_if_empty(folder)
+                if aside and not folder.exists():  # the new run was refused
                     aside.rename(folder)
 
 
@@ -304,7 +299,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _put_aside(folder: Path) -> Path:
-    """Give a run's folder, which no process has open, a name beside it that is free; returns it."""
+    """Rename a run's folder, which no process may have open, to the first free <folder>.before-<n>; returns that."""
     with _lock(folder):
         number = 1
         while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
@@ -314,20 +309,20 @@ def _put_aside(folder: Path) -> Path:
     return aside
 
 
-def _leave_nothing(folder: Path) -> None:
-    """A run that was refused at the start leaves no folder behind, unless there is something in it."""
+def _remove_if_empty(folder: Path) -> None:
+    """Remove the folder of a run that was refused at the start, unless other files are in it."""
     (folder / "state" / "lock").unlink(missing_ok=True)
-    shutil.rmtree(folder / "base", ignore_errors=True)  # made for this run alone
+    shutil.rmtree(folder / "base", ignore_errors=True)  # a built-in base model
     for path in (folder / "state", folder):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 
 
 def check_provenance(state: RunState, provenance: dict[str, Any]) -> dict[str, Any] | None:
-    """What the run was begun from before; None when it was not, or nothing of it was trained with these settings.
+    """The provenance that an earlier start recorded; None without one, or where it differs and nothing was trained.
 
     Raises:
-        InputError: it was begun from something else; says from what.
+        InputError: the provenance differs in what may not change; the message says in what.
     """
     if not state.provenance_file.exists():
         if state.has_stages():
@@ -344,8 +339,7 @@ def check_provenance(state: RunState, provenance: dict[str, Any]) -> dict[str, A
     free = set() if state.is_anything_selected() else FREE_UNTIL_SELECTED
     if not STRATEGIES[provenance["config.evol_schedule_name"]].picks_all_rounds_at_once:
         free = free | {"config.n_round"}
-    fixed, now = ({key: value for key, value in one.items() if key not in free} for one in (before, provenance))
-    differing = differences(fixed, now, "the run")
+    differing = differences(before, provenance, "the run", ignored=free)
     if differing:
         raise InputError(
             f"{state.folder}: an output of another run; name another output_dir, or begin anew with restart=True, "
@@ -357,5 +351,5 @@ def check_provenance(state: RunState, provenance: dict[str, Any]) -> dict[str, A
 
 
 def record_provenance(state: RunState, provenance: dict[str, Any]) -> None:
-    """The run is begun, from this."""
+    """Record what the run is made from: from now on it is one to be continued."""
     write_json(state.provenance_file, provenance)

@@ -1,4 +1,4 @@
-"""Fine-tuning on the pool with transformers.Trainer, loss on the response alone."""
+"""Fine-tuning on the pool with transformers.Trainer; the loss counts response tokens alone."""
 
 import logging
 import time
@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("diverseevol_fast")
 
-REFUSALS = (TypeError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, OSError)  # of odd settings
+REFUSALS = (TypeError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, OSError)  # for bad settings
 IGNORED_LABEL = -100
-LEAST = {  # of what TrainingArguments takes without a look, and training falls over
-    "learning_rate": 0.0, "weight_decay": 0.0, "num_train_epochs": 0.0, "per_device_train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-}  # fmt: skip
-GONE = {
+# Smallest values of what TrainingArguments does not check, though training fails below them.
+LOWEST = {"learning_rate": 0.0, "weight_decay": 0.0, "num_train_epochs": 0.0}
+LOWEST |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+DROPPED = {  # arguments that a run does without -> why
     "logging_dir": "the reporting integrations choose their own folders",
     "overwrite_output_dir": "a run is continued, never overwritten",
     "save_safetensors": "models are always saved as safetensors",
@@ -38,18 +37,11 @@ GONE = {
     ("save_strategy", "save_steps", "save_total_limit"),
     "a round's finished model is saved; an unfinished round trains from the base model again",
 )
-OURS = (
-    "output_dir",
-    "seed",
-    "data_seed",
-    "report_to",
-    "disable_tqdm",
-    "remove_unused_columns",
-)  # set from the run's own keys
+SET_BY_RUN = ("output_dir", "seed", "data_seed", "report_to", "disable_tqdm", "remove_unused_columns")
 
 
 def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """TrainingArguments of transformers 4.28 or 5 as those of the installed one, and what was changed.
+    """Keywords for transformers 4.28 or 5 as the installed transformers takes them, and a note on each change.
 
     Raises:
         InputError: an unknown name, or one that the run sets itself.
@@ -77,21 +69,17 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
                 raise InputError(f"config: train_args.warmup_ratio: expected 0 to 1, got {shown(repr(ratio))}")
             rename("warmup_ratio", "warmup_steps", float(ratio))
     if args.get("group_by_length") is not None and "group_by_length" not in known:
-        rename(
-            "group_by_length",
-            "train_sampling_strategy",
-            "group_by_length" if args["group_by_length"] else "random",
-        )
+        rename("group_by_length", "train_sampling_strategy", "group_by_length" if args["group_by_length"] else "random")
     if "fsdp_transformer_layer_cls_to_wrap" in args and "fsdp_transformer_layer_cls_to_wrap" not in known:
         if not isinstance(args.get("fsdp_config") or {}, dict):
             raise InputError("config: train_args.fsdp_config: expected a mapping beside the layer to wrap")
         layer = {"transformer_layer_cls_to_wrap": [args["fsdp_transformer_layer_cls_to_wrap"]]}
         rename("fsdp_transformer_layer_cls_to_wrap", "fsdp_config", {**(args.get("fsdp_config") or {}), **layer})
-    for name in [name for name in args if name in GONE]:
+    for name in [name for name in args if name in DROPPED]:
         args.pop(name)
-        notes.append(f"train_args: {name} is dropped: {GONE[name]}")
+        notes.append(f"train_args: {name} is dropped: {DROPPED[name]}")
     for name in args:
-        if name in OURS:
+        if name in SET_BY_RUN:
             raise InputError(f"config: train_args.{name}: the run sets it; use the run's own keys")
         if name not in known:
             raise InputError(f"config: train_args: unknown key '{shown(name)}'{nearest(name, known)}")
@@ -103,13 +91,13 @@ def translate_train_args(train_args: dict[str, Any]) -> tuple[dict[str, Any], li
     if args.get("fsdp") and (distributed.world() == 1 or not torch.cuda.is_available()):
         args.pop("fsdp")
         args.pop("fsdp_config", None)
-        reason = "the run is one process" if torch.cuda.is_available() else "no CUDA device here"
-        notes.append(f"train_args: fsdp is dropped: {reason}")
+        why = "the run is one process" if torch.cuda.is_available() else "no CUDA device here"
+        notes.append(f"train_args: fsdp is dropped: {why}")
     return args, notes
 
 
 def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
-    """The round's TrainingArguments.
+    """The TrainingArguments of a round whose model goes to `folder`.
 
     Raises:
         InputError: a value that transformers refuses, now or when training begins.
@@ -118,15 +106,14 @@ def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
     from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
     args, _ = translate_train_args(config.train_args)
-    for name, least in LEAST.items():
-        value = args.get(name, least)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
-            raise InputError(
-                f"config: train_args.{name}: expected a number of at least {least}, got {shown(repr(value))}"
-            )
+    for name, lowest in LOWEST.items():
+        value = args.get(name, lowest)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < float("inf"):
+            expected = f"expected a number of at least {lowest}"
+            raise InputError(f"config: train_args.{name}: {expected}, got {shown(repr(value))}")
     _check_types(TrainingArguments, args, "config: train_args")
     args.setdefault("logging_steps", 10)
-    args.setdefault("logging_nan_inf_filter", False)  # a loss that is not finite is to be seen
+    args.setdefault("logging_nan_inf_filter", False)  # the log shows a loss that is not finite
     try:
         get_reporting_integration_callbacks(config.report_to)
     except (ValueError, TypeError) as error:
@@ -147,21 +134,21 @@ def training_arguments(config: Config, folder: Path) -> "TrainingArguments":
         raise InputError(f"config: train_args: {reason(error)}") from error
 
 
-def _check_types(settings_class: type, values: dict[str, Any], place: str) -> None:
+def _check_types(settings_class: type, values: dict[str, Any], location: str) -> None:
     """
     Raises:
         InputError: a value of another type than its field of the dataclass has.
     """
     hints = get_type_hints(settings_class)
     for name, value in values.items():
-        wanted = _types_of(hints[name]) if name in hints else {type(value)}
-        if type(value) not in wanted:
-            names = " or ".join(sorted(kind.__name__ for kind in wanted if kind is not type(None)))
-            raise InputError(f"{place}.{shown(name)}: expected {names}, got {shown(repr(value))}")
+        types = _types_of(hints[name]) if name in hints else {type(value)}
+        if type(value) not in types:
+            names = " or ".join(sorted(kind.__name__ for kind in types if kind is not type(None)))
+            raise InputError(f"{location}.{shown(name)}: expected {names}, got {shown(repr(value))}")
 
 
 def _types_of(hint: Any) -> set[type]:
-    """The types that YAML may give for a hint: enumerations by their names, whole numbers for fractions."""
+    """The types that a YAML value of this hint may have: a float may be a whole number."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         return set().union(*map(_types_of, get_args(hint)))
@@ -171,7 +158,7 @@ def _types_of(hint: Any) -> set[type]:
 
 
 class Collator:
-    """Rows of a pool as one padded batch with labels on the response alone."""
+    """Makes one padded batch of a pool's rows, with labels on response tokens alone."""
 
     def __init__(self, tokens: Tokens, pad_id: int):
         self.tokens, self.pad_id = tokens, pad_id
@@ -193,10 +180,10 @@ def train(
     config: Config,
     folder: Path,
 ) -> tuple[Any, dict[str, float]]:
-    """Fine-tune a fresh copy of `base` on the pool; save it with its tokenizer in `folder`.
+    """Fine-tune a fresh copy of `base` on the rows at the indices `pool`; save it with its tokenizer in `folder`.
 
-    Returns the model, still in memory, and seconds, steps, mean training loss and the rows left out because
-    truncation left nothing of their response.
+    Returns the model, in memory, and its metrics: seconds, steps, mean training loss, and how many rows were left out
+    because truncation cut their whole response away.
 
     Raises:
         InputError: train_args that transformers refuses.
@@ -207,17 +194,14 @@ def train(
     began = time.perf_counter()
     set_seed(config.seed)
     args = training_arguments(config, folder)
-    model: Any = load_causal_lm(
-        base.resolve(), dtype=config.dtype, attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code,
-    )  # fmt: skip
+    model: Any = load_model(base.resolve(), config)
     if config.peft:
         model = with_lora(model, config.peft)
     if distributed.world() > 1:
         log.info("training on %d processes: a step takes %d times as many rows", *2 * [distributed.world()])
-    rows = [row for row in pool if tokens.has_response(row)]
-    # The Trainer takes a list as a data set; it groups rows by the length of their ids.
-    data: Any = [{"row": row, "input_ids": tokens.row(row)[0]} for row in rows]
+    indices = [index for index in pool if tokens.has_response(index)]
+    # The Trainer takes a list as a data set, and reads input_ids to group rows by length.
+    data: Any = [{"row": index, "input_ids": tokens.row(index)[0]} for index in indices]
     pad_id: Any = tokenizer.pad_token_id
     trainer = Trainer(
         model=model,
@@ -235,17 +219,27 @@ def train(
         )
     trainer.save_model(str(folder))
     if distributed.is_first():
-        (folder / "training_args.bin").unlink()  # a pickle; the manifest has the settings
-    if args.fsdp:  # each process has a part of the weights: the saved model has all
+        (folder / "training_args.bin").unlink()  # a pickle of settings that the manifest holds too
+    if args.fsdp:  # a process holds a part of the weights, the folder all of them
         distributed.barrier()
-        model = load_causal_lm(folder, dtype=config.dtype, attn_implementation=config.attn_implementation,
-                               trust_remote_code=config.trust_remote_code, base=base)  # fmt: skip
+        model = load_model(folder, config, base)
     return model, {
         "seconds": time.perf_counter() - began,
         "steps": result.global_step,
         "train_loss": result.training_loss,
-        "rows_without_response": len(pool) - len(rows),
+        "rows_without_response": len(pool) - len(indices),
     }
+
+
+def load_model(folder: Path, config: Config, base: Path | None = None) -> "PreTrainedModel":
+    """load_causal_lm with the config's settings."""
+    return load_causal_lm(
+        folder,
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+        base=base,
+    )
 
 
 def lora_config(settings: dict[str, Any]):

@@ -1,6 +1,6 @@
 """Which rows join the pool: one object in one file for each strategy, and this list of them.
 
-They are light to import, since a config is checked against them before anything else is loaded.
+Importing them loads neither torch nor numpy: a config is checked against them before anything else is loaded.
 """
 
 from .entropy import EntropySampling

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class KCenterSampling(Strategy):
-    """The candidates that are farthest from the pool, by the model of the round before."""
+    """The candidates that are farthest from the pool in the embeddings of the previous round's model."""
 
     name = "KCenterSampling"
     ops = ("min_sqdist", "update_argmax", "pick_block")
 
     def check_settings(self, config: Settings) -> None:
-        """Whitening is K-Center's own; True is no number of components."""
+        """Raises InputError for True, which is not a number of components."""
         if config.whiten_n_components is True:
             raise InputError("config: whiten_n_components: expected the number of components, got True")
 
     def check_size(self, config: Settings, candidates: int, width: int) -> None:
-        """There are at most as many components as dimensions, and one less than rows."""
+        """Raises InputError for more components than dimensions, or as many as candidates."""
         most = min(width, candidates - 1)
         if config.whiten_n_components > most:
             raise InputError(
@@ -36,7 +36,7 @@ class KCenterSampling(Strategy):
             )
 
     def pick(self, candidates: Candidates, k: int) -> Picks:
-        """The stream has every candidate's bound already; whitened embeddings are others, and are read once more."""
+        """Embedding has bounded every candidate already; whitened embeddings need a selection of their own."""
         embedded = candidates.embedded()
         if candidates.config.whiten_n_components > 0:
             return farthest(candidates, embedded.values, k)
@@ -44,7 +44,7 @@ class KCenterSampling(Strategy):
 
 
 def farthest(candidates: Candidates, x: torch.Tensor, k: int) -> Picks:
-    """The k candidates that are farthest from the pool in embeddings x [N, D], whitened if the config says so."""
+    """The k candidates that are farthest from the pool in x [N, D], whitened if the config says so."""
     from ..selection.traversal import kcenter
     from ..selection.whitening import whiten
 

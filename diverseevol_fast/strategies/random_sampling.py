@@ -13,15 +13,15 @@ class RandomSampling(Strategy):
     name = "RandomSampling"
 
     def pick(self, candidates: Candidates, k: int) -> Picks:
-        """The draw is that of the config's seed and the round."""
+        """The draw depends on the config's seed and the round alone."""
         began = time.perf_counter()
         positions = draw(len(candidates), candidates.pool, k, candidates.config.seed, candidates.r)
         return Picks(positions, {"seconds": time.perf_counter() - began})
 
 
 def draw(count: int, pool: list[int], k: int, seed: int, stream: int) -> list[int]:
-    """k of the rows 0 to count - 1 that are not in the pool, in the order drawn."""
+    """k of the positions 0 to count - 1 that are not in the pool, in the order drawn."""
     import numpy as np
 
-    rest = np.setdiff1d(np.arange(count), pool)
-    return np.random.default_rng([seed, stream]).permutation(rest)[:k].tolist()
+    remaining = np.setdiff1d(np.arange(count), pool)
+    return np.random.default_rng([seed, stream]).permutation(remaining)[:k].tolist()

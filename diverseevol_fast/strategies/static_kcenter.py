@@ -7,10 +7,10 @@ from .strategy import Candidates, Picks
 
 
 class StaticKCenterSampling(KCenterSampling):
-    """The candidates that are farthest from the pool by the base model, which embeds them once in a run."""
+    """The candidates that are farthest from the pool in the base model's embeddings, which a run computes once."""
 
     name = "StaticKCenterSampling"
 
     def pick(self, candidates: Candidates, k: int) -> Picks:
-        """As KCenterSampling, of the base model's embeddings."""
+        """As KCenterSampling, in the base model's embeddings."""
         return farthest(candidates, candidates.embedded_by_base(), k)

@@ -1,4 +1,4 @@
-"""What every strategy has: a name, what it needs, checks of its settings, and pick; and what it may ask for."""
+"""What every strategy has: a name, the ops it calls, checks of its settings, and pick; and its candidates."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Settings(Protocol):
 
 
 class Candidates(Protocol):
-    """A round's candidates by position, as runs/candidates.py has them; embeddings are made when they are asked for."""
+    """A round's candidates by position (runs/candidates.py); a method computes the embeddings that it returns."""
 
     r: int  # the round
-    pool: list[int]  # the positions of those that are in the pool already
+    pool: list[int]  # the positions of the candidates that are in the pool
 
     @property
     def config(self) -> Settings: ...
@@ -45,25 +45,25 @@ class Picks:
     """What a strategy picked."""
 
     positions: list[int]  # among the candidates, in pick order
-    metrics: dict[str, float | str]  # seconds, without those of the embedding, and what else the strategy knows
-    sqdist: list[float] | None = None  # K-Center: each one's squared distance to its nearest center when picked
+    metrics: dict[str, float | str]  # seconds without the embedding, and what else the strategy measured
+    sqdist: list[float] | None = None  # K-Center: each pick's squared distance to its nearest center when picked
 
 
 class Strategy:
     """A rule for which candidates join the pool; its name is the config's evol_schedule_name."""
 
     name = ""
-    ops: tuple[str, ...] = ()  # the kernels that it calls
-    needs_logits = False  # of a model whose logits are its head's of the last hidden states
-    picks_all_rounds_at_once = False  # in round 1; later rounds take the next of these picks
+    ops: tuple[str, ...] = ()  # the ops that it calls
+    needs_logits = False  # whether the model's logits must be its head applied to the last hidden states
+    picks_all_rounds_at_once = False  # whether round 1 picks for all rounds
 
     def check_settings(self, config: Settings) -> None:
-        """Raises InputError where the config has a setting that this strategy does not take."""
+        """Raises InputError for a setting that this strategy does not take."""
         if config.whiten_n_components > 0:
             raise InputError(f"config: whiten_n_components: {self.name} takes no embeddings to whiten")
 
     def check_size(self, config: Settings, candidates: int, width: int) -> None:
-        """Raises InputError where the settings do not fit so many candidates of so many dimensions."""
+        """Raises InputError where the settings do not fit this number of candidates in `width` dimensions."""
 
     def pick(self, candidates: Candidates, k: int) -> Picks:
         """Pick k of the candidates that are not in the pool."""

@@ -22,7 +22,7 @@ class VendiSampling(Strategy):
     name = "VendiSampling"
 
     def check_settings(self, config: Settings) -> None:
-        """The rank is that of one of the batches."""
+        """Raises InputError unless there are batches and the rank is that of one of them."""
         super().check_settings(config)
         times, rank = config.max_random_times, config.vendi_argmax_rank
         if times < 1:
@@ -33,14 +33,11 @@ class VendiSampling(Strategy):
             )
 
     def pick(self, candidates: Candidates, k: int) -> Picks:
-        """By the base model's embeddings."""
+        """Batches are scored in the base model's embeddings."""
         config, x = candidates.config, candidates.embedded_by_base()
-        began = time.perf_counter()
-        positions, score = pick_by_vendi(
-            x, candidates.pool, k, times=config.max_random_times, rank=config.vendi_argmax_rank, seed=config.seed,
-            r=candidates.r,
-        )  # fmt: skip
-        return Picks(positions, {"seconds": time.perf_counter() - began, "vendi": score})
+        times, rank, began = config.max_random_times, config.vendi_argmax_rank, time.perf_counter()
+        picks, score = pick_by_vendi(x, candidates.pool, k, times=times, rank=rank, seed=config.seed, r=candidates.r)
+        return Picks(picks, {"seconds": time.perf_counter() - began, "vendi": score})
 
 
 def pick_by_vendi(
@@ -53,7 +50,7 @@ def pick_by_vendi(
     """
     from .._common.vendi_score import vendi_score
 
-    draws = [draw(len(x), pool, k, seed, r * times + number) for number in range(times)]
-    scores = [vendi_score(x[pool + one]) for one in draws]
-    order = sorted(range(times), key=lambda number: -scores[number])
-    return draws[order[rank]], scores[order[rank]]
+    batches = [draw(len(x), pool, k, seed, r * times + index) for index in range(times)]
+    scores = [vendi_score(x[pool + batch]) for batch in batches]
+    chosen = sorted(range(times), key=lambda index: -scores[index])[rank]
+    return batches[chosen], scores[chosen]

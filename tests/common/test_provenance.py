@@ -113,7 +113,7 @@ def test_another_n_is_made_from_the_embeddings_kept(tmp_path, data_file, tiny_mo
     assert json.loads((tmp_path / "o.picks.json").read_text())["indices"] == kcenter(values, 3, [4, 2]).indices.tolist()
     assert (tmp_path / "o.embeddings.npy").exists()  # another command kept them
     assert select(*made, "-n", 8, "--model-max-length", 400) == 0  # which cuts nothing: the same tokens
-    refused(capsys, "tokens_sha256: it has ", *made, "-n", 8, "--template", "plain")
+    refused(capsys, "tokens: other content", *made, "-n", 8, "--template", "plain")
 
 
 def test_embeddings_are_not_kept_where_they_are_not_wanted(tmp_path, data_file, tiny_model, capsys):
@@ -135,7 +135,7 @@ def test_nothing_of_another_input_is_replaced(embeddings, data_file, other_data,
     assert select("--embeddings", embeddings, "--data", data_file, "-n", 4, "--output", out) == 0
     before = out.read_bytes(), picks.read_bytes()
     other = ["--data", other_data, "--model", tiny_model, "-n", 4, "--output", out]
-    refused(capsys, ["o.picks.json: exists (data_sha256: it has ", "--overwrite"], *other)
+    refused(capsys, ["o.picks.json: exists (data: other content", "--overwrite"], *other)
     same = ["--embeddings", embeddings, "--data", data_file, "-n", 3, "--output"]
     refused(capsys, "o.picks.json: exists (it is the record of o.jsonl)", *same, tmp_path / "o.json")
     assert (out.read_bytes(), picks.read_bytes()) == before
@@ -154,7 +154,7 @@ def test_embeddings_of_another_input_are_replaced_when_asked(embeddings, other_d
     again = ["embed", "--data", str(other_data), "--model", str(tiny_model), "--output", str(embeddings), "--quiet"]
     before = np.load(embeddings)
     assert main(again) == 2
-    assert "not made from this data and model (data_sha256: it has " in capsys.readouterr().err
+    assert "not made from this data and model (data: other content" in capsys.readouterr().err
     assert main([*again, "--overwrite"]) == 0
     np.testing.assert_allclose(np.load(embeddings), before[::-1], rtol=0, atol=1e-5)
 
@@ -163,6 +163,8 @@ def test_differences_reach_into_dictionaries():
     before, now = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4}}
     assert provenance.differences(before, now, "it") == ["b.c: it has 2, now 4", "b.d: it has 3, now None"]
     assert provenance.differences(before, before, "it") == []
+    assert provenance.differences(before, now, "it", ignored=("b",)) == []
+    assert provenance.differences({"x_sha256": "1"}, {"x_sha256": "2"}, "it") == ["x: other content"]
 
 
 def test_two_selections_with_one_output_are_one_after_the_other(tmp_path, data_file, tiny_model):
@@ -257,7 +259,7 @@ def test_a_tokenizer_of_its_own_is_another_model(tmp_path, data_file, tiny_model
     load_causal_lm(tiny_model).save_pretrained(tmp_path / "m")
     load_tokenizer(tiny_model).save_pretrained(tmp_path / "m")
     (tmp_path / "m" / "note.txt").write_text("changed")
-    refused(capsys, "model_sha256: it has ", *made, tmp_path / "m")
+    refused(capsys, "model: other content", *made, tmp_path / "m")
 
 
 def test_diversity_of_other_datas_picks_or_embeddings_is_refused(embeddings, data_file, other_data, tmp_path, capsys):

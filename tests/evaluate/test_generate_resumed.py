@@ -130,12 +130,12 @@ def test_a_finished_file_is_left_as_it_is(command, folder, asked, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--max-new-tokens", "11"], "max_new_tokens: there 12, now 11"),
-        (["--upstream-prompt"], "prompt: there 'training', now 'upstream'"),
-        (["--dtype", "bfloat16"], "dtype: there 'float32', now 'bfloat16'"),
+        (["--max-new-tokens", "11"], "max_new_tokens: the file has 12, now 11"),
+        (["--upstream-prompt"], "prompt: the file has 'training', now 'upstream'"),
+        (["--dtype", "bfloat16"], "dtype: the file has 'float32', now 'bfloat16'"),
         (
             ["--temperature", "1"],
-            "seed: there None, now 0; temperature: there 0.0, now 1.0; top_p: there None, now 1.0",
+            "seed: the file has None, now 0; temperature: the file has 0.0, now 1.0; top_p: the file has None, now 1.0",
         ),
     ],
 )
@@ -288,7 +288,7 @@ def test_a_file_that_was_begun_from_something_else_meanwhile(tmp_path):
     assert not file.is_finished()
     with other.held():
         other.append({0: GeneratedAnswer("an answer", 3, True)}, 1.0)
-    with pytest.raises(InputError, match=r"was made from something else; .* seed: there 2, now 1"), file.held():
+    with pytest.raises(InputError, match=r"was made from something else; .* seed: the file has 2, now 1"), file.held():
         pytest.fail("held")
 
 

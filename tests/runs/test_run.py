@@ -119,7 +119,7 @@ def test_an_output_of_another_run_is_refused(finished, tmp_path, settings, rows,
     changed = tmp_path / "changed.jsonl"
     changed.write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]), encoding="utf-8")
     assert run(tmp_path, settings, "--full_data_path", str(changed)) == 2
-    assert "data_sha256" in capsys.readouterr().err
+    assert "data: other content" in capsys.readouterr().err
     assert picks(out) == before
 
 

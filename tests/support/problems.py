@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from diverseevol_fast._common import dtypes
 
-DTYPES = list(dtypes.DTYPES.values())
+DTYPES = list(map(dtypes.torch_dtype, dtypes.DTYPES))
 
 
 def make(kind: str, n: int, d: int, seed: int, scale: float, offset: float) -> np.ndarray:

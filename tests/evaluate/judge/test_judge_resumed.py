@@ -154,7 +154,7 @@ def test_judgements_of_something_else_are_left_alone(change, finished, files, ca
     words = {
         "answers": "remove it. answers: other content",
         "reference": "remove it. reference: other content",
-        "model": "remove it. model: there 'judge', now 'another'",
+        "model": "remove it. model: the file has 'judge', now 'another'",
     }[change]
     for dry in ([], ["--dry-run"]):
         assert main(files.arguments("http://127.0.0.1:9/v1", *more, *dry)) == 2
