@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,9 @@ def select(
         RunError: an embedding that is not finite.
     """
     _check_arguments(data, model, embeddings, output, trainer, text_column)
-    files = _files(output, picks, model, keep_embeddings)
-    _check_nothing_read_is_replaced(files, {"data": data, "embeddings": embeddings, "selected": selected})
+    files = _files(output, picks, model)
+    read = {"data": data if isinstance(data, str | Path) else None, "embeddings": embeddings, "selected": selected}
+    _check_nothing_read_is_replaced(files, read)
     if files.output:
         check_row_file(files.output)
         check_trainer(trainer, files.output)
@@ -214,7 +216,7 @@ def _check_arguments(data: Any, model: Any, embeddings: Any, output: Any, traine
         raise InputError(f"trainer {trainer}: trains on responses, which rows with a text_column do not have")
 
 
-def _files(output: Any, picks: Any, model: Any, keep_embeddings: bool) -> Files:
+def _files(output: Any, picks: Any, model: Any) -> Files:
     if output is None:
         return Files(None, None if picks is None else Path(picks), None)
     output = Path(output)
@@ -337,7 +339,7 @@ def _centers(source: Source, selected: Selected, n: int) -> list[int] | None:
             raise InputError(f"{origin}: row {index} is given more than once, before in {origins[index]}")
         origins[index] = origin
     available = len(candidates) - len(selected)
-    if type(n) is not int or not 0 <= n <= available:
+    if isinstance(n, bool) or not isinstance(n, Integral) or not 0 <= n <= available:
         raise InputError(f"n: expected 0 to {available}, the rows that can be picked, got {n}")
     return positions.tolist() if selected else None
 

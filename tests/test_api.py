@@ -54,6 +54,12 @@ def test_select_takes_arrays_of_any_real_numbers(x, kind):
     assert kcenter(given, 6, [3, 5]).indices.tolist() == picks
 
 
+def test_select_takes_texts_whatever_they_hold(tiny_model, tmp_path):
+    texts = ["one", "a\0b", "two words", "/", str(tmp_path), "three more words"]
+    found = select(texts, np.int64(3), model=tiny_model, output=tmp_path / "o.jsonl")
+    assert [row["text"] for row in found.rows] == [texts[index] for index in found.indices]
+
+
 def test_select_takes_a_dataset(rows, tiny_model):
     datasets = pytest.importorskip("datasets")
     plain = [{name: row[name] for name in ("instruction", "input", "output")} for row in rows]

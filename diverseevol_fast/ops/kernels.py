@@ -1,7 +1,7 @@
 """The GPU kernels: their names, which of them each backend of an op launches, and the order of the backends.
 
-The order is a table, preference.json, which bench/device/preference.py rewrites from the lines in bench/results. On each
-GPU, self_check.py decides whether a kernel may be used at all.
+The order is a table, preference.json, which bench/device/preference.py rewrites from the lines in bench/results.
+self_check.py decides on each GPU whether a kernel may be used at all.
 """
 
 import importlib
