@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.2.0"
+from ._common.version import __version__ as __version__
 
 _HOME = {
     "Embeddings": ".embedding.embed_tokens",

@@ -17,7 +17,7 @@ def describe() -> Result:
     """The report, one fact per line. GPU kernels that were never checked on this GPU are checked first."""
     import torch
 
-    from .. import __version__
+    from .._common.version import __version__
 
     device_types = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     record = {

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
+from .._common.version import __version__
 from ..runs.config import nearest
 from . import diversity, embed, env, generate, init, judge, report, run, score, select
 from .completion import PrintCompletion

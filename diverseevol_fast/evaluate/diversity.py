@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__
 from .._common.errors import InputError
 from .._common.files import as_paths, file_sha256
 from .._common.messages import shown
 from .._common.progress import Progress
 from .._common.provenance import check_same_data, of_embeddings, of_picks
 from .._common.reading import check_file
+from .._common.version import __version__
 from ..data.dataset import QUICKSTART, Data, load_data
 from ..data.input_files import load_embeddings, load_row_numbers
 from ..models.load import resolve_model

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .. import __version__
 from .._common.files import read_json, write_json
+from .._common.version import __version__
 from ..data.dataset import Data
 from ..data.templates import Template, choose_template, prompt_of
 from ..embedding.embed import embed

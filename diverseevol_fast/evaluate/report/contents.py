@@ -8,8 +8,8 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ... import __version__
 from ..._common.files import atomic_path
+from ..._common.version import __version__
 from ...runs.finished import FinishedRun
 from ..diversity import measure_run
 from ..evaluation_encoder import EmbeddingSpace, fixed_embeddings, fixed_space
