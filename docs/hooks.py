@@ -1,10 +1,12 @@
 """What mkdocs adds to the pages while it builds them: tables from the code, pictures of bench/results, a drawing.
 
-The tables cannot differ from the code, since they are made from the argparse parser and the table of settings.
+The tables cannot differ from the code, since they are made from the argparse parser, the table of settings and the
+strategies' docstrings.
 """
 
 import argparse
 import html
+import inspect
 import logging
 import random
 import re
@@ -20,6 +22,7 @@ sys.path.insert(0, str(ROOT))  # the package need not be installed where mkdocs 
 import diverseevol_fast  # noqa: E402
 from diverseevol_fast.cli.parser import build_parser  # noqa: E402
 from diverseevol_fast.runs.settings import COMMON, DEFAULTS, FURTHER  # noqa: E402
+from diverseevol_fast.strategies import STRATEGIES  # noqa: E402
 
 log = logging.getLogger("mkdocs.hooks")
 
@@ -41,7 +44,7 @@ def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri == API_PAGE:
         for name in undocumented(markdown):
             log.warning("%s: diverseevol_fast.%s is public and is not on this page", API_PAGE, name)
-    for mark, text in (("<!-- commands -->", commands_text), ("<!-- config keys -->", config_text)):
+    for mark, text in MADE.items():
         if mark in markdown:
             markdown = markdown.replace(mark, text())
     return markdown.replace("../bench/results/", "results/")
@@ -85,6 +88,25 @@ def config_text() -> str:
         parts += [f"| `{key}` | {_default(DEFAULTS[key])} | {_cell(text)} |" for key, text in meanings.items()]
         parts.append("")
     return "\n".join(parts)
+
+
+def strategies_text() -> str:
+    """Every strategy and what its docstring says that it picks."""
+    rows = ((name, inspect.getdoc(type(strategy)) or "") for name, strategy in STRATEGIES.items())
+    return "\n".join(
+        [
+            "| name | picks |",
+            "| --- | --- |",
+            *(f"| `{name}` | {_cell(' '.join(text.split()))} |" for name, text in rows),
+        ]
+    )
+
+
+MADE = {  # mark in a page: the text that is made in its place
+    "<!-- commands -->": commands_text,
+    "<!-- config keys -->": config_text,
+    "<!-- strategies -->": strategies_text,
+}
 
 
 def _default(value) -> str:

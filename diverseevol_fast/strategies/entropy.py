@@ -4,8 +4,9 @@ from .uncertainty import UncertaintySampling
 
 
 class EntropySampling(UncertaintySampling):
-    """The rows with the highest mean entropy of the next token."""
+    """The candidates with the highest mean, over their tokens, of the entropy of the next token. A baseline."""
 
     name = "EntropySampling"
+    title = "entropy"
     column = 2
     highest_first = True

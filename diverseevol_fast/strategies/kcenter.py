@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 
 class KCenterSampling(Strategy):
-    """The candidates that are farthest from the pool in the embeddings of the previous round's model."""
+    """The candidates farthest from the pool, by K-Center greedy, in embeddings by the previous round's model.
+
+    The method of the paper.
+    """
 
     name = "KCenterSampling"
+    title = "K-Center"
     ops = ("min_sqdist", "update_argmax", "pick_block")
 
     def check_settings(self, config: Settings) -> None:

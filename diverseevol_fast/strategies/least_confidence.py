@@ -4,7 +4,8 @@ from .uncertainty import UncertaintySampling
 
 
 class LeastConfidence(UncertaintySampling):
-    """The rows with the lowest mean of the largest logit."""
+    """The candidates with the lowest mean, over their tokens, of the largest logit. A baseline."""
 
     name = "LeastConfidence"
+    title = "least confidence"
     column = 0

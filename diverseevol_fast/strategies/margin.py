@@ -4,7 +4,8 @@ from .uncertainty import UncertaintySampling
 
 
 class MarginSampling(UncertaintySampling):
-    """The rows with the lowest mean of the largest logit less the second largest."""
+    """The candidates with the lowest mean, over their tokens, of the largest logit minus the second. A baseline."""
 
     name = "MarginSampling"
+    title = "margin"
     column = 1

@@ -4,7 +4,12 @@ from .kcenter import KCenterSampling
 
 
 class OneShotKCenterSampling(KCenterSampling):
-    """K-Center's first k picks do not depend on how many are picked, so each round takes the next n_query of them."""
+    """The picks of all rounds at once, by K-Center greedy, in embeddings by the model of round 0.
+
+    An ablation: selection does not iterate. K-Center's first picks do not depend on how many follow, so each round
+    takes the next n_query of them.
+    """
 
     name = "OneShotKCenterSampling"
+    title = "one-shot K-Center"
     picks_all_rounds_at_once = True

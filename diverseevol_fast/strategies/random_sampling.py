@@ -8,9 +8,10 @@ from .strategy import Candidates, Picks, Strategy
 
 
 class RandomSampling(Strategy):
-    """A seeded draw; no model embeds anything."""
+    """Candidates at random, by a seeded draw; no model embeds anything."""
 
     name = "RandomSampling"
+    title = "random"
 
     def pick(self, candidates: Candidates, k: int) -> Picks:
         """The draw depends on the config's seed and the round alone."""

@@ -7,9 +7,13 @@ from .strategy import Candidates, Picks
 
 
 class StaticKCenterSampling(KCenterSampling):
-    """The candidates that are farthest from the pool in the base model's embeddings, which a run computes once."""
+    """The candidates farthest from the pool in the base model's embeddings, which a run computes once.
+
+    An ablation: embeddings do not evolve.
+    """
 
     name = "StaticKCenterSampling"
+    title = "static K-Center"
 
     def pick(self, candidates: Candidates, k: int) -> Picks:
         """As KCenterSampling, in the base model's embeddings."""

@@ -53,6 +53,7 @@ class Strategy:
     """A rule for which candidates join the pool; its name is the config's evol_schedule_name."""
 
     name = ""
+    title = ""  # what sentences call it
     ops: tuple[str, ...] = ()  # the ops that it calls
     needs_logits = False  # whether the model's logits must be its head applied to the last hidden states
     picks_all_rounds_at_once = False  # whether round 1 picks for all rounds

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 class VendiSampling(Strategy):
-    """Of max_random_times random batches, the one whose Vendi Score with the pool stands at vendi_argmax_rank."""
+    """One of max_random_times random batches.
+
+    They are ordered by the Vendi Score of pool and batch together in the base model's embeddings, highest first;
+    vendi_argmax_rank says which one is taken: 0 the highest, -1 the lowest.
+    """
 
     name = "VendiSampling"
+    title = "Vendi"
 
     def check_settings(self, config: Settings) -> None:
         """Raises InputError unless there are batches and the rank is that of one of them."""

@@ -14,6 +14,7 @@ import pytest
 import diverseevol_fast
 from diverseevol_fast.cli.parser import COMMANDS, build_parser
 from diverseevol_fast.runs.config import Config
+from diverseevol_fast.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -55,9 +56,12 @@ def test_the_front_page_is_short_and_its_links_lead_somewhere():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_the_tables_name_every_command_and_key():
-    assert [f"## diverseevol {name}" in hooks.commands_text() for name in COMMANDS] == [True] * len(COMMANDS)
-    assert [f"| `{field.name}` |" in hooks.config_text() for field in fields(Config)] == [True] * len(fields(Config))
+def test_the_tables_have_every_command_key_and_strategy_and_stand_in_a_page():
+    assert [name for name in COMMANDS if f"## diverseevol {name}" not in hooks.commands_text()] == []
+    assert [field.name for field in fields(Config) if f"| `{field.name}` |" not in hooks.config_text()] == []
+    assert [name for name in STRATEGIES if f"| `{name}` | " not in hooks.strategies_text()] == []
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [mark for mark in hooks.MADE if mark not in text] == []
 
 
 def test_the_api_page_shows_every_public_name():

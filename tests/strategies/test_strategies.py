@@ -73,7 +73,7 @@ def candidates(settings):
 
 
 def test_the_config_knows_every_strategy():
-    assert all(strategy.name == name for name, strategy in STRATEGIES.items())
+    assert all(strategy.name == name and strategy.title for name, strategy in STRATEGIES.items())
 
 
 @pytest.mark.slow

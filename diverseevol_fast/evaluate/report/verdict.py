@@ -3,15 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ...strategies import STRATEGIES
 from .charts import number
 from .metrics import Block, Metric, Read, between, caveats, lines_with, measure, metrics_of, side, spread
 from .seeds import Line, Point, strategy, t_interval
 
-STRATEGIES = {
-    "KCenterSampling": "K-Center", "OneShotKCenterSampling": "one-shot K-Center",
-    "StaticKCenterSampling": "static K-Center", "RandomSampling": "random", "LeastConfidence": "least confidence",
-    "MarginSampling": "margin", "EntropySampling": "entropy", "VendiSampling": "Vendi",
-}  # fmt: skip
 KINDS = {
     "family": "task families", "task": "tasks", "category": "categories", "source": "sources", "dataset": "data sets",
     "type": "types",
@@ -210,7 +206,8 @@ def _names(lines: Sequence[Line]) -> list[str]:
 
 def _short_name(line: Line) -> str:
     name, *more = strategy(line.records[0].run).split(", ")
-    return " ".join([STRATEGIES.get(name, name), *more])
+    title = STRATEGIES[name].title if name in STRATEGIES else name  # a run may be of another version
+    return " ".join([title, *more])
 
 
 def _full_name(line: Line) -> str:
