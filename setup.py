@@ -69,15 +69,24 @@ class CMakeBuild(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         architectures = os.environ.get("DEF_CUDA_ARCHS")
         ninja = shutil.which("ninja")  # a cached path may be that of a build environment that is gone
-        self._run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-                  f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-                  f"-DPython_EXECUTABLE={sys.executable}",
-                  *([f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),
-                  f"-DDEF_WERROR={os.environ.get('DEF_WERROR', 'OFF')}",
-                  f"-DDEF_CUDA={cuda}",
-                  f"-DDEF_CUDA_ARCHS={architectures}" if architectures else "-UDEF_CUDA_ARCHS",
-                  f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={library.parent}",
-                  f"-DDEF_LIBRARY_NAME={library.name}")  # fmt: skip
+        self._run(
+            "cmake",
+            "-S",
+            ROOT,
+            "-B",
+            build,
+            "-G",
+            "Ninja",
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            *([f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),
+            f"-DDEF_WERROR={os.environ.get('DEF_WERROR', 'OFF')}",
+            f"-DDEF_CUDA={cuda}",
+            f"-DDEF_CUDA_ARCHS={architectures}" if architectures else "-UDEF_CUDA_ARCHS",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={library.parent}",
+            f"-DDEF_LIBRARY_NAME={library.name}",
+        )
         self._run("cmake", "--build", build, "--parallel", str(os.cpu_count() or 1))
 
     def _run(self, *command):

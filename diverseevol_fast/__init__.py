@@ -23,9 +23,23 @@ _HOME = {
     "select": ".subset",
 }
 __all__ = [
-    "Embeddings", "InputError", "KCenterStream", "RunError", "__version__", "diversity", "embed", "generate", "judge",
-    "kcenter", "load_data", "masked_mean_pool", "report", "run", "score", "select",
-]  # fmt: skip
+    "Embeddings",
+    "InputError",
+    "KCenterStream",
+    "RunError",
+    "__version__",
+    "diversity",
+    "embed",
+    "generate",
+    "judge",
+    "kcenter",
+    "load_data",
+    "masked_mean_pool",
+    "report",
+    "run",
+    "score",
+    "select",
+]
 
 if TYPE_CHECKING:
     from ._common.errors import InputError as InputError

@@ -24,20 +24,39 @@ def compiled(source: Path, capability: str) -> list[dict]:
     """
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            ["nvcc", "-std=c++17", "-O3", "-DDEF_CUDA=1", "-DDEF_HOPPER=1", f"-I{SOURCES}", "-Werror=all-warnings",
-             "-Xcompiler=-Wall", "-Xptxas=-v", f"-gencode=arch=compute_{capability},code=sm_{capability}",
-             "-c" if capability == WITH_HOST else "-cubin", "-o", f"{folder}/out", str(source)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [
+                "nvcc",
+                "-std=c++17",
+                "-O3",
+                "-DDEF_CUDA=1",
+                "-DDEF_HOPPER=1",
+                f"-I{SOURCES}",
+                "-Werror=all-warnings",
+                "-Xcompiler=-Wall",
+                "-Xptxas=-v",
+                f"-gencode=arch=compute_{capability},code=sm_{capability}",
+                "-c" if capability == WITH_HOST else "-cubin",
+                "-o",
+                f"{folder}/out",
+                str(source),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode != 0:
         raise RuntimeError(f"{source.name} for {capability}: {done.stdout}{done.stderr}")
     kernels = re.split(r"Compiling entry function '", done.stderr)[1:]
     return [
-        {"kernel": report.split("'", 1)[0], "source": source.name, "sm": capability,
-         "spilled": sum(map(int, re.findall(r"(\d+) bytes spill", report))),
-         "registers": int(re.search(r"Used (\d+) registers", report)[1])}
+        {
+            "kernel": report.split("'", 1)[0],
+            "source": source.name,
+            "sm": capability,
+            "spilled": sum(map(int, re.findall(r"(\d+) bytes spill", report))),
+            "registers": int(re.search(r"Used (\d+) registers", report)[1]),
+        }
         for report in kernels
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:

@@ -43,9 +43,15 @@ class Configuration(NamedTuple):
 
 
 POOL = {
-    "mask": U8, "starts": I64, "lengths": I64, "prefix_sum": F32, "prefix_len": "i32", "out": F32, "dim": "i32",
+    "mask": U8,
+    "starts": I64,
+    "lengths": I64,
+    "prefix_sum": F32,
+    "prefix_len": "i32",
+    "out": F32,
+    "dim": "i32",
     "stride_token": "i32",
-}  # fmt: skip
+}
 
 
 def pool(dtype, has_mask, has_prefix):
@@ -59,9 +65,16 @@ def pool_and_screen(dtype, has_mask, has_prefix):
     """pool_min_sqdist, padded or packed."""
     _, signature, constants, *_ = pool(dtype, has_mask, has_prefix)
     signature |= {
-        "centers": F32, "center_sqnorm": F32, "center_norms": F64, "offset": F32, "bound": F32, "parts": F32,
-        "arrived": I32, "first_bad": I64, "num_centers": "i32",
-    }  # fmt: skip
+        "centers": F32,
+        "center_sqnorm": F32,
+        "center_norms": F64,
+        "offset": F32,
+        "bound": F32,
+        "parts": F32,
+        "arrived": I32,
+        "first_bad": I64,
+        "num_centers": "i32",
+    }
     constants |= {"CENTERS": pool_min_sqdist.CENTERS}
     return Configuration(pool_min_sqdist._pool_min_sqdist_kernel, signature, constants, {})
 
@@ -71,27 +84,50 @@ def screen(dtype, has_indices, products, more, aligned):
     how = min_sqdist.PRODUCTS[products]
     elements = {torch.bfloat16: BF16, torch.float16: F16, torch.float32: F32}[how.elements]
     signature = {
-        "x": dtype, "indices": I64, "centers": elements, "center_sqnorm": F32, "center_norms": F64, "offset": F32,
-        "bound": F32, "first_bad": I64, "count": "i32", "dim": "i32", "num_centers": "i32", "stride_row": "i32",
-    }  # fmt: skip
+        "x": dtype,
+        "indices": I64,
+        "centers": elements,
+        "center_sqnorm": F32,
+        "center_norms": F64,
+        "offset": F32,
+        "bound": F32,
+        "first_bad": I64,
+        "count": "i32",
+        "dim": "i32",
+        "num_centers": "i32",
+        "stride_row": "i32",
+    }
     size = 4 if dtype == F32 else 2
     tile = (min_sqdist.TILES if aligned else min_sqdist.UNALIGNED)[size][more]
     constants = {
-        "HAS_INDICES": has_indices, "WIDEN": False, "PRECISION": how.precision, "SUMMANDS": how.summands,
-        "ROUNDOFF": how.roundoff, **tile.constants(),
-    }  # fmt: skip
+        "HAS_INDICES": has_indices,
+        "WIDEN": False,
+        "PRECISION": how.precision,
+        "SUMMANDS": how.summands,
+        "ROUNDOFF": how.roundoff,
+        **tile.constants(),
+    }
     return Configuration(
-        min_sqdist._min_sqdist_kernel, signature, constants, tile.options(),
+        min_sqdist._min_sqdist_kernel,
+        signature,
+        constants,
+        tile.options(),
         ("all divisible" if aligned else "pointers divisible",),
-    )  # fmt: skip
+    )
 
 
 def update(dtype, width):
     """update_argmax for rows of one width."""
     signature = {
-        "x": dtype, "center": F32, "nearest": F64, "largest": F64, "farthest": I64, "count": "i32", "dim": "i32",
+        "x": dtype,
+        "center": F32,
+        "nearest": F64,
+        "largest": F64,
+        "farthest": I64,
+        "count": "i32",
+        "dim": "i32",
         "stride_row": "i32",
-    }  # fmt: skip
+    }
     constants = {"ROWS": rows_of(width), "WIDTH": width}
     return Configuration(update_argmax._update_argmax_kernel, signature, constants, EXACT)
 
@@ -99,9 +135,16 @@ def update(dtype, width):
 def statistics(dtype, has_bias):
     """logit_stats of spans of the vocabulary."""
     signature = {
-        "hidden": dtype, "weight": dtype, "bias": F32, "parts": F32, "count": "i32", "vocab": "i32", "dim": "i32",
-        "stride_hidden": "i32", "stride_weight": "i32",
-    }  # fmt: skip
+        "hidden": dtype,
+        "weight": dtype,
+        "bias": F32,
+        "parts": F32,
+        "count": "i32",
+        "vocab": "i32",
+        "dim": "i32",
+        "stride_hidden": "i32",
+        "stride_weight": "i32",
+    }
     size = 4 if dtype == F32 else 2
     constants = {"HAS_BIAS": has_bias, "WIDEN": False, "VOCAB_SPAN": logit_stats.VOCAB_SPAN, **logit_stats.BLOCKS[size]}
     return Configuration(logit_stats._logit_stats_kernel, signature, constants, logit_stats.LAUNCH[size])
@@ -116,7 +159,11 @@ CONFIGURATIONS = [
         for more in (False, True)
         for aligned in (False, True)
         for dtype, products in (
-            (BF16, "bfloat16"), (F16, "float16"), (F32, "tf32x3"), (F32, "bfloat16"), (F32, "float32"),
+            (BF16, "bfloat16"),
+            (F16, "float16"),
+            (F32, "tf32x3"),
+            (F32, "bfloat16"),
+            (F32, "float32"),
         )
     ),
     *(update(dtype, width) for dtype in (F32, BF16, F16) for width in (1, 1024, LARGEST_WIDTH)),
@@ -124,30 +171,43 @@ CONFIGURATIONS = [
     Configuration(
         logit_stats._merge_spans_kernel,
         {"parts": F32, "largest": F32, "margin": F32, "entropy": F32, "first_bad": I64, "count": "i32", "spans": "i32"},
-        {"BLOCK": logit_stats.BLOCK_MERGED}, {},
+        {"BLOCK": logit_stats.BLOCK_MERGED},
+        {},
     ),
     Configuration(
-        update_argmax._farthest_kernel, {"largest": F64, "farthest": I64, "result": I64, "programs": "i32"},
-        {"BLOCK": 1024}, {},
+        update_argmax._farthest_kernel,
+        {"largest": F64, "farthest": I64, "result": I64, "programs": "i32"},
+        {"BLOCK": 1024},
+        {},
     ),
     *(
         Configuration(
             pick_block._sqdist_kernel,
             {"members": F32, "others": F32, "out": F64, "dim": "i32", "num_others": "i32"},
-            {"OTHERS": rows_of(width), "WIDTH": width}, EXACT,
+            {"OTHERS": rows_of(width), "WIDTH": width},
+            EXACT,
         )
         for width in (1, 1024, LARGEST_WIDTH)
     ),
     *(
         Configuration(
             pick_block._pick_block_kernel,
-            {"nearest": F64, "between": F64, "floor": F64, "max_picks": "i32", "picks": I64, "sqdist": F64,
-             "num_picks": I32, "num_rows": "i32"},
-            {"BLOCK": block}, {},
+            {
+                "nearest": F64,
+                "between": F64,
+                "floor": F64,
+                "max_picks": "i32",
+                "picks": I64,
+                "sqdist": F64,
+                "num_picks": I32,
+                "num_rows": "i32",
+            },
+            {"BLOCK": block},
+            {},
         )
         for block in (256, 512, 4096)
     ),
-]  # fmt: skip
+]
 
 
 def compiled(configuration: Configuration, specialisation: str, capability: int) -> tuple[str, int]:

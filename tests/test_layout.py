@@ -21,9 +21,12 @@ def imports(path: Path) -> set[str]:
     """Top-level names of absolute imports, and relative ones as ".name", outside `if TYPE_CHECKING`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {
-        node for branch in ast.walk(tree) if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.dump(branch.test)
-        for child in branch.body for node in ast.walk(child)
-    }  # fmt: skip
+        node
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.dump(branch.test)
+        for child in branch.body
+        for node in ast.walk(child)
+    }
     names = set()
     for node in ast.walk(tree):
         if node in skipped:

@@ -46,9 +46,11 @@ def theirs(target: str, x: np.ndarray):
         greedy = anomalib_greedy()
         return lambda: seeded(lambda: greedy(torch.from_numpy(x), RATIO).select_coreset_idxs())
     loop = {
-        "DiverseEvol": peers.reference_formula, "DeepAL": peers.deepal_loop,
-        "google/active-learning": peers.google_loop, "scikit-learn": peers.sklearn_argmin_min,
-    }[target]  # fmt: skip
+        "DiverseEvol": peers.reference_formula,
+        "DeepAL": peers.deepal_loop,
+        "google/active-learning": peers.google_loop,
+        "scikit-learn": peers.sklearn_argmin_min,
+    }[target]
     return lambda: loop(x, centers, PICKS)
 
 
@@ -171,8 +173,10 @@ def parted(pick: int, gap: float, rounding: float) -> str:
 
 def table(lines: list[dict]) -> str:
     """Markdown."""
-    out = ["| under | N | own: seconds | ours: seconds | times faster | own: memory | ours: memory | same picks |",
-           "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    out = [
+        "| under | N | own: seconds | ours: seconds | times faster | own: memory | ours: memory | same picks |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for line in lines:
         fast, own = line["ours"], line["theirs"]
         mine = f"{fast['seconds']:.3g}", f"{fast['extra_bytes'] / 1e6:,.0f} MB"

@@ -137,13 +137,22 @@ def measure(name: str, prepare: Callable[[], Run], task: Task, exact: torch.Tens
     outcome = run(rows)
     seconds = time.perf_counter() - began
     line = {
-        "case": name, "dtype": outcome.dtype, "rows": len(rows), "tokens": len(task.tokens.ids), "seconds": seconds,
-        "tokens_per_second": len(task.tokens.ids) / seconds, "peak_memory": throughput.peak_memory(device()),
-        "padding": outcome.padding, "prefix_share": outcome.prefix_share,
+        "case": name,
+        "dtype": outcome.dtype,
+        "rows": len(rows),
+        "tokens": len(task.tokens.ids),
+        "seconds": seconds,
+        "tokens_per_second": len(task.tokens.ids) / seconds,
+        "peak_memory": throughput.peak_memory(device()),
+        "padding": outcome.padding,
+        "prefix_share": outcome.prefix_share,
         "relative_error": largest_error(outcome.values, exact),
-    } | outcome.afterwards()  # fmt: skip
-    print(f"{name}: {seconds:.3g} s, {line['tokens_per_second']:,.0f} tokens/s, "
-          f"{line['peak_memory'] / 1e6:,.0f} MB, relative error {line['relative_error']:.1e}", flush=True)  # fmt: skip
+    } | outcome.afterwards()
+    print(
+        f"{name}: {seconds:.3g} s, {line['tokens_per_second']:,.0f} tokens/s, "
+        f"{line['peak_memory'] / 1e6:,.0f} MB, relative error {line['relative_error']:.1e}",
+        flush=True,
+    )
     if not line["relative_error"] < TOLERANCE[outcome.dtype]:
         raise SystemExit(f"{name}: expected embeddings within {TOLERANCE[outcome.dtype]}; nothing is reported")
     return line, outcome.values
@@ -178,11 +187,14 @@ def measure_all(task: Task, repeats: int) -> list[dict]:
         rate = max(before[dtype], after[dtype])
         run = line["tokens"] * (1 - line["prefix_share"])
         line |= {
-            "all_seconds": times[name], "times_ours": line["seconds"] / ours_line["seconds"],
-            "matrix_rate": rate, "matrix_rate_before": before[dtype], "matrix_rate_after": after[dtype],
+            "all_seconds": times[name],
+            "times_ours": line["seconds"] / ours_line["seconds"],
+            "matrix_rate": rate,
+            "matrix_rate_before": before[dtype],
+            "matrix_rate_after": after[dtype],
             "of_matrix_rate": run * flops / line["seconds"] / rate,
             "picks_that_differ": differing_picks(values, ours_values),
-        }  # fmt: skip
+        }
     found["ours, bfloat16"][0].update(compared(task))
     return [line for line, _ in found.values()]
 
@@ -210,10 +222,17 @@ def table(lines: list[dict]) -> str:
     ]
     for line in lines:
         cells = [
-            line["case"], f"{line['seconds']:.4g}", f"{line['times_ours']:.2f}x", f"{line['tokens_per_second']:,.0f}",
-            f"{line['of_matrix_rate']:.0%}", f"{line['padding']:.1%}", f"{line['prefix_share']:.1%}",
-            f"{line['peak_memory'] / 1e6:,.0f} MB", f"{line['relative_error']:.1e}", str(line["picks_that_differ"]),
-        ]  # fmt: skip
+            line["case"],
+            f"{line['seconds']:.4g}",
+            f"{line['times_ours']:.2f}x",
+            f"{line['tokens_per_second']:,.0f}",
+            f"{line['of_matrix_rate']:.0%}",
+            f"{line['padding']:.1%}",
+            f"{line['prefix_share']:.1%}",
+            f"{line['peak_memory'] / 1e6:,.0f} MB",
+            f"{line['relative_error']:.1e}",
+            str(line["picks_that_differ"]),
+        ]
         rows.append("| " + " | ".join(cells) + " |")
     selected = [
         f"{line['case']}: {line['picks']} picks in {line['select_seconds']:.3g} s, {line['select_passes']:.2f} passes"

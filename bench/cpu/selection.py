@@ -40,16 +40,20 @@ PEERS = {  # name: (function, bytes that it needs, whether it is slow)
 }
 SHAPES = {
     "small": [
-        ("gaussian", 15_011, 4_096, 100, 100), ("gaussian", 20_000, 384, 1, 2_000),
-        ("sentences", 15_011, 384, 100, 100), ("sentences", 15_011, 384, 1, 1_501),
+        ("gaussian", 15_011, 4_096, 100, 100),
+        ("gaussian", 20_000, 384, 1, 2_000),
+        ("sentences", 15_011, 384, 100, 100),
+        ("sentences", 15_011, 384, 1, 1_501),
     ],
     "all": [
         *(("gaussian", n, d, m, 100) for n in (15_011, 52_002) for d in (384, 1_024, 4_096) for m in (100, 1_000)),
         ("gaussian", 20_000, 384, 1, 2_000),
-        ("sentences", 15_011, 384, 100, 100), ("sentences", 15_011, 384, 1, 1_501),
-        ("sentences", 52_002, 384, 100, 100), ("sentences", 52_002, 384, 1, 5_200),
+        ("sentences", 15_011, 384, 100, 100),
+        ("sentences", 15_011, 384, 1, 1_501),
+        ("sentences", 52_002, 384, 100, 100),
+        ("sentences", 52_002, 384, 1, 5_200),
     ],
-}  # fmt: skip
+}
 
 
 def rows_of(kind: str, n: int, d: int) -> np.ndarray:
@@ -142,26 +146,37 @@ def measure(shape, rates: dict[str, float], memory: float) -> list[dict]:
 def entry(name, seconds, picks, wanted, limit, ratio=None, passes=None, memory=None) -> dict:
     same = next((i for i, (a, b) in enumerate(zip(picks, wanted, strict=True)) if a != b), len(wanted))
     return {
-        "what": name, "seconds": seconds, "same_picks": same == len(wanted), "first_different_pick": same,
-        "times_ours": ratio, "passes": passes, "extra_bytes": memory, "times_roofline": seconds / limit,
-    }  # fmt: skip
+        "what": name,
+        "seconds": seconds,
+        "same_picks": same == len(wanted),
+        "first_different_pick": same,
+        "times_ours": ratio,
+        "passes": passes,
+        "extra_bytes": memory,
+        "times_roofline": seconds / limit,
+    }
 
 
 def table(rows: list[dict]) -> str:
     """The lines of one shape as Markdown."""
     first = rows[0]
     lines = [
-        f"**{first['data']} N={first['n']:,} D={first['d']:,}, M={first['m']:,}, k={first['k']:,}**", "",
+        f"**{first['data']} N={first['n']:,} D={first['d']:,}, M={first['m']:,}, k={first['k']:,}**",
+        "",
         "| | seconds | times ours | same picks | passes | times roofline | extra memory |",
         "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for row in rows:
         same = "yes" if row["same_picks"] else f"first {row['first_different_pick']}"
         cells = [
-            row["what"], f"{row['seconds']:.4g}", f"{row['times_ours']:.0f}x" if row["times_ours"] else "", same,
-            f"{row['passes']:.2f}" if row["passes"] is not None else "", f"{row['times_roofline']:.1f}",
+            row["what"],
+            f"{row['seconds']:.4g}",
+            f"{row['times_ours']:.0f}x" if row["times_ours"] else "",
+            same,
+            f"{row['passes']:.2f}" if row["passes"] is not None else "",
+            f"{row['times_roofline']:.1f}",
             f"{row['extra_bytes'] / 1e6:.0f} MB" if row["extra_bytes"] else "",
-        ]  # fmt: skip
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -190,18 +205,28 @@ def plot(rows: list[dict], path: Path) -> None:
 def machine() -> dict:
     """What the figures were measured on."""
     cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-         if line.startswith("model name")), platform.processor())  # fmt: skip
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     from diverseevol_fast.ops import native
 
     return {
-        "cpu": cpu, "threads": torch.get_num_threads(), "isa": native.chosen_isa(), "torch": torch.__version__,
-        "numpy": np.__version__, "diverseevol_fast": diverseevol_fast.__version__, "commit": commit.stdout.strip(),
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "isa": native.chosen_isa(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "diverseevol_fast": diverseevol_fast.__version__,
+        "commit": commit.stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

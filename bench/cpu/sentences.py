@@ -25,5 +25,18 @@ def encoder() -> Path:
 if __name__ == "__main__":
     rows = len(load_data(sys.argv[1])[0].rows)
     output = Path(__file__).resolve().parents[1] / "cache" / f"sentences-{rows}.npy"
-    sys.exit(main(["embed", "--data", sys.argv[1], "--model", str(encoder()), "--model-max-length", "64",
-                   "--output", str(output)]))  # fmt: skip
+    sys.exit(
+        main(
+            [
+                "embed",
+                "--data",
+                sys.argv[1],
+                "--model",
+                str(encoder()),
+                "--model-max-length",
+                "64",
+                "--output",
+                str(output),
+            ]
+        )
+    )

@@ -229,9 +229,17 @@ def sanitize(lines: Lines, tool: str, wanted: Sequence[Kernel], seconds: float) 
             print(f"{tool}: {kernel}: left out, the {seconds:.0f} s are over", flush=True)
             continue
         ours = "diverseevol" if kernel.launcher == "cuda" else f"_{kernel.op}_kernel"
-        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--kernel-regex", f"kns={ours}",
-                   *(["--racecheck-detect-level", "error"] if tool == "racecheck" else []),
-                   *child("check", True, [str(kernel)])]  # fmt: skip
+        command = [
+            "compute-sanitizer",
+            "--tool",
+            tool,
+            "--error-exitcode",
+            "9",
+            "--kernel-regex",
+            f"kns={ours}",
+            *(["--racecheck-detect-level", "error"] if tool == "racecheck" else []),
+            *child("check", True, [str(kernel)]),
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=left, check=False)
             said = f"{done.stdout}\n{done.stderr}".strip().splitlines()

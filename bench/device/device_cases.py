@@ -206,16 +206,25 @@ def logits(dtype: torch.dtype, tokens: int, dim: int, vocabulary: int) -> Case:
 
 CASES = {  # the shapes that matter most come first: time may run out
     "masked_mean_pool": (pooling, [(BF16, 256, 512, 4096), *((dtype, 64, 512, 4096) for dtype in (F16, F32))]),
-    "min_sqdist": (screening, [
-        (BF16, 262_144, 4096, 32), (BF16, 65_536, 4096, 1024), (F32, 262_144, 4096, 32), (F16, 262_144, 4096, 32),
-        (F32, 65_536, 4096, 1024), (F16, 65_536, 4096, 1024), (BF16, 65_536, 1024, 4096), (BF16, 65_536, 4096, 4096),
-        (BF16, 8_192, 4096, 968),
-    ]),
+    "min_sqdist": (
+        screening,
+        [
+            (BF16, 262_144, 4096, 32),
+            (BF16, 65_536, 4096, 1024),
+            (F32, 262_144, 4096, 32),
+            (F16, 262_144, 4096, 32),
+            (F32, 65_536, 4096, 1024),
+            (F16, 65_536, 4096, 1024),
+            (BF16, 65_536, 1024, 4096),
+            (BF16, 65_536, 4096, 4096),
+            (BF16, 8_192, 4096, 968),
+        ],
+    ),
     "pool_min_sqdist": (fused, [(BF16, 256, 512, 4096, 32), *((dtype, 64, 512, 4096, 32) for dtype in (F16, F32))]),
     "update_argmax": (streaming, [(BF16, 65_536, 4096), (F32, 65_536, 4096), (F16, 65_536, 4096), (F32, 65_536, 384)]),
     "pick_block": (blocks, [(F32, 2_048, 4096, 1000, 100), (F32, 512, 4096, 1000, 100), (F32, 512, 384, 1000, 400)]),
     "logit_stats": (logits, [(dtype, 4096, 4096, 32_000) for dtype in (BF16, F16, F32)]),
-}  # fmt: skip
+}
 TINY = {  # the same where there is no GPU: in Triton's interpreter, for the tests of this benchmark
     "masked_mean_pool": (pooling, [(BF16, 3, 9, 70)]),
     "min_sqdist": (screening, [(BF16, 70, 40, 33)]),

@@ -49,10 +49,18 @@ def build(data: Data, folder: Path, shape: tuple[int, int, int, int]) -> None:
 
     hidden, intermediate, layers, heads = shape
     config = LlamaConfig(
-        vocab_size=32_000, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=2048, pad_token_id=0,
-        bos_token_id=1, eos_token_id=2, dtype="bfloat16",
-    )  # fmt: skip
+        vocab_size=32_000,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=2048,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        dtype="bfloat16",
+    )
     torch.manual_seed(0)
     with device():
         LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
@@ -81,8 +89,9 @@ def ways(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, int
 
     @torch.inference_mode()
     def one_by_one() -> torch.Tensor:
-        return torch.stack([model(row[None], use_cache=False).last_hidden_state[0].float().mean(0)
-                            for row in ids[: counts[0]]])  # fmt: skip
+        return torch.stack(
+            [model(row[None], use_cache=False).last_hidden_state[0].float().mean(0) for row in ids[: counts[0]]]
+        )
 
     @torch.inference_mode()
     def padded() -> torch.Tensor:
@@ -132,14 +141,24 @@ def measure(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, 
         throughput.reset_peak_memory(device())
         seconds, values = timed(work)
         number = int(lengths[:count].sum())
-        error = 0.0 if exact is None else float(((values[: len(exact)].cpu() - exact).norm(dim=1)
-                                                 / exact.norm(dim=1)).max())  # fmt: skip
+        error = (
+            0.0
+            if exact is None
+            else float(((values[: len(exact)].cpu() - exact).norm(dim=1) / exact.norm(dim=1)).max())
+        )
         line = {
-            "what": "embedding", "case": name, "rows": count, "tokens": number, "seconds": seconds,
-            "tokens_per_second": number / seconds, "of_matrix_rate": number * flops / seconds / rate,
-            "matrix_rate": rate, "relative_error": error, "peak_memory": throughput.peak_memory(device()),
+            "what": "embedding",
+            "case": name,
+            "rows": count,
+            "tokens": number,
+            "seconds": seconds,
+            "tokens_per_second": number / seconds,
+            "of_matrix_rate": number * flops / seconds / rate,
+            "matrix_rate": rate,
+            "relative_error": error,
+            "peak_memory": throughput.peak_memory(device()),
             "passed": error <= TOLERANCE,
-        }  # fmt: skip
+        }
         out.add(line)
         print(json.dumps(line), flush=True)
         return values
@@ -161,17 +180,30 @@ def measure(model, tokenizer, folder: Path, data: Data, counts: tuple[int, int, 
 def whole_round(path: str, folder: Path, output: Path, out: Lines) -> None:
     """A line with the seconds of a round's stages."""
     values = {
-        "full_data_path": path, "model_name_or_path": str(folder), "output_dir": str(output), "n_round": 1,
-        "init_label_num": 100, "n_query": 100, "dtype": "bfloat16", "peft": {"r": 16, "target_modules": "all-linear"},
-        "train_args": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-4,
-                       "bf16": torch.cuda.is_available()},
-    }  # fmt: skip
+        "full_data_path": path,
+        "model_name_or_path": str(folder),
+        "output_dir": str(output),
+        "n_round": 1,
+        "init_label_num": 100,
+        "n_query": 100,
+        "dtype": "bfloat16",
+        "peft": {"r": 16, "target_modules": "all-linear"},
+        "train_args": {
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-4,
+            "bf16": torch.cuda.is_available(),
+        },
+    }
     state = run(make_config(values))
     metrics = {r: state.metrics(r) for r in (0, 1)}
     line = {
-        "what": "embedding", "case": "one round", "train_seconds": metrics[0]["train"]["seconds"],
-        "select_seconds": metrics[1]["select"]["seconds"], "embed": metrics[1]["embed"],
-    }  # fmt: skip
+        "what": "embedding",
+        "case": "one round",
+        "train_seconds": metrics[0]["train"]["seconds"],
+        "select_seconds": metrics[1]["select"]["seconds"],
+        "embed": metrics[1]["embed"],
+    }
     out.add(line)
     print(json.dumps(line), flush=True)
 

@@ -24,10 +24,14 @@ def machine() -> dict:
         "device": torch.cuda.get_device_name() if on_gpu else "no GPU",
         "capability": list(torch.cuda.get_device_capability()) if on_gpu else None,
         "driver": self_check.driver_version() if on_gpu else None,
-        "torch": torch.__version__, "triton": self_check.version_of("triton"), "cuda": torch.version.cuda,
-        "diverseevol_fast": diverseevol_fast.__version__, "commit": commit(),
-        "date": time.strftime("%Y-%m-%d"), "run": time.strftime("%Y-%m-%dT%H:%M:%S"),
-    }  # fmt: skip
+        "torch": torch.__version__,
+        "triton": self_check.version_of("triton"),
+        "cuda": torch.version.cuda,
+        "diverseevol_fast": diverseevol_fast.__version__,
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "run": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
 
 
 def commit() -> str:
@@ -45,9 +49,11 @@ def commit() -> str:
 def about_kernel(kernel: Kernel) -> dict:
     """A kernel's own fields."""
     return {
-        "kernel": str(kernel), "op": kernel.op, "dtype": kernel.dtype,
+        "kernel": str(kernel),
+        "op": kernel.op,
+        "dtype": kernel.dtype,
         "digest": kernel_sources.digest(kernel.launcher, kernel.name),
-    }  # fmt: skip
+    }
 
 
 class Lines:

@@ -51,10 +51,13 @@ def describe(name: str) -> dict:
     """What a line says of one of FOREIGN, whatever happens."""
     n, dim, count = SHAPE
     return {
-        "op": "min_sqdist", "backend": name, "shape": list(SHAPE),
-        "dtype": str(FOREIGN[name][2]).removeprefix("torch."), "flops": 2 * n * dim * count,
+        "op": "min_sqdist",
+        "backend": name,
+        "shape": list(SHAPE),
+        "dtype": str(FOREIGN[name][2]).removeprefix("torch."),
+        "flops": 2 * n * dim * count,
         "bytes": n * dim * FOREIGN[name][2].itemsize,
-    }  # fmt: skip
+    }
 
 
 def measure(name: str) -> dict:

@@ -49,9 +49,12 @@ class Selection:
         self.rows = self.x.cpu() if host else self.x
         self.given = {"device": DEVICE, "max_gpu_memory": "2GB"} if host and DEVICE == "cuda" else {}
         self.about = {
-            "shape": [n, dim, pool, picks], "dtype": str(dtype).removeprefix("torch."), "host": host,
-            "bytes": self.x.nbytes, "flops": 2 * n * dim * pool,
-        }  # fmt: skip
+            "shape": [n, dim, pool, picks],
+            "dtype": str(dtype).removeprefix("torch."),
+            "host": host,
+            "bytes": self.x.nbytes,
+            "flops": 2 * n * dim * pool,
+        }
 
     def measure(self, contender: str) -> dict:
         """Seconds, passes, memory beyond x, and whether the picks are those of float64 greedy."""
@@ -64,9 +67,11 @@ class Selection:
         before = _memory(reset=True)
         results = [select() for _ in range(3)]
         return self.about | {
-            "p50": statistics.median(result.seconds for result in results), "passes": results[0].passes,
-            "extra_bytes": _memory() - before, "passed": self.is_greedy(picks),
-        }  # fmt: skip
+            "p50": statistics.median(result.seconds for result in results),
+            "passes": results[0].passes,
+            "extra_bytes": _memory() - before,
+            "passed": self.is_greedy(picks),
+        }
 
     def is_greedy(self, picks: list[int]) -> bool:
         """Whether each pick was the farthest row when it was picked, by float64 products, rounding allowed for.

@@ -51,7 +51,7 @@ def table(lines: list[dict]) -> str:
         "",
         "| what | | ms | of the roofline | TB/s | TFLOP/s | passes | extra memory | check |",
         "|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for name, group in grouped(lines).items():
         text += [f"| {name} | " + " | ".join(cells(line)) + " |" for line in group]
     return "\n".join(text) + "\n"

@@ -106,8 +106,14 @@ def status() -> list[str]:
     entries = [entry for of_op in measured.values() for entry in of_op.values()]
     if not entries:
         return ["Order of preference: no GPU has been measured; it is the default for all."]
-    older = sorted({kernel for entry in entries for kernel, digest in entry["digests"].items()
-                    if kernel_sources.digest(*kernel.split(" ")[:2]) != digest})  # fmt: skip
+    older = sorted(
+        {
+            kernel
+            for entry in entries
+            for kernel, digest in entry["digests"].items()
+            if kernel_sources.digest(*kernel.split(" ")[:2]) != digest
+        }
+    )
     files = sorted({name for entry in entries for name in entry["files"]})
     sentences = [f"Order of preference: {len(entries)} entries, from {', '.join(files)}."]
     if older:

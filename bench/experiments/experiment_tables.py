@@ -9,8 +9,16 @@ from scipy.stats import t as student
 from diverseevol_fast.evaluate.report.charts import lines as line_chart
 
 BUDGET = (
-    "kcenter", "random", "least_confidence", "margin", "entropy", "vendi_highest", "vendi_lowest", "one_shot", "static",
-)  # fmt: skip
+    "kcenter",
+    "random",
+    "least_confidence",
+    "margin",
+    "entropy",
+    "vendi_highest",
+    "vendi_lowest",
+    "one_shot",
+    "static",
+)
 INITIAL = ("p0_10", "p0_50", "p0_100", "p0_200")
 SMALL = ("hundred", "hundred_random")
 
@@ -89,9 +97,17 @@ def equal_budget(found: Found) -> str:
                 row.append(told(found.values(name, "unseen_loss")))
         rows.append([*row, told(found.values(name, "families"), 1), less(found, name, "families", 1)])
     return table(
-        ["strategy", "held-out loss", "less random's", "unseen families' loss", "less random's", "families of 31",
-         "less random's"], rows,
-    )  # fmt: skip
+        [
+            "strategy",
+            "held-out loss",
+            "less random's",
+            "unseen families' loss",
+            "less random's",
+            "families of 31",
+            "less random's",
+        ],
+        rows,
+    )
 
 
 def by_round(found: Found) -> str:
@@ -107,11 +123,16 @@ def by_round(found: Found) -> str:
 
 def diversity(found: Found) -> str:
     measures = {"vendi": 1, "covering_radius": 3, "chamfer": 3, "novelsum": 3}  # and digits
-    rows = [[name, *(told(found.values(name, f"diversity.{key}"), digits) for key, digits in measures.items())]
-            for name in BUDGET]  # fmt: skip
+    rows = [
+        [name, *(told(found.values(name, f"diversity.{key}"), digits) for key, digits in measures.items())]
+        for name in BUDGET
+    ]
     random = [told(found.values("random", f"diversity_of_random.{key}"), digits) for key, digits in measures.items()]
-    apart = [[name, *(less(found, name, f"diversity.{key}", max(digits, 2)) for key, digits in measures.items())]
-             for name in BUDGET if name != "random"]  # fmt: skip
+    apart = [
+        [name, *(less(found, name, f"diversity.{key}", max(digits, 2)) for key, digits in measures.items())]
+        for name in BUDGET
+        if name != "random"
+    ]
     header = ["strategy", "Vendi Score", "covering radius", "Chamfer", "NovelSum"]
     both = [table(header, [*rows, ["random subsets", *random]]), "Less random's, seed by seed:", table(header, apart)]
     return "\n\n".join(both)
@@ -121,23 +142,37 @@ def initial_pool(found: Found) -> str:
     rows = []
     for name in INITIAL:
         first = found.values(name, "pool", 0)[0]
-        rows.append([str(first), told(found.values(name, "held_out_loss")),
-                     less(found, name, "held_out_loss", other="p0_200"), told(found.values(name, "unseen_loss")),
-                     told(found.values(name, "families"), 1)])  # fmt: skip
+        rows.append(
+            [
+                str(first),
+                told(found.values(name, "held_out_loss")),
+                less(found, name, "held_out_loss", other="p0_200"),
+                told(found.values(name, "unseen_loss")),
+                told(found.values(name, "families"), 1),
+            ]
+        )
     return table(["initial pool", "held-out loss", "less that of 200", "unseen families' loss", "families of 31"], rows)
 
 
 def small_data(found: Found) -> str:
-    rows = [[name, told(found.values(name, "held_out_loss")), less(found, name, "held_out_loss", other=SMALL[1]),
-             told(found.values(name, "families"), 1)] for name in SMALL]  # fmt: skip
+    rows = [
+        [
+            name,
+            told(found.values(name, "held_out_loss")),
+            less(found, name, "held_out_loss", other=SMALL[1]),
+            told(found.values(name, "families"), 1),
+        ]
+        for name in SMALL
+    ]
     return table(["strategy", "held-out loss", "less random's", "families"], rows)
 
 
 def charts(lines: list[dict]) -> dict[str, Figure]:
     """Held-out loss, unseen families' loss and Vendi Score against the pool's size, for a few strategies."""
     found = Found(lines)
-    shown = [name for name in ("kcenter", "random", "one_shot", "static", "entropy", "least_confidence")
-             if found.seeds(name)]  # fmt: skip
+    shown = [
+        name for name in ("kcenter", "random", "one_shot", "static", "entropy", "least_confidence") if found.seeds(name)
+    ]
     wanted = {
         "held_out": ("held_out_loss", "held-out loss (nats)", "Held-out loss"),
         "unseen": ("unseen_loss", "loss on unseen families (nats)", "Families that are in no pool"),

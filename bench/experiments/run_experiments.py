@@ -72,13 +72,20 @@ def lines_of(config: Path, seed: int) -> list[dict]:
         trained = run.state.metrics(r)["train"]
         values = {name: diversity["rounds"][r]["values"][name] for name in MEASURED}
         random = {name: diversity["rounds"][r]["random"][name]["mean"] for name in MEASURED}
-        lines.append({
-            "experiment": config.stem, "strategy": run.config.evol_schedule_name, "seed": seed, "round": r,
-            "pool": len(run.pool(r)),
-            **{name: trained.get(key) for name, key in LOSSES.items()},
-            "families": len({run.data.rows[row]["family"] for row in run.pool(r)}),
-            "diversity": values, "diversity_of_random": random, **made,
-        })  # fmt: skip
+        lines.append(
+            {
+                "experiment": config.stem,
+                "strategy": run.config.evol_schedule_name,
+                "seed": seed,
+                "round": r,
+                "pool": len(run.pool(r)),
+                **{name: trained.get(key) for name, key in LOSSES.items()},
+                "families": len({run.data.rows[row]["family"] for row in run.pool(r)}),
+                "diversity": values,
+                "diversity_of_random": random,
+                **made,
+            }
+        )
     return lines
 
 
@@ -87,9 +94,11 @@ def environment() -> dict:
     git = ["git", "-C", str(BENCH), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "commit": commit, "machine": f"{os.cpu_count()} cores, {platform.machine()}", "torch": torch.__version__,
+        "commit": commit,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }
 
 
 def write_page(lines: list[dict]) -> None:

@@ -92,13 +92,26 @@ def embed(
     if isinstance(model, str | Path):
         folder = resolve_model(str(model), trust_remote_code=trust_remote_code)
         settings = EmbedSettings(
-            name, pooling, max_length, max_tokens_per_batch, dtype or "float32", store_dtype, attn_implementation,
+            name,
+            pooling,
+            max_length,
+            max_tokens_per_batch,
+            dtype or "float32",
+            store_dtype,
+            attn_implementation,
             trust_remote_code,
-        )  # fmt: skip
+        )
         return embed_by_folder(
-            loaded, np.arange(len(loaded.rows)), folder, provenance_in(loaded, folder), settings,
-            store=store, first=first, overwrite=overwrite, progress=progress,
-        )  # fmt: skip
+            loaded,
+            np.arange(len(loaded.rows)),
+            folder,
+            provenance_in(loaded, folder),
+            settings,
+            store=store,
+            first=first,
+            overwrite=overwrite,
+            progress=progress,
+        )
     if dtype is not None or attn_implementation is not None:
         raise InputError("dtype, attn_implementation: the model is loaded already and is used as it is; expected none")
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
@@ -106,9 +119,17 @@ def embed(
     try:
         encoder = encoder_of(model, pooling)
         return _embed_by_model(
-            encoder, tokenizer, loaded, pooling, name, max_length, first=first, replace=overwrite, progress=progress,
+            encoder,
+            tokenizer,
+            loaded,
+            pooling,
+            name,
+            max_length,
+            first=first,
+            replace=overwrite,
+            progress=progress,
             **kwargs,
-        )  # fmt: skip
+        )
     finally:
         for module, training in modes:
             module.training = training

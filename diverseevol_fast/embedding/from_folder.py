@@ -82,14 +82,29 @@ def embed_by_folder(
     log_lengths(tokens, length)
     if encoder.device.type == "cpu" and settings.dtype == "bfloat16":
         encoder, _ = in_dtype(encoder, settings.dtype, tokens, rows, compared=True)
-    recorded = provenance | template.provenance(data) | {
-        "request_sha256": _request_sha256(data, rows, provenance, settings), "tokens_sha256": tokens.sha256(),
-        "dtype": settings.dtype, "attention": settings.attn_implementation, "pooling": settings.pooling,
-    }  # fmt: skip
+    recorded = (
+        provenance
+        | template.provenance(data)
+        | {
+            "request_sha256": _request_sha256(data, rows, provenance, settings),
+            "tokens_sha256": tokens.sha256(),
+            "dtype": settings.dtype,
+            "attention": settings.attn_implementation,
+            "pooling": settings.pooling,
+        }
+    )
     return embed_tokens(
-        encoder, tokens, rows, store=store, provenance=recorded, store_dtype=settings.store_dtype, first=first,
-        max_tokens_per_batch=settings.max_tokens_per_batch, replace=overwrite, progress=progress,
-    )  # fmt: skip
+        encoder,
+        tokens,
+        rows,
+        store=store,
+        provenance=recorded,
+        store_dtype=settings.store_dtype,
+        first=first,
+        max_tokens_per_batch=settings.max_tokens_per_batch,
+        replace=overwrite,
+        progress=progress,
+    )
 
 
 def _load(folder: Path, settings: EmbedSettings) -> tuple[Encoder, Any, int | None]:

@@ -41,30 +41,62 @@ class Measure:
 
 
 MEASURES = {
-    "vendi": Measure("Vendi Score", "vendi", True,
-        "exp of the Shannon entropy of the eigenvalues of K / n, K the cosine kernel: how many unlike rows there are"),
-    "vendi_2": Measure("Vendi Score, q = 2", "vendi 2", True,
-        "as the Vendi Score, of order 2: common kinds of rows count more"),
-    "vendi_inf": Measure("Vendi Score, q = infinity", "vendi inf", True,
-        "as the Vendi Score, of infinite order: 1 over the share of the largest eigenvalue"),
-    "covering_radius": Measure("Covering radius", "radius", False,
-        "largest distance of any row of the data to its nearest row of the subset"),
-    "mean_cosine": Measure("Mean pairwise cosine", "mean cos", False,
-        "mean cosine of the pairs of different rows of the subset"),
-    "nearest_distance": Measure("Nearest-neighbour distance", "nearest", True,
-        "mean distance of the subset's rows to the nearest other one"),
-    "chamfer": Measure("Chamfer distance, data to subset", "chamfer", False,
-        "mean distance, not squared, of all rows of the data to their nearest row of the subset"),
-    "facility_location": Measure("Facility location", "facility", True,
-        "mean over all rows of the data of the largest cosine with a row of the subset"),
-    "log_determinant": Measure("Log-determinant", "log det", True,
-        "log det(I + K), K the cosine kernel of the subset: from log(1 + n) to n log 2"),
-    "partition_entropy": Measure("Partition entropy", "entropy", True,
-        "entropy in nats of the subset's shares of {cells} k-means cells of the data; at most {most:.3f}"),
-    "novelsum": Measure("NovelSum", "novelsum", True,
+    "vendi": Measure(
+        "Vendi Score",
+        "vendi",
+        True,
+        "exp of the Shannon entropy of the eigenvalues of K / n, K the cosine kernel: how many unlike rows there are",
+    ),
+    "vendi_2": Measure(
+        "Vendi Score, q = 2", "vendi 2", True, "as the Vendi Score, of order 2: common kinds of rows count more"
+    ),
+    "vendi_inf": Measure(
+        "Vendi Score, q = infinity",
+        "vendi inf",
+        True,
+        "as the Vendi Score, of infinite order: 1 over the share of the largest eigenvalue",
+    ),
+    "covering_radius": Measure(
+        "Covering radius", "radius", False, "largest distance of any row of the data to its nearest row of the subset"
+    ),
+    "mean_cosine": Measure(
+        "Mean pairwise cosine", "mean cos", False, "mean cosine of the pairs of different rows of the subset"
+    ),
+    "nearest_distance": Measure(
+        "Nearest-neighbour distance", "nearest", True, "mean distance of the subset's rows to the nearest other one"
+    ),
+    "chamfer": Measure(
+        "Chamfer distance, data to subset",
+        "chamfer",
+        False,
+        "mean distance, not squared, of all rows of the data to their nearest row of the subset",
+    ),
+    "facility_location": Measure(
+        "Facility location",
+        "facility",
+        True,
+        "mean over all rows of the data of the largest cosine with a row of the subset",
+    ),
+    "log_determinant": Measure(
+        "Log-determinant",
+        "log det",
+        True,
+        "log det(I + K), K the cosine kernel of the subset: from log(1 + n) to n log 2",
+    ),
+    "partition_entropy": Measure(
+        "Partition entropy",
+        "entropy",
+        True,
+        "entropy in nats of the subset's shares of {cells} k-means cells of the data; at most {most:.3f}",
+    ),
+    "novelsum": Measure(
+        "NovelSum",
+        "novelsum",
+        True,
         "mean over the subset's rows of the mean cosine distance to its other rows, weighted by 1 / rank; each "
-        f"distance times (that other row's mean distance to its {NEIGHBOURS} nearest rows, copies left out)^-{BETA}"),
-}  # fmt: skip
+        f"distance times (that other row's mean distance to its {NEIGHBOURS} nearest rows, copies left out)^-{BETA}",
+    ),
+}
 
 
 def measure_nested(

@@ -55,9 +55,14 @@ def run_isolated(
         with tempfile.TemporaryFile() as errors:
             try:
                 child = subprocess.Popen(
-                    command(remaining), stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True,
-                    env=environment, start_new_session=True,
-                )  # fmt: skip
+                    command(remaining),
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    stdin=subprocess.DEVNULL,
+                    text=True,
+                    env=environment,
+                    start_new_session=True,
+                )
             except OSError as error:
                 yield from (
                     (unit, Failure(f"no process could be started: {error}", started=False)) for unit in remaining

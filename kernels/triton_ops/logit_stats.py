@@ -56,10 +56,22 @@ def statistics(logits, in_vocab):
 
 @triton.jit
 def _logit_stats_kernel(
-    hidden, weight, bias, parts, count, vocab, dim, stride_hidden, stride_weight,
-    HAS_BIAS: tl.constexpr, WIDEN: tl.constexpr, VOCAB_SPAN: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
-    BLOCK_VOCAB: tl.constexpr, BLOCK_DIM: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    parts,
+    count,
+    vocab,
+    dim,
+    stride_hidden,
+    stride_weight,
+    HAS_BIAS: tl.constexpr,
+    WIDEN: tl.constexpr,
+    VOCAB_SPAN: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_VOCAB: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)  # [BLOCK_TOKENS]
     # Indices beyond the last row of either matrix read that row again: a two-dimensional mask would cost registers.
     states_at = hidden + tl.minimum(token, count - 1)[:, None] * stride_hidden
@@ -104,12 +116,15 @@ def _merge_spans_kernel(parts, largest, margin, entropy, first_bad, count, spans
     part = parts + token
     for _ in range(spans):
         first, second, total, weighted = merged(
-            first, second, total, weighted,
+            first,
+            second,
+            total,
+            weighted,
             tl.load(part, mask=in_tokens, other=1.0),
             tl.load(part + count, mask=in_tokens, other=1.0),
             tl.load(part + 2 * count, mask=in_tokens, other=1.0),
             tl.load(part + 3 * count, mask=in_tokens, other=1.0),
-        )  # fmt: skip
+        )
         part += 4 * count
     tl.store(largest + token, first, mask=in_tokens)
     tl.store(margin + token, first - second, mask=in_tokens)
@@ -133,12 +148,21 @@ def logit_stats(
         spans = triton.cdiv(vocab, VOCAB_SPAN)
         parts = torch.empty((spans, 4, count), dtype=torch.float32, device=device)
         _logit_stats_kernel[(triton.cdiv(count, blocks["BLOCK_TOKENS"]), spans)](
-            hidden, weight, hidden if bias is None else bias, parts,
-            count, vocab, dim, hidden.stride(0), weight.stride(0),
+            hidden,
+            weight,
+            hidden if bias is None else bias,
+            parts,
+            count,
+            vocab,
+            dim,
+            hidden.stride(0),
+            weight.stride(0),
             HAS_BIAS=bias is not None,
             WIDEN=triton.knobs.runtime.interpret,  # Triton's interpreter would multiply bfloat16 as integers
-            VOCAB_SPAN=VOCAB_SPAN, **blocks, **launch,
-        )  # fmt: skip
+            VOCAB_SPAN=VOCAB_SPAN,
+            **blocks,
+            **launch,
+        )
         _merge_spans_kernel[(triton.cdiv(count, BLOCK_MERGED),)](
             parts, largest, margin, entropy, first_bad, count, spans, BLOCK=BLOCK_MERGED
         )

@@ -10,9 +10,21 @@ BLOCK_DIM = 128
 
 @triton.jit
 def mean_of_tokens(
-    hidden, mask, starts, lengths, prefix_sum, prefix_len, row, column, in_dim, stride_token,
-    HAS_MASK: tl.constexpr, HAS_PREFIX: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_DIM: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    mask,
+    starts,
+    lengths,
+    prefix_sum,
+    prefix_len,
+    row,
+    column,
+    in_dim,
+    stride_token,
+    HAS_MASK: tl.constexpr,
+    HAS_PREFIX: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
     """The mean of one row's unmasked tokens at the given columns [BLOCK_DIM], float32."""
     base = hidden + tl.load(starts + row)
     length = tl.load(lengths + row)
@@ -38,16 +50,39 @@ def mean_of_tokens(
 
 @triton.jit
 def _masked_mean_pool_kernel(
-    hidden, mask, starts, lengths, prefix_sum, prefix_len, out, dim, stride_token,
-    HAS_MASK: tl.constexpr, HAS_PREFIX: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_DIM: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    mask,
+    starts,
+    lengths,
+    prefix_sum,
+    prefix_len,
+    out,
+    dim,
+    stride_token,
+    HAS_MASK: tl.constexpr,
+    HAS_PREFIX: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)  # [BLOCK_DIM]
     in_dim = column < dim
     mean = mean_of_tokens(
-        hidden, mask, starts, lengths, prefix_sum, prefix_len, row, column, in_dim, stride_token,
-        HAS_MASK, HAS_PREFIX, BLOCK_TOKENS, BLOCK_DIM,
-    )  # fmt: skip
+        hidden,
+        mask,
+        starts,
+        lengths,
+        prefix_sum,
+        prefix_len,
+        row,
+        column,
+        in_dim,
+        stride_token,
+        HAS_MASK,
+        HAS_PREFIX,
+        BLOCK_TOKENS,
+        BLOCK_DIM,
+    )
     tl.store(out + row * dim + column, mean, mask=in_dim)
 
 
@@ -76,13 +111,22 @@ class PoolArguments:
         unused = hidden  # a pointer that the kernel does not dereference
         self.out = torch.empty((self.batch, self.dim), dtype=torch.float32, device=device)
         self.values = (
-            hidden, unused if mask is None else mask.to(torch.uint8).contiguous(), starts, lengths,
-            unused if prefix_sum is None else prefix_sum, prefix_len, self.out, self.dim, hidden.stride(-2),
-        )  # fmt: skip
+            hidden,
+            unused if mask is None else mask.to(torch.uint8).contiguous(),
+            starts,
+            lengths,
+            unused if prefix_sum is None else prefix_sum,
+            prefix_len,
+            self.out,
+            self.dim,
+            hidden.stride(-2),
+        )
         self.constants = {
-            "HAS_MASK": mask is not None, "HAS_PREFIX": prefix_sum is not None,
-            "BLOCK_TOKENS": BLOCK_TOKENS, "BLOCK_DIM": BLOCK_DIM,
-        }  # fmt: skip
+            "HAS_MASK": mask is not None,
+            "HAS_PREFIX": prefix_sum is not None,
+            "BLOCK_TOKENS": BLOCK_TOKENS,
+            "BLOCK_DIM": BLOCK_DIM,
+        }
 
 
 def masked_mean_pool(

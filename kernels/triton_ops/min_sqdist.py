@@ -84,11 +84,27 @@ def certified_error(
 
 @triton.jit(do_not_specialize=["count", "num_centers"])  # they change from call to call, and no address depends on them
 def _min_sqdist_kernel(
-    x, indices, centers, center_sqnorm, center_norms, offset, bound, first_bad,
-    count, dim, num_centers, stride_row,
-    HAS_INDICES: tl.constexpr, PRECISION: tl.constexpr, SUMMANDS: tl.constexpr, ROUNDOFF: tl.constexpr,
-    WIDEN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CENTERS: tl.constexpr, BLOCK_DIM: tl.constexpr,
-):  # fmt: skip
+    x,
+    indices,
+    centers,
+    center_sqnorm,
+    center_norms,
+    offset,
+    bound,
+    first_bad,
+    count,
+    dim,
+    num_centers,
+    stride_row,
+    HAS_INDICES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    SUMMANDS: tl.constexpr,
+    ROUNDOFF: tl.constexpr,
+    WIDEN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_CENTERS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
     index = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # [BLOCK_ROWS]
     in_rows = index < count
     # Indices beyond the last row or centre read the last one again: a two-dimensional mask would cost registers.
@@ -126,9 +142,14 @@ def _min_sqdist_kernel(
         nearest = tl.minimum(nearest, tl.min(own[None, :] - 2.0 * products, axis=1))
     width = tl.full((BLOCK_ROWS,), 1.0, dtype=tl.float64) * dim
     error = certified_error(
-        norm_above(sqnorm, width), norm_above(rounding_sqnorm, width), tl.load(center_norms), tl.load(center_norms + 1),
-        width, SUMMANDS, ROUNDOFF,
-    )  # fmt: skip
+        norm_above(sqnorm, width),
+        norm_above(rounding_sqnorm, width),
+        tl.load(center_norms),
+        tl.load(center_norms + 1),
+        width,
+        SUMMANDS,
+        ROUNDOFF,
+    )
     upper = (sqnorm.to(tl.float64) + nearest.to(tl.float64) + error).to(tl.float32)
     before = tl.load(bound + row, mask=in_rows, other=0.0)
     tl.store(bound + row, upper, mask=in_rows & (upper < before))  # false for NaN
@@ -175,11 +196,24 @@ def min_sqdist(
     elements, sqnorm, norms = centered_centers(centers, offset, how.elements)
     first_bad = torch.full((1,), NO_BAD_ROW, dtype=torch.int64, device=x.device)
     _min_sqdist_kernel[(triton.cdiv(count, tile.rows),)](
-        x, x if indices is None else indices, elements, sqnorm, norms, offset, bound, first_bad,
-        count, x.shape[1], len(centers), x.stride(0),
+        x,
+        x if indices is None else indices,
+        elements,
+        sqnorm,
+        norms,
+        offset,
+        bound,
+        first_bad,
+        count,
+        x.shape[1],
+        len(centers),
+        x.stride(0),
         HAS_INDICES=indices is not None,
-        PRECISION=how.precision, SUMMANDS=how.summands, ROUNDOFF=how.roundoff,
+        PRECISION=how.precision,
+        SUMMANDS=how.summands,
+        ROUNDOFF=how.roundoff,
         WIDEN=triton.knobs.runtime.interpret,  # Triton's interpreter would multiply bfloat16 as integers
-        **tile.constants(), **tile.options(),
-    )  # fmt: skip
+        **tile.constants(),
+        **tile.options(),
+    )
     return torch.where(first_bad == NO_BAD_ROW, -1, first_bad)

@@ -66,9 +66,16 @@ def pick_block(
     sqdist_when_picked = torch.empty(max_picks, dtype=torch.float64, device=device)
     num_picks = torch.empty(1, dtype=torch.int32, device=device)
     _pick_block_kernel[(1,)](
-        nearest, between, floor, max_picks, picks, sqdist_when_picked, num_picks, num_rows,
+        nearest,
+        between,
+        floor,
+        max_picks,
+        picks,
+        sqdist_when_picked,
+        num_picks,
+        num_rows,
         BLOCK=triton.next_power_of_2(num_rows),
-    )  # fmt: skip
+    )
     unpicked = torch.where(nearest < 0, -float("inf"), nearest)
     rounded = unpicked.to(torch.float32)
     upper = torch.where(rounded < unpicked, torch.nextafter(rounded, torch.full_like(rounded, float("inf"))), rounded)

@@ -14,18 +14,49 @@ ROUNDOFF = tl.constexpr(2.0**-24)  # of a float32 addition
 
 @triton.jit
 def _pool_min_sqdist_kernel(
-    hidden, mask, starts, lengths, prefix_sum, prefix_len, out, dim, stride_token,
-    centers, center_sqnorm, center_norms, offset, bound, parts, arrived, first_bad, num_centers,
-    HAS_MASK: tl.constexpr, HAS_PREFIX: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    hidden,
+    mask,
+    starts,
+    lengths,
+    prefix_sum,
+    prefix_len,
+    out,
+    dim,
+    stride_token,
+    centers,
+    center_sqnorm,
+    center_norms,
+    offset,
+    bound,
+    parts,
+    arrived,
+    first_bad,
+    num_centers,
+    HAS_MASK: tl.constexpr,
+    HAS_PREFIX: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
     CENTERS: tl.constexpr,
-):  # fmt: skip
+):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)  # [BLOCK_DIM]
     in_dim = column < dim
     mean = mean_of_tokens(
-        hidden, mask, starts, lengths, prefix_sum, prefix_len, row, column, in_dim, stride_token,
-        HAS_MASK, HAS_PREFIX, BLOCK_TOKENS, BLOCK_DIM,
-    )  # fmt: skip
+        hidden,
+        mask,
+        starts,
+        lengths,
+        prefix_sum,
+        prefix_len,
+        row,
+        column,
+        in_dim,
+        stride_token,
+        HAS_MASK,
+        HAS_PREFIX,
+        BLOCK_TOKENS,
+        BLOCK_DIM,
+    )
     tl.store(out + row * dim + column, mean, mask=in_dim)
     nonfinite = tl.max(((mean - mean != 0.0) & in_dim).to(tl.int32), axis=0)
     tl.atomic_min(first_bad, row, mask=nonfinite != 0)
@@ -79,9 +110,19 @@ def pool_min_sqdist(
     arrived = torch.zeros(arguments.batch, dtype=torch.int32, device=device)
     first_bad = torch.full((1,), NO_BAD_ROW, dtype=torch.int64, device=device)
     _pool_min_sqdist_kernel[(arguments.batch, programs)](
-        *arguments.values, points, sqnorm, norms, offset, bound, parts, arrived, first_bad, len(points),
-        **arguments.constants, CENTERS=CENTERS,
-    )  # fmt: skip
+        *arguments.values,
+        points,
+        sqnorm,
+        norms,
+        offset,
+        bound,
+        parts,
+        arrived,
+        first_bad,
+        len(points),
+        **arguments.constants,
+        CENTERS=CENTERS,
+    )
     bad = torch.where(first_bad == NO_BAD_ROW, -1, first_bad)
     if len(centers) > CENTERS:
         others = min_sqdist(pooled, centers[CENTERS:].contiguous(), offset, bound, None)

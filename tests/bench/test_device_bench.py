@@ -67,10 +67,14 @@ def test_a_planted_crash_hang_and_wrong_row_cost_their_own_kernel_alone(device, 
         "cuda min_sqdist float32": "wrong row",
     }
     names = [
-        "cuda update_argmax float32", "cuda update_argmax bfloat16", "triton update_argmax bfloat16",
-        "triton update_argmax float16", "cuda min_sqdist float32", "cuda min_sqdist float16",
+        "cuda update_argmax float32",
+        "cuda update_argmax bfloat16",
+        "triton update_argmax bfloat16",
+        "triton update_argmax float16",
+        "cuda min_sqdist float32",
+        "cuda min_sqdist float16",
         "cuda min_sqdist_hopper bfloat16",
-    ]  # fmt: skip
+    ]
     child = [sys.executable, str(ROOT / "tests" / "support" / "emulated_child.py"), json.dumps(faults)]
     monkeypatch.setattr(device, "UNIT_SECONDS", 25.0)
     monkeypatch.setattr(device, "WORKERS", 2)
@@ -122,16 +126,39 @@ def test_a_table_of_a_file_that_was_cut_short(device, tmp_path, capsys):
     import device_table
 
     about = {
-        "device": "NVIDIA H100", "driver": "580", "torch": "2.11", "triton": "3.6", "cuda": "13.0", "commit": "abc",
-        "date": "2026-12-01", "run": "1", "read_bytes_per_second": 3e12, "copy_bytes_per_second": 3e12,
-        "bfloat16_flops": 8e14, "tf32_flops": 4e14,
-    }  # fmt: skip
+        "device": "NVIDIA H100",
+        "driver": "580",
+        "torch": "2.11",
+        "triton": "3.6",
+        "cuda": "13.0",
+        "commit": "abc",
+        "date": "2026-12-01",
+        "run": "1",
+        "read_bytes_per_second": 3e12,
+        "copy_bytes_per_second": 3e12,
+        "bfloat16_flops": 8e14,
+        "tf32_flops": 4e14,
+    }
     line = about | {
-        "what": "op", "op": "min_sqdist", "backend": "cuda min_sqdist bfloat16", "shape": [8, 4, 2], "passed": True,
-        "dtype": "bfloat16", "bytes": 64, "flops": 128, "p50": 1e-3, "of_roofline": 0.5, "roofline": 5e-4,
-    }  # fmt: skip
-    crashed = about | {"what": "op", "op": "min_sqdist", "backend": "triton min_sqdist bfloat16", "passed": False,
-                       "reason": "the process ended with SIGSEGV"}  # fmt: skip
+        "what": "op",
+        "op": "min_sqdist",
+        "backend": "cuda min_sqdist bfloat16",
+        "shape": [8, 4, 2],
+        "passed": True,
+        "dtype": "bfloat16",
+        "bytes": 64,
+        "flops": 128,
+        "p50": 1e-3,
+        "of_roofline": 0.5,
+        "roofline": 5e-4,
+    }
+    crashed = about | {
+        "what": "op",
+        "op": "min_sqdist",
+        "backend": "triton min_sqdist bfloat16",
+        "passed": False,
+        "reason": "the process ended with SIGSEGV",
+    }
     path = tmp_path / "h100.jsonl"
     path.write_text(json.dumps(line) + "\n" + json.dumps(crashed) + "\n" + json.dumps(line)[:70])
     table = device_table.table(device_table.last_run(path))
@@ -145,17 +172,31 @@ def test_a_table_of_a_file_that_was_cut_short(device, tmp_path, capsys):
 
 def kernel_line(kernel: str, p50: float | None, **more) -> dict:
     return {
-        "what": "op", "kernel": kernel, "op": "min_sqdist", "dtype": kernel.split(" ")[2], "shape": [8], "file": "a",
-        "passed": p50 is not None, "p50": p50, "device": "NVIDIA H100", "capability": [9, 0], "digest": "d",
-    } | more  # fmt: skip
+        "what": "op",
+        "kernel": kernel,
+        "op": "min_sqdist",
+        "dtype": kernel.split(" ")[2],
+        "shape": [8],
+        "file": "a",
+        "passed": p50 is not None,
+        "p50": p50,
+        "device": "NVIDIA H100",
+        "capability": [9, 0],
+        "digest": "d",
+    } | more
 
 
 def test_the_order_is_that_of_the_mean_times():
     from preference import order_of
 
     triton, cuda = "triton min_sqdist float32", "cuda min_sqdist float32"
-    lines = [kernel_line(triton, 1.0), kernel_line(cuda, 4.0), kernel_line(triton, 1.0, shape=[9]),
-             kernel_line(cuda, 0.2, shape=[9]), kernel_line(triton, 1e-9, shape=[10])]  # fmt: skip
+    lines = [
+        kernel_line(triton, 1.0),
+        kernel_line(cuda, 4.0),
+        kernel_line(triton, 1.0, shape=[9]),
+        kernel_line(cuda, 0.2, shape=[9]),
+        kernel_line(triton, 1e-9, shape=[10]),
+    ]
     assert order_of(lines) == ["cuda", "triton"]  # sqrt(4 x 0.2) = 0.89, whatever triton takes on a shape of its own
     assert order_of(lines[:2]) == ["triton", "cuda"]
     assert order_of([lines[0], kernel_line(cuda, 0.1), kernel_line(cuda, None, what="check")]) == ["triton"]
@@ -168,8 +209,13 @@ def test_hopper_s_kernel_counts_for_cuda_where_it_is_taken():
 
     general, hopper = "cuda min_sqdist bfloat16", "cuda min_sqdist_hopper bfloat16"
     triton = "triton min_sqdist bfloat16"
-    lines = [kernel_line(general, 1.0), kernel_line(triton, 2.0), kernel_line(general, 9.0, shape=[9]),
-             kernel_line(triton, 3.0, shape=[9]), kernel_line(hopper, 1.0, shape=[9])]  # fmt: skip
+    lines = [
+        kernel_line(general, 1.0),
+        kernel_line(triton, 2.0),
+        kernel_line(general, 9.0, shape=[9]),
+        kernel_line(triton, 3.0, shape=[9]),
+        kernel_line(hopper, 1.0, shape=[9]),
+    ]
     assert order_of(lines) == ["cuda", "triton", "cuda_general"]
     assert order_of(lines[:4]) == ["triton", "cuda"]  # another GPU, where "cuda" is the general kernel
     broken = kernel_line(hopper, None, what="check")
@@ -186,8 +232,10 @@ def test_the_table_is_rewritten_and_says_when_it_is_old(tmp_path, monkeypatch):
     monkeypatch.setattr(preference, "TABLE", table)
     assert preference.status() == ["Order of preference: no GPU has been measured; it is the default for all."]
     digests = {name: kernel_sources.digest(name, "min_sqdist") for name in ("cuda", "triton")}
-    lines = [kernel_line(f"{name} min_sqdist float32", p50, digest=digests[name]) for name, p50 in
-             (("triton", 1.0), ("cuda", 2.0))]  # fmt: skip
+    lines = [
+        kernel_line(f"{name} min_sqdist float32", p50, digest=digests[name])
+        for name, p50 in (("triton", 1.0), ("cuda", 2.0))
+    ]
     monkeypatch.setattr(preference, "kernel_lines", lambda: lines)
     preference.write()
     written = json.loads(table.read_text())

@@ -42,8 +42,12 @@ def test_select_writes_rows_and_picks(tmp_path, data_file, rows, tiny_model, cap
     )
     assert (record["output"], record["provenance"]["data_rows"]) == ("subset.jsonl", 90)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "rows.jsonl", "subset.embeddings.npy", "subset.embeddings.npy.json", "subset.jsonl", "subset.picks.json",
-    ]  # fmt: skip
+        "rows.jsonl",
+        "subset.embeddings.npy",
+        "subset.embeddings.npy.json",
+        "subset.jsonl",
+        "subset.picks.json",
+    ]
 
 
 def test_embed_then_select_from_the_file_is_the_same(tmp_path, data_file, tiny_model, capsys):
@@ -97,8 +101,16 @@ def test_select_with_an_encoder(tmp_path, data_file, tiny_model):
 def test_env_names_every_backend(capsys):
     assert main(["env"]) == 0
     printed = capsys.readouterr().out
-    for word in ("torch ", "CPU: ", "GPU", "CUDA C++ kernels: ", "masked_mean_pool on cpu: ",
-                 "triton", "pick_block on cpu: ", "logit_stats on cpu: torch ("):  # fmt: skip
+    for word in (
+        "torch ",
+        "CPU: ",
+        "GPU",
+        "CUDA C++ kernels: ",
+        "masked_mean_pool on cpu: ",
+        "triton",
+        "pick_block on cpu: ",
+        "logit_stats on cpu: torch (",
+    ):
         assert word in printed
 
 
@@ -280,8 +292,18 @@ def test_training_that_diverges_ends_with_a_sentence(tmp_path, settings, capsys,
 @pytest.mark.slow
 def test_a_full_disk_ends_with_a_sentence_and_keeps_what_is_done(tmp_path, data_file, tiny_model):
     """A limit on file size stands for a full disk: both fail the reservation of the file."""
-    command = [sys.executable, "-m", "diverseevol_fast", "embed", "--data", str(data_file), "--model", str(tiny_model),
-               "--output", str(tmp_path / "x.npy")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "diverseevol_fast",
+        "embed",
+        "--data",
+        str(data_file),
+        "--model",
+        str(tiny_model),
+        "--output",
+        str(tmp_path / "x.npy"),
+    ]
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
@@ -372,8 +394,18 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_quiet_and_plain_lines(tmp_path, data_file, tiny_model):
-    command = [sys.executable, "-m", "diverseevol_fast", "embed", "--data", str(data_file), "--model", str(tiny_model),
-               "--model-max-length", "128"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "diverseevol_fast",
+        "embed",
+        "--data",
+        str(data_file),
+        "--model",
+        str(tiny_model),
+        "--model-max-length",
+        "128",
+    ]
     for name, extra in (("a.npy", ["--quiet"]), ("b.npy", [])):
         done = subprocess.run(
             [*command, "--output", str(tmp_path / name), *extra], capture_output=True, text=True, check=True

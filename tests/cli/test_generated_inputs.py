@@ -31,29 +31,121 @@ CHATS = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", 
 SHARED = [{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": word}]} for word in "abcd"]
 
 RAW = {  # JSON texts that json.dumps does not write
-    "NaN": "NaN", "-Infinity": "-Infinity", "digits": "9" * 5000, "exponent": "1e400", "surrogate": '"\\ud800"',
-    "deep": "[" * 5000 + "]" * 5000, "deep objects": '{"a":' * 3000 + "1" + "}" * 3000, "nul": '"\\u0000"',
+    "NaN": "NaN",
+    "-Infinity": "-Infinity",
+    "digits": "9" * 5000,
+    "exponent": "1e400",
+    "surrogate": '"\\ud800"',
+    "deep": "[" * 5000 + "]" * 5000,
+    "deep objects": '{"a":' * 3000 + "1" + "}" * 3000,
+    "nul": '"\\u0000"',
     "levels": "[" * 150 + "]" * 150,
-}  # fmt: skip
+}
 VALUES = [
-    None, True, False, 0, -1, 1, 2**31, 2**32, 2**63, 10**30, 1.5, -0.5, 1e308, 1e30, "", "x", "foo", " ", "\x1b[31m",
-    "é" * 50, "x" * 1_000_000, "a\0b", "../..", "/dev/zero", [], {}, [[]], [None], {"": ""}, {"a": {"b": [1]}},
-    [1, "a"], *(f"RAW:{name}" for name in RAW),
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**32,
+    2**63,
+    10**30,
+    1.5,
+    -0.5,
+    1e308,
+    1e30,
+    "",
+    "x",
+    "foo",
+    " ",
+    "\x1b[31m",
+    "é" * 50,
+    "x" * 1_000_000,
+    "a\0b",
+    "../..",
+    "/dev/zero",
+    [],
+    {},
+    [[]],
+    [None],
+    {"": ""},
+    {"a": {"b": [1]}},
+    [1, "a"],
+    *(f"RAW:{name}" for name in RAW),
+]
 TOKENS = [
-    b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"[", b"{", b"}", b'"', b"\\ud800", b"NaN", b"\n", b",", b"\x1b[2J",
-    b"1e400", b"9" * 5000, b"[" * 5000, b"\xf0\x9f", b":", b"&a *a", b"!!python/object:os.system x", b"\r",
-]  # fmt: skip
-BOMB = "[&a [x, x, x, x, x, x, x, x], " + ", ".join(
-    f"&{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in zip("abcdefg", "bcdefgh", strict=True)
-) + "]"  # fmt: skip
+    b"\x00",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"[",
+    b"{",
+    b"}",
+    b'"',
+    b"\\ud800",
+    b"NaN",
+    b"\n",
+    b",",
+    b"\x1b[2J",
+    b"1e400",
+    b"9" * 5000,
+    b"[" * 5000,
+    b"\xf0\x9f",
+    b":",
+    b"&a *a",
+    b"!!python/object:os.system x",
+    b"\r",
+]
+BOMB = (
+    "[&a [x, x, x, x, x, x, x, x], "
+    + ", ".join(f"&{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in zip("abcdefg", "bcdefgh", strict=True))
+    + "]"
+)
 YAML_VALUES = [
-    "x", ".nan", ".inf", "1e400", "1" + "0" * 30, "9" * 5000, "[" * 2000, "[" * 300 + "]" * 300, "&a [*a]",
-    "&a {b: *a}", "2001-99-99", "2001-01-01", "!!int x", "!!float x", "!!binary x", "!!timestamp x", "!!bool x",
-    "!!set {a}", "!!python/object/apply:os.system [true]", "{? [a] : b}", "{1: 2}", "~", "true", "-1", "0",
-    "4294967296", "1.5", "[]", "{}", "[1, a]", '"\\ud800"', '"a\\0b"', '"\\e[31m"', '"' + "x" * 50_000 + '"', "foo",
-    "''", "{a: [1]}", "*b", "'", "%", "1e30", BOMB,
-]  # fmt: skip
+    "x",
+    ".nan",
+    ".inf",
+    "1e400",
+    "1" + "0" * 30,
+    "9" * 5000,
+    "[" * 2000,
+    "[" * 300 + "]" * 300,
+    "&a [*a]",
+    "&a {b: *a}",
+    "2001-99-99",
+    "2001-01-01",
+    "!!int x",
+    "!!float x",
+    "!!binary x",
+    "!!timestamp x",
+    "!!bool x",
+    "!!set {a}",
+    "!!python/object/apply:os.system [true]",
+    "{? [a] : b}",
+    "{1: 2}",
+    "~",
+    "true",
+    "-1",
+    "0",
+    "4294967296",
+    "1.5",
+    "[]",
+    "{}",
+    "[1, a]",
+    '"\\ud800"',
+    '"a\\0b"',
+    '"\\e[31m"',
+    '"' + "x" * 50_000 + '"',
+    "foo",
+    "''",
+    "{a: [1]}",
+    "*b",
+    "'",
+    "%",
+    "1e30",
+    BOMB,
+]
 EXCEPTION = re.compile(r"\b[A-Z]\w*(Error|Exception|Warning|Interrupt)\b|Traceback|<class|object at 0x")
 
 
@@ -127,10 +219,20 @@ def damage_array(array: np.ndarray, draw: random.Random) -> bytes:
     kind = draw.randrange(4)
     if kind == 0:
         others = [
-            np.array(True), np.array(3), array[None], array[:0], array.astype(object), array.astype("U3"), array > 0,
-            array.astype(np.complex64), np.full_like(array, -1), array.astype(np.uint8), np.zeros(3, "M8[s]"),
-            np.zeros(3, "V4"), array.astype(np.float64) * np.nan,
-        ]  # fmt: skip
+            np.array(True),
+            np.array(3),
+            array[None],
+            array[:0],
+            array.astype(object),
+            array.astype("U3"),
+            array > 0,
+            array.astype(np.complex64),
+            np.full_like(array, -1),
+            array.astype(np.uint8),
+            np.zeros(3, "M8[s]"),
+            np.zeros(3, "V4"),
+            array.astype(np.float64) * np.nan,
+        ]
         content = io.BytesIO()
         np.save(content, draw.choice(others))
         return content.getvalue()
@@ -144,9 +246,23 @@ def damage_array(array: np.ndarray, draw: random.Random) -> bytes:
         return damage_bytes(content.getvalue(), draw)
     header = content.getvalue()[10:128].decode()
     shape = draw.choice(
-        ("(-1, 4)", "(True, 4)", "(10**9, 10**9)", "(1000000000000, 4)", "()", "(4,)", "None", "'x'", "(4.0, 4)",
-         "(0, 4)", "(4, 0)", "(" * 90 + ")" * 90, "__import__('os')", "(99999999999999999999999, 4)")
-    )  # fmt: skip
+        (
+            "(-1, 4)",
+            "(True, 4)",
+            "(10**9, 10**9)",
+            "(1000000000000, 4)",
+            "()",
+            "(4,)",
+            "None",
+            "'x'",
+            "(4.0, 4)",
+            "(0, 4)",
+            "(4, 0)",
+            "(" * 90 + ")" * 90,
+            "__import__('os')",
+            "(99999999999999999999999, 4)",
+        )
+    )
     header = re.sub(r"\([^)]*\)", lambda _: shape, header).rstrip()[:117].ljust(117) + "\n"
     return content.getvalue()[:10] + header.encode() + content.getvalue()[128:]
 
@@ -280,22 +396,54 @@ def config(tmp_path) -> dict:
     """A run that reads everything, and is then refused: there is no such model."""
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row | {"family": row["output"]}) + "\n" for row in ROWS * 4))
     return {
-        "full_data_path": str(tmp_path / "d.jsonl"), "model_name_or_path": str(tmp_path / "no model"),
-        "output_dir": str(tmp_path / "out"), "val_set_size": 1, "init_label_num": 2, "n_round": 1, "n_query": 1,
-        "seed": 0, "model_max_length": 64, "max_tokens_per_batch": 128, "evol_schedule_name": "VendiSampling",
-        "max_random_times": 3, "vendi_argmax_rank": 0, "whiten_n_components": 0, "dtype": "float32",
-        "embed_dtype": "float32", "report_to": "none", "cache_dir": "x", "skip_empty": False, "skip_broken": False,
-        "attn_implementation": "eager", "keep_embeddings": False, "trust_remote_code": False,
-        "columns": {"instruction": "instruction", "output": "output"}, "held_out_groups": {"family": ["a"]},
+        "full_data_path": str(tmp_path / "d.jsonl"),
+        "model_name_or_path": str(tmp_path / "no model"),
+        "output_dir": str(tmp_path / "out"),
+        "val_set_size": 1,
+        "init_label_num": 2,
+        "n_round": 1,
+        "n_query": 1,
+        "seed": 0,
+        "model_max_length": 64,
+        "max_tokens_per_batch": 128,
+        "evol_schedule_name": "VendiSampling",
+        "max_random_times": 3,
+        "vendi_argmax_rank": 0,
+        "whiten_n_components": 0,
+        "dtype": "float32",
+        "embed_dtype": "float32",
+        "report_to": "none",
+        "cache_dir": "x",
+        "skip_empty": False,
+        "skip_broken": False,
+        "attn_implementation": "eager",
+        "keep_embeddings": False,
+        "trust_remote_code": False,
+        "columns": {"instruction": "instruction", "output": "output"},
+        "held_out_groups": {"family": ["a"]},
         "peft": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["q_proj"], "bias": "none"},
         "train_args": {
-            "num_train_epochs": 1, "learning_rate": 1e-3, "warmup_ratio": 0.03, "save_steps": 200,
-            "evaluation_strategy": "no", "lr_scheduler_type": "cosine", "optim": "adamw_torch", "bf16": False,
-            "logging_steps": 1, "weight_decay": 0.0, "per_device_train_batch_size": 1, "max_grad_norm": 1.0,
-            "fsdp": "full_shard", "fsdp_transformer_layer_cls_to_wrap": "Layer", "group_by_length": False,
-            "lr_scheduler_kwargs": {}, "label_names": ["labels"], "adam_beta1": 0.9, "tf32": False,
+            "num_train_epochs": 1,
+            "learning_rate": 1e-3,
+            "warmup_ratio": 0.03,
+            "save_steps": 200,
+            "evaluation_strategy": "no",
+            "lr_scheduler_type": "cosine",
+            "optim": "adamw_torch",
+            "bf16": False,
+            "logging_steps": 1,
+            "weight_decay": 0.0,
+            "per_device_train_batch_size": 1,
+            "max_grad_norm": 1.0,
+            "fsdp": "full_shard",
+            "fsdp_transformer_layer_cls_to_wrap": "Layer",
+            "group_by_length": False,
+            "lr_scheduler_kwargs": {},
+            "label_names": ["labels"],
+            "adam_beta1": 0.9,
+            "tf32": False,
         },
-    }  # fmt: skip
+    }
 
 
 def test_config_files(tmp_path, config, attempts):
@@ -377,13 +525,20 @@ def test_what_is_no_file(tmp_path, embeddings, config, attempts):
 ANSWERS = [{"id": number, "instruction": f"Why {number}?", "input": "x", "answer": "So."} for number in range(3)]
 JUDGED = [
     {
-        "question_id": number, "question_text": "Why?", "assistant1_QUERY0": "m", "assistant2_QUERY0": "gpt",
-        "assistant1_QUERY1": "gpt", "assistant2_QUERY1": "m", "eval_QUERY0": [7, 8.5], "eval_QUERY1": [9, 3],
-        "response_QUERY0": "7 8.5", "response_QUERY1": "3 9",
+        "question_id": number,
+        "question_text": "Why?",
+        "assistant1_QUERY0": "m",
+        "assistant2_QUERY0": "gpt",
+        "assistant1_QUERY1": "gpt",
+        "assistant2_QUERY1": "m",
+        "eval_QUERY0": [7, 8.5],
+        "eval_QUERY1": [9, 3],
+        "response_QUERY0": "7 8.5",
+        "response_QUERY1": "3 9",
         "answer_length": {side: {"characters": 3, "words": 1} for side in ("model", "reference")},
     }
     for number in range(3)
-]  # fmt: skip
+]
 
 
 def test_answers(tmp_path, attempts):

@@ -125,8 +125,10 @@ def test_completion_knows_commands_options_and_keys(tmp_path):
     pytest.importorskip("shtab")
     made = subprocess.run(
         [sys.executable, "-m", "diverseevol_fast", "--print-completion", "bash"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     ask = """
 source /dev/stdin
 words() { COMP_WORDS=(diverseevol "$@"); COMP_CWORD=$#; COMPREPLY=(); _shtab_diverseevol; echo ${COMPREPLY[@]}; }
@@ -158,8 +160,11 @@ def test_every_command_prints_json(tmp_path, settings, data_file, tiny_model, ca
     data = ["--data", data_file, "--model", tiny_model, "--model-max-length", 128]
     seen["embed"] = embed = printed_json(capsys, "embed", *data, "--output", tmp_path / "x.npy")
     assert {name: embed[name] for name in ("output", "rows", "dimension", "dtype")} == {
-        "output": str(tmp_path / "x.npy"), "rows": 90, "dimension": 32, "dtype": "float32"
-    }  # fmt: skip
+        "output": str(tmp_path / "x.npy"),
+        "rows": 90,
+        "dimension": 32,
+        "dtype": "float32",
+    }
     assert embed["metrics"]["tokens"] > 90
 
     picks = tmp_path / "p.json"

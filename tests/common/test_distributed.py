@@ -25,9 +25,12 @@ def launch(processes, program, *args):
     """Start a program under torchrun, each process with one thread."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return subprocess.Popen(
-        [*command, str(program), *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*command, str(program), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
 
 def commands(folder, config, data_file, tiny_model):
@@ -98,13 +101,24 @@ def test_every_strategy_picks_what_one_process_does(tmp_path, settings):
 
 def test_a_process_that_dies_ends_the_job_and_keeps_what_is_finished(tmp_path, data_file, tiny_model):
     program, output = tmp_path / "slowed.py", tmp_path / "x.npy"
-    slow = SLOWED.replace("stream.KCenterStream.bound = slowly(stream.KCenterStream.bound, 0.03)",
-                          "import diverseevol_fast.embedding.engine as engine\n"
-                          "engine.launch_masked_mean_pool = slowly(engine.launch_masked_mean_pool, 0.3)")  # fmt: skip
+    slow = SLOWED.replace(
+        "stream.KCenterStream.bound = slowly(stream.KCenterStream.bound, 0.03)",
+        "import diverseevol_fast.embedding.engine as engine\n"
+        "engine.launch_masked_mean_pool = slowly(engine.launch_masked_mean_pool, 0.3)",
+    )
     assert slow != SLOWED
     program.write_text(slow)
-    command = ["embed", "--data", str(data_file), "--model", str(tiny_model), "--max-tokens-per-batch", "512",
-               "--output", str(output)]  # fmt: skip
+    command = [
+        "embed",
+        "--data",
+        str(data_file),
+        "--model",
+        str(tiny_model),
+        "--max-tokens-per-batch",
+        "512",
+        "--output",
+        str(output),
+    ]
     job = launch(2, program, *command)
     second = tmp_path / "x.npy.progress.1"
 

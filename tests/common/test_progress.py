@@ -154,8 +154,16 @@ def test_a_quiet_run_says_nothing(tmp_path, settings):
 
 
 def test_an_embedding_is_told_in_plain_words():
-    metrics = {"tokens": 1234, "seconds": 2.0, "tokens_per_second": 617.0, "padding": 0.03, "prefix_share": 0.154,
-               "flops_per_second": 112.0, "matrix_rate": 100.0, "peak_memory": 2.04e9}  # fmt: skip
+    metrics = {
+        "tokens": 1234,
+        "seconds": 2.0,
+        "tokens_per_second": 617.0,
+        "padding": 0.03,
+        "prefix_share": 0.154,
+        "flops_per_second": 112.0,
+        "matrix_rate": 100.0,
+        "peak_memory": 2.04e9,
+    }
     assert describe(metrics) == (
         "1,234 tokens in 2.0 s (617 a second); 97% of the work was real tokens, the rest padding; shared "
         "prefixes saved 15% of the tokens; at most 2.0 GB of memory"

@@ -56,16 +56,35 @@ def test_embeddings_of_other_data_are_refused(embeddings, data_file, other_data,
 
 def test_embeddings_that_took_the_place_of_others_are_refused(embeddings, tmp_path, capsys):
     np.save(embeddings, np.zeros((7, 4), dtype=np.float32))
-    refused(capsys, "x.npy.json: is about 90 embeddings, but x.npy has 7", "--embeddings", embeddings, "-n", 1,
-            "--picks", tmp_path / "p.json")  # fmt: skip
+    refused(
+        capsys,
+        "x.npy.json: is about 90 embeddings, but x.npy has 7",
+        "--embeddings",
+        embeddings,
+        "-n",
+        1,
+        "--picks",
+        tmp_path / "p.json",
+    )
 
 
 def test_picks_of_other_data_are_refused(embeddings, data_file, other_data, tiny_model, tmp_path, capsys):
     first = tmp_path / "first.picks.json"
     assert select("--data", other_data, "--model", tiny_model, "-n", 5, "--output", tmp_path / "first.jsonl") == 0
     for of_data in (["--data", data_file], []):  # without it the embeddings say what they are of
-        refused(capsys, f"--selected {first}: is of other data than", "--embeddings", embeddings, *of_data,
-                "--selected", first, "-n", 5, "--output" if of_data else "--picks", tmp_path / "o.json")  # fmt: skip
+        refused(
+            capsys,
+            f"--selected {first}: is of other data than",
+            "--embeddings",
+            embeddings,
+            *of_data,
+            "--selected",
+            first,
+            "-n",
+            5,
+            "--output" if of_data else "--picks",
+            tmp_path / "o.json",
+        )
     again = ["--embeddings", embeddings, "--selected", first, "-n", 5, "--picks", tmp_path / "o.json"]
     assert select(*again, "--allow-other-data") == 0
     np.save(tmp_path / "y.npy", np.random.default_rng(0).standard_normal((80, 4)).astype(np.float32))
@@ -169,8 +188,19 @@ def test_differences_reach_into_dictionaries():
 
 def test_two_selections_with_one_output_are_one_after_the_other(tmp_path, data_file, tiny_model):
     """Of two at once one may be refused, and none is wrong."""
-    command = [sys.executable, "-m", "diverseevol_fast", "select", "--data", str(data_file), "--model", str(tiny_model),
-               "--output", str(tmp_path / "o.jsonl"), "--quiet"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "diverseevol_fast",
+        "select",
+        "--data",
+        str(data_file),
+        "--model",
+        str(tiny_model),
+        "--output",
+        str(tmp_path / "o.jsonl"),
+        "--quiet",
+    ]
     both = [subprocess.Popen([*command, "-n", str(n)], stderr=subprocess.PIPE, text=True) for n in (5, 7)]
     ended = [(process.communicate()[1], process.returncode) for process in both]
     assert 0 in [status for _, status in ended]
@@ -269,8 +299,9 @@ def test_diversity_of_other_datas_picks_or_embeddings_is_refused(embeddings, dat
     np.save(plain, np.load(embeddings))
     (tmp_path / "rows.json").write_text("[3, 1, 4]")
     for x, chosen, what in (
-        (embeddings, tmp_path / "rows.json", f"--embeddings {embeddings}"), (plain, picks, f"--picks {picks}")
-    ):  # fmt: skip
+        (embeddings, tmp_path / "rows.json", f"--embeddings {embeddings}"),
+        (plain, picks, f"--picks {picks}"),
+    ):
         measured = ["diversity", "--picks", str(chosen), "--embeddings", str(x), "--quiet", "--random", "0"]
         assert main([*measured, str(other_data)]) == 2
         assert f"{what}: is of other data than {other_data}" in capsys.readouterr().err

@@ -112,13 +112,23 @@ def fit(folder, results):
     torch.manual_seed(0)
     np.random.seed(0)
     model = Patchcore(
-        backbone="resnet18", layers=["layer2"], pre_trained=False, coreset_sampling_ratio=0.2,
+        backbone="resnet18",
+        layers=["layer2"],
+        pre_trained=False,
+        coreset_sampling_ratio=0.2,
         pre_processor=Patchcore.configure_pre_processor(image_size=(64, 64), center_crop_size=(64, 64)),
-    )  # fmt: skip
+    )
     data = Folder(
-        name="textures", root=folder, normal_dir="train/good", abnormal_dir="test/spot", normal_test_dir="test/good",
-        train_batch_size=4, eval_batch_size=4, num_workers=0, val_split_mode="same_as_test",
-    )  # fmt: skip
+        name="textures",
+        root=folder,
+        normal_dir="train/good",
+        abnormal_dir="test/spot",
+        normal_test_dir="test/good",
+        train_batch_size=4,
+        eval_batch_size=4,
+        num_workers=0,
+        val_split_mode="same_as_test",
+    )
     engine = Engine(default_root_dir=results, accelerator="cpu", devices=1, logger=False, max_epochs=1)
     engine.fit(model, datamodule=data)
     scores = engine.test(model, datamodule=data)[0]

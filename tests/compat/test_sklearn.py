@@ -67,8 +67,10 @@ def test_data_frames_keep_their_columns():
 def test_it_is_an_estimator():
     selector = KCenterSelector(7, metric="cosine", random_state=1)
     assert clone(selector).get_params() == {"n_samples": 7, "metric": "cosine", "random_state": 1}
-    found = [clone(selector).set_params(**given).fit(rows()).sample_indices_.tolist()
-             for given in ParameterGrid({"metric": ["euclidean", "cosine"]})]  # fmt: skip
+    found = [
+        clone(selector).set_params(**given).fit(rows()).sample_indices_.tolist()
+        for given in ParameterGrid({"metric": ["euclidean", "cosine"]})
+    ]
     assert found[0] != found[1]
 
 

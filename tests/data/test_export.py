@@ -29,10 +29,24 @@ def select(tmp_path, capsys):
         (tmp_path / "data.json").write_text(json.dumps(rows))
         np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((20, 4), dtype=np.float32))
         columns = next((COLUMNS[key] for key in rows[0] if key in COLUMNS), "{}")
-        status = main([
-            "select", "--data", str(tmp_path / "data.json"), "--embeddings", str(tmp_path / "x.npy"), "-n", "6",
-            "--columns", columns, "--for", trainer, "--output", str(tmp_path / output), "--quiet",
-        ])  # fmt: skip
+        status = main(
+            [
+                "select",
+                "--data",
+                str(tmp_path / "data.json"),
+                "--embeddings",
+                str(tmp_path / "x.npy"),
+                "-n",
+                "6",
+                "--columns",
+                columns,
+                "--for",
+                trainer,
+                "--output",
+                str(tmp_path / output),
+                "--quiet",
+            ]
+        )
         printed = capsys.readouterr()
         assert status == 0, printed.err
         picks = (tmp_path / output).with_name("mine.picks.json")
@@ -74,12 +88,17 @@ def test_trl_conversations(select, tmp_path):
             {
                 "formatting": "sharegpt",
                 "columns": {"messages": "messages"},
-                "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user",
-                         "assistant_tag": "assistant", "system_tag": "system"},
+                "tags": {
+                    "role_tag": "role",
+                    "content_tag": "content",
+                    "user_tag": "user",
+                    "assistant_tag": "assistant",
+                    "system_tag": "system",
+                },
             },
         ),
     ],
-)  # fmt: skip
+)
 def test_llama_factory(rows, entry, select, tmp_path):
     picks, printed = select(rows, "llama-factory", "mine.json")
     assert json.loads((tmp_path / "mine.json").read_text()) == [rows[row] for row in picks]
@@ -104,16 +123,22 @@ def test_llama_factorys_other_entries_stay(select, tmp_path):
         (RENAMED, {"type": "alpaca"}),
         (
             MESSAGES,
-            {"type": "chat_template", "field_messages": "messages",
-             "message_property_mappings": {"role": "role", "content": "content"}},
+            {
+                "type": "chat_template",
+                "field_messages": "messages",
+                "message_property_mappings": {"role": "role", "content": "content"},
+            },
         ),
         (
             SHAREGPT,
-            {"type": "chat_template", "field_messages": "talk",
-             "message_property_mappings": {"role": "from", "content": "value"}},
+            {
+                "type": "chat_template",
+                "field_messages": "talk",
+                "message_property_mappings": {"role": "from", "content": "value"},
+            },
         ),
     ],
-)  # fmt: skip
+)
 def test_axolotl(rows, entry, select, tmp_path):
     picks, printed = select(rows, "axolotl", "mine.jsonl")
     stanza = printed[printed.index("datasets:") : printed.index(str(tmp_path / "mine.picks.json"))]

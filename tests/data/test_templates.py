@@ -233,9 +233,13 @@ def spm_folder(tmp_path, rows):
     folder, model = tmp_path / "llama", io.BytesIO()
     folder.mkdir()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(f"{row['instruction']} {row['output']}" for row in rows), model_writer=model,
-        vocab_size=400, model_type="bpe", byte_fallback=True, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=(f"{row['instruction']} {row['output']}" for row in rows),
+        model_writer=model,
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))

@@ -219,7 +219,7 @@ REFUSED = {
         "model: CLIPModel",
     ),
     "pictures": (lambda: transformers.ViTModel(transformers.ViTConfig(**PICTURES)), "model: ViTModel"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -28,8 +28,14 @@ def store_for(path, tokens, dim=32, **provenance):
 def families(tiny_model, vocabulary):
     torch.manual_seed(1)
     gpt2 = GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=256)
-    bert = BertConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                      intermediate_size=64, max_position_embeddings=256)  # fmt: skip
+    bert = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=256,
+    )
     return {
         "llama": LlamaForCausalLM.from_pretrained(tiny_model),
         "llama without head": AutoModel.from_pretrained(tiny_model),

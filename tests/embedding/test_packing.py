@@ -166,14 +166,29 @@ def test_with_a_kernel_that_refuses_the_model_rows_are_padded(monkeypatch, two_g
 
 MORE_THAN_THE_KERNEL = {
     "gemma2, softcap": lambda: Gemma2Model(Gemma2Config(**SMALL, head_dim=8)),
-    "modernbert, windows to both sides": lambda: ModernBertModel(ModernBertConfig(
-        **SMALL, local_attention=16, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2,
-    )),
-    "deepseek, values narrower than keys": lambda: DeepseekV3Model(DeepseekV3Config(
-        **SMALL | {"num_key_value_heads": 4}, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=8,
-        v_head_dim=8, first_k_dense_replace=2,
-    )),
-}  # fmt: skip
+    "modernbert, windows to both sides": lambda: ModernBertModel(
+        ModernBertConfig(
+            **SMALL,
+            local_attention=16,
+            pad_token_id=0,
+            cls_token_id=1,
+            sep_token_id=2,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    ),
+    "deepseek, values narrower than keys": lambda: DeepseekV3Model(
+        DeepseekV3Config(
+            **SMALL | {"num_key_value_heads": 4},
+            q_lora_rank=16,
+            kv_lora_rank=16,
+            qk_rope_head_dim=4,
+            qk_nope_head_dim=8,
+            v_head_dim=8,
+            first_k_dense_replace=2,
+        )
+    ),
+}
 
 
 @pytest.mark.parametrize("family", MORE_THAN_THE_KERNEL)

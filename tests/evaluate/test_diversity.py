@@ -34,11 +34,17 @@ def made(tmp_path_factory, tiny_model, rows):
     folder = tmp_path_factory.mktemp("made")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     settings = {
-        "full_data_path": str(folder / "rows.jsonl"), "model_name_or_path": str(tiny_model),
-        "output_dir": str(folder / "run"), "model_max_length": 128, "max_tokens_per_batch": 1024, "val_set_size": 10,
-        "init_label_num": 6, "n_round": 2, "n_query": 5,
+        "full_data_path": str(folder / "rows.jsonl"),
+        "model_name_or_path": str(tiny_model),
+        "output_dir": str(folder / "run"),
+        "model_max_length": 128,
+        "max_tokens_per_batch": 1024,
+        "val_set_size": 10,
+        "init_label_num": 6,
+        "n_round": 2,
+        "n_query": 5,
         "train_args": {"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
-    }  # fmt: skip
+    }
     assert main(["run", str(write_config(folder, settings)), "--quiet"]) == 0
     return folder / "run"
 
@@ -152,8 +158,13 @@ def test_a_runs_record(run, tiny_model):
     record = measure_run(run, random=3, seed=4)
     rounds = record.pop("rounds")
     assert record == {
-        "model": str(tiny_model), "random": 3, "seed": 4, "dimension": 32, "rows": 80, "measures": describe(80),
-    }  # fmt: skip
+        "model": str(tiny_model),
+        "random": 3,
+        "seed": 4,
+        "dimension": 32,
+        "rows": 80,
+        "measures": describe(80),
+    }
     values = fixed_embeddings(run)
     cells = partition(values, 4)
     sizes = [6, 11, 16]
@@ -427,8 +438,15 @@ def test_subsets_of_a_data_set(tmp_path, data_file, x, capsys):
         assert entry["random"]["vendi"]["high"] == max(draw[i]["vendi"] for draw in drawn)
     _, _, *lines, _ = diversity(capsys, *arguments).splitlines()
     assert [line.split()[0] for line in lines] == [
-        str(files[0]), "random", "lowest", "highest", str(files[1]), "random", "lowest", "highest",
-    ]  # fmt: skip
+        str(files[0]),
+        "random",
+        "lowest",
+        "highest",
+        str(files[1]),
+        "random",
+        "lowest",
+        "highest",
+    ]
 
 
 def test_what_needs_two_rows_is_left_open_for_one(tmp_path, data_file, x, capsys):

@@ -31,11 +31,20 @@ GOOD = {
     "questions": {"question": "Why?", "id": 1},
     "answers": {"question": "Why?", "id": 1, "answer": "So."},
     "judgements": judgement(),
-    "replies": {"question_id": "1", "order": 0, "reply": {
-        "text": "8 9", "endpoint": "u", "served_by": None, "finish_reason": "stop", "tokens": [1, 2], "temperature": 0,
-    }},
+    "replies": {
+        "question_id": "1",
+        "order": 0,
+        "reply": {
+            "text": "8 9",
+            "endpoint": "u",
+            "served_by": None,
+            "finish_reason": "stop",
+            "tokens": [1, 2],
+            "temperature": 0,
+        },
+    },
     "generated": {"answers": {"0": ["So.", 2, True]}, "seconds": 1.5},
-}  # fmt: skip
+}
 
 
 def read(kind, path):
@@ -98,15 +107,25 @@ def test_the_good_line_is_read(kind, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "row"),
     [
-        ("questions", {"question": "Why?", "id": 1}), ("questions", {"question": [MEGABYTE]}),
-        ("questions", {"question": "Why?", "id": [MEGABYTE]}), ("answers", {"question": "Why?", "id": MEGABYTE}),
+        ("questions", {"question": "Why?", "id": 1}),
+        ("questions", {"question": [MEGABYTE]}),
+        ("questions", {"question": "Why?", "id": [MEGABYTE]}),
+        ("answers", {"question": "Why?", "id": MEGABYTE}),
         ("answers", {"question": "Why?", "answer": {MEGABYTE: 1}}),
-        ("judgements", judgement(2, eval_QUERY0=[10**400, 1])), ("judgements", judgement(2, eval_QUERY0=[1e308, 1])),
-        ("judgements", judgement(2, eval_QUERY1=[8, 1e-300])), ("judgements", judgement(2, eval_QUERY0=MEGABYTE)),
-        ("judgements", judgement(2, assistant1_QUERY0=MEGABYTE)), ("judgements", judgement(MEGABYTE, answer_length=1)),
-        ("judgements", judgement(2, answer_length={side: {"characters": 1e308, "words": 10**400}
-                                                   for side in ("model", "reference")})),
-        ("judgements", judgement(2, provenance=MEGABYTE)), ("judgements", judgement(MEGABYTE, eval_QUERY0="")),
+        ("judgements", judgement(2, eval_QUERY0=[10**400, 1])),
+        ("judgements", judgement(2, eval_QUERY0=[1e308, 1])),
+        ("judgements", judgement(2, eval_QUERY1=[8, 1e-300])),
+        ("judgements", judgement(2, eval_QUERY0=MEGABYTE)),
+        ("judgements", judgement(2, assistant1_QUERY0=MEGABYTE)),
+        ("judgements", judgement(MEGABYTE, answer_length=1)),
+        (
+            "judgements",
+            judgement(
+                2, answer_length={side: {"characters": 1e308, "words": 10**400} for side in ("model", "reference")}
+            ),
+        ),
+        ("judgements", judgement(2, provenance=MEGABYTE)),
+        ("judgements", judgement(MEGABYTE, eval_QUERY0="")),
         ("replies", GOOD["replies"] | {"reply": GOOD["replies"]["reply"] | {"tokens": [10**400, 1]}}),
         ("replies", GOOD["replies"] | {"reply": GOOD["replies"]["reply"] | {"served_by": [MEGABYTE]}}),
         ("replies", GOOD["replies"] | {"reply": GOOD["replies"]["reply"] | {"temperature": MEGABYTE}}),
@@ -117,7 +136,7 @@ def test_the_good_line_is_read(kind, tmp_path):
         ("generated", {"answers": {"1": ["So.", 2, True]}, "seconds": 0}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
-)  # fmt: skip
+)
 def test_values_of_wrong_kinds_are_not_repeated(kind, row, tmp_path):
     refused(kind, file_of(kind, tmp_path, json.dumps(row))[0])
 

@@ -161,11 +161,24 @@ def test_every_end_token_of_the_model_ends_an_answer(copy, ask):
 
 def test_the_models_own_generation_settings_change_nothing(copy, ask):
     run, model = copy
-    (model / "generation_config.json").write_text(json.dumps({
-        "do_sample": True, "temperature": 9.0, "top_k": 3, "max_length": 4, "min_new_tokens": 3, "eos_token_id": 2,
-        "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "num_beams": 3, "suppress_tokens": list(range(3, 200)),
-        "num_return_sequences": 2, "return_dict_in_generate": True,
-    }))  # fmt: skip
+    (model / "generation_config.json").write_text(
+        json.dumps(
+            {
+                "do_sample": True,
+                "temperature": 9.0,
+                "top_k": 3,
+                "max_length": 4,
+                "min_new_tokens": 3,
+                "eos_token_id": 2,
+                "repetition_penalty": 5.0,
+                "no_repeat_ngram_size": 1,
+                "num_beams": 3,
+                "suppress_tokens": list(range(3, 200)),
+                "num_return_sequences": 2,
+                "return_dict_in_generate": True,
+            }
+        )
+    )
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"use_cache": False}))
     assert answers(ask(run, "--rounds", 0)) == alone(model)
@@ -257,8 +270,16 @@ def test_questions_that_leave_little_room(copy, ask, capsys):
     lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
     positions = max(lengths) + 2
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=positions, n_embd=32, n_layer=2, n_head=2,
-                        eos_token_id=2, bos_token_id=1, pad_token_id=0)  # fmt: skip
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=positions,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        eos_token_id=2,
+        bos_token_id=1,
+        pad_token_id=0,
+    )
     (model / "model.safetensors").unlink()
     GPT2LMHeadModel(config).save_pretrained(model)
     folder = ask(run, "--rounds", 0)

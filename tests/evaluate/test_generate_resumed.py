@@ -47,8 +47,18 @@ def made(tmp_path_factory, tiny_model, rows):
 def command(made, tmp_path):
     """The command, with one question in a batch; answers go to `out`."""
     file = write_lines(tmp_path / "mine.jsonl", QUESTIONS)
-    return ["generate", str(made), "--questions", str(file), "--output", str(tmp_path / "out"),
-            "--max-new-tokens", "12", "--max-tokens-per-batch", "1"]  # fmt: skip
+    return [
+        "generate",
+        str(made),
+        "--questions",
+        str(file),
+        "--output",
+        str(tmp_path / "out"),
+        "--max-new-tokens",
+        "12",
+        "--max-tokens-per-batch",
+        "1",
+    ]
 
 
 @pytest.fixture
@@ -95,8 +105,12 @@ def begun(command, folder, tmp_path):
 @pytest.mark.parametrize("options", [[], ["--temperature", "1"]])
 def test_sigkill(command, folder, tmp_path, asked, options, capsys):
     partial = folder / "rd_0.jsonl.partial"
-    process = subprocess.Popen([sys.executable, "-c", SLOWED, *command, *options], env=os.environ,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOWED, *command, *options],
+        env=os.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while not (partial.exists() and partial.read_bytes().count(b"\n") >= 3):  # the header and two batches
         assert process.poll() is None
         time.sleep(0.01)

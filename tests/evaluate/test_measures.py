@@ -159,10 +159,18 @@ def test_known_answers_of_unlike_rows():
     """The rows are unit vectors of 6 axes, all of them in the subset, so K = I."""
     (values,) = measure_nested(torch.eye(6), torch.arange(6), [6], np.arange(6))
     expected = {
-        "vendi": 6, "vendi_2": 6, "vendi_inf": 6, "covering_radius": 0, "mean_cosine": 0,
-        "nearest_distance": math.sqrt(2), "chamfer": 0, "facility_location": 1, "log_determinant": 6 * math.log(2),
-        "partition_entropy": math.log(6), "novelsum": 1,
-    }  # fmt: skip
+        "vendi": 6,
+        "vendi_2": 6,
+        "vendi_inf": 6,
+        "covering_radius": 0,
+        "mean_cosine": 0,
+        "nearest_distance": math.sqrt(2),
+        "chamfer": 0,
+        "facility_location": 1,
+        "log_determinant": 6 * math.log(2),
+        "partition_entropy": math.log(6),
+        "novelsum": 1,
+    }
     assert values == pytest.approx(expected, abs=TINY)
 
 
@@ -174,9 +182,15 @@ def test_known_answers_of_like_rows():
     exact = {"nearest_distance": 0.0, "partition_entropy": 0.0, "covering_radius": 2 * float(x[7].double().norm())}
     assert {name: values[name] for name in exact} == exact
     expected = {
-        "vendi": 1, "vendi_2": 1, "vendi_inf": 1, "mean_cosine": 1, "log_determinant": math.log(5), "novelsum": 0,
-        "chamfer": exact["covering_radius"] / 20, "facility_location": 18 / 20,
-    }  # fmt: skip
+        "vendi": 1,
+        "vendi_2": 1,
+        "vendi_inf": 1,
+        "mean_cosine": 1,
+        "log_determinant": math.log(5),
+        "novelsum": 0,
+        "chamfer": exact["covering_radius"] / 20,
+        "facility_location": 18 / 20,
+    }
     assert {name: values[name] for name in expected} == pytest.approx(expected, abs=1e-9)
 
 

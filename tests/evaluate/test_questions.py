@@ -54,10 +54,16 @@ def test_records_come_as_they_are(tmp_path):
         ([b"{", {"question": "A?"}], "q.jsonl, line 1: not JSON"),
         ([{"question": "A?"}, b'{"question": "B'], "q.jsonl, line 2: "),
         ([[{"question": "A?"}]], "q.jsonl, line 1: expected an object, got list"),
-        ([{"Question": "A?", "x": 1}], "line 1: expected the question under one of instruction, text, prompt, "
-         "Instruction, question; got keys 'Question', 'x'"),
-        ([{}], "line 1: expected the question under one of instruction, text, prompt, Instruction, question; "
-         "got keys none"),
+        (
+            [{"Question": "A?", "x": 1}],
+            "line 1: expected the question under one of instruction, text, prompt, "
+            "Instruction, question; got keys 'Question', 'x'",
+        ),
+        (
+            [{}],
+            "line 1: expected the question under one of instruction, text, prompt, Instruction, question; "
+            "got keys none",
+        ),
         ([{"question": "A?"}, {"question": " \n"}], "line 2: the question is empty ('question')"),
         ([{"text": 5}], "line 1: 'text': expected a text, got int"),
         ([{"text": None}], "line 1: 'text': expected a text, got NoneType"),
@@ -73,7 +79,7 @@ def test_records_come_as_they_are(tmp_path):
         ([b'{"text": "A?", "note": ["\\ud800"]}'], "line 1: half a surrogate pair"),
         ([b'{"text": "\xff"}'], "q.jsonl: not readable as UTF-8 text"),
     ],
-)  # fmt: skip
+)
 def test_refused(tmp_path, lines, words):
     with pytest.raises(InputError) as refused:
         read(tmp_path, *lines)
@@ -97,10 +103,15 @@ def test_no_such_file(tmp_path):
 @pytest.mark.parametrize(
     ("file", "name"),
     [
-        ("a/vicuna_test_set.jsonl", "vicuna"), ("my.jsonl", "my"), ("my_questions.jsonl", "my"), ("my_test.json", "my"),
-        ("my.v2.jsonl", "my.v2"), ("_questions.jsonl", "_questions"), ("questions", "questions"),
+        ("a/vicuna_test_set.jsonl", "vicuna"),
+        ("my.jsonl", "my"),
+        ("my_questions.jsonl", "my"),
+        ("my_test.json", "my"),
+        ("my.v2.jsonl", "my.v2"),
+        ("_questions.jsonl", "_questions"),
+        ("questions", "questions"),
     ],
-)  # fmt: skip
+)
 def test_benchmark_names(file, name):
     assert benchmark_name(Path(file)) == name
 

@@ -16,10 +16,23 @@ def test_products_of_the_tiles(tmp_path):
         pytest.skip("needs a C++ compiler and csrc/")
     program = tmp_path / "amx_emulated"
     built = subprocess.run(
-        [compiler, "-std=c++17", "-O1", "-mamx-tile", "-mamx-bf16", "-fopenmp", "-I", str(SOURCES),
-         str(TESTS / "support" / "amx_emulated.cpp"), "-o", str(program)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            compiler,
+            "-std=c++17",
+            "-O1",
+            "-mamx-tile",
+            "-mamx-bf16",
+            "-fopenmp",
+            "-I",
+            str(SOURCES),
+            str(TESTS / "support" / "amx_emulated.cpp"),
+            "-o",
+            str(program),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if "unrecognized command-line option" in built.stderr:
         pytest.skip("the compiler does not know AMX")
     assert built.returncode == 0, built.stderr

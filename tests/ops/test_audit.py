@@ -62,9 +62,11 @@ def test_the_first_violation():
     below = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     infinity = float("inf")
     for bound, place in (
-        ([1.0, 2.0, 3.0, 4.0], -1), ([1.0, 1.9, 3.0, 3.0], 1), ([infinity, infinity, -infinity, 4.0], -1),
+        ([1.0, 2.0, 3.0, 4.0], -1),
+        ([1.0, 1.9, 3.0, 3.0], 1),
+        ([infinity, infinity, -infinity, 4.0], -1),
         ([-infinity, 2.0, 2.5, -infinity], 2),
-    ):  # fmt: skip
+    ):
         assert audit.first_violation(torch.tensor(bound), below).tolist() == [place]
 
 

@@ -87,8 +87,12 @@ def install(tmp_path):
         command = [sys.executable, "setup.py", "build_ext", "--build-lib", tmp_path / "lib"]
         done = subprocess.run(
             [*command, "--build-temp", tmp_path / "build"],
-            cwd=ROOT, env=variables, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         note = tmp_path / "lib" / "diverseevol_fast" / "cuda_build.txt"
         (given,) = [word for word in asked.read_text().split() if word.startswith("-DDEF_CUDA=")]

@@ -112,8 +112,10 @@ def test_where_all_pass_the_first_of_the_order_is_chosen(gpu):
 
 
 def test_the_table_says_which_is_tried_first(gpu, monkeypatch):
-    table = {"default": ["cuda", "cuda_general", "triton"], "measured": {
-        "min_sqdist bfloat16": {"9.0": {"order": ["triton"]}}}}  # fmt: skip
+    table = {
+        "default": ["cuda", "cuda_general", "triton"],
+        "measured": {"min_sqdist bfloat16": {"9.0": {"order": ["triton"]}}},
+    }
     monkeypatch.setattr(kernels, "_table", lambda: table)
     assert chosen() == "triton"
     assert chosen(dtype=torch.float16) == "cuda"
@@ -268,8 +270,10 @@ def test_another_gpu_s_file_is_not_believed(gpu):
 
 def test_two_that_check_at_once(gpu):
     found = []
-    threads = [threading.Thread(target=lambda: found.append(self_check.verdicts.__wrapped__(0, ("cuda", "triton"))))
-               for _ in range(2)]  # fmt: skip
+    threads = [
+        threading.Thread(target=lambda: found.append(self_check.verdicts.__wrapped__(0, ("cuda", "triton"))))
+        for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -20,10 +20,16 @@ def made(tmp_path_factory, rows, tiny_model):
     folder = tmp_path_factory.mktemp("made")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     settings = {
-        "full_data_path": str(folder / "rows.jsonl"), "model_name_or_path": str(tiny_model), "model_max_length": 128,
-        "max_tokens_per_batch": 1024, "init_label_num": 6, "n_round": 2, "n_query": 5, "keep_embeddings": True,
+        "full_data_path": str(folder / "rows.jsonl"),
+        "model_name_or_path": str(tiny_model),
+        "model_max_length": 128,
+        "max_tokens_per_batch": 1024,
+        "init_label_num": 6,
+        "n_round": 2,
+        "n_query": 5,
+        "keep_embeddings": True,
         "train_args": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
-    }  # fmt: skip
+    }
     assert run(folder, settings | {"output_dir": str(folder / "out")}) == 0
     return folder / "out", settings
 

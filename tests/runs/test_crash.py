@@ -88,8 +88,16 @@ def test_batches_finished_before_a_sigkill_are_kept(tmp_path, settings):
     finish(config, out)
     metrics = json.loads((out / "state" / f"rd_{r}" / "metrics.json").read_text(encoding="utf-8"))["embed"]
     everything = subprocess.run(
-        [sys.executable, "-c", "import numpy, sys; print(len(numpy.load(sys.argv[1])['ids']))",
-         str(out / "state" / "tokens.npz")], capture_output=True, text=True, check=True)  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import numpy, sys; print(len(numpy.load(sys.argv[1])['ids']))",
+            str(out / "state" / "tokens.npz"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert metrics["tokens"] < int(everything.stdout) - finished
 
 

@@ -228,8 +228,10 @@ def test_conversations_run(tmp_path, settings, tiny_model, rows):
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(model)
     data = tmp_path / "chat.jsonl"
-    turns = [{"conversations": [{"from": "human", "value": r["instruction"]}, {"from": "gpt", "value": r["output"]}]}
-             for r in rows[:30]]  # fmt: skip
+    turns = [
+        {"conversations": [{"from": "human", "value": r["instruction"]}, {"from": "gpt", "value": r["output"]}]}
+        for r in rows[:30]
+    ]
     data.write_text("".join(json.dumps(turn) + "\n" for turn in turns), encoding="utf-8")
     settings |= {"full_data_path": str(data), "model_name_or_path": str(model), "n_round": 1, "val_set_size": 0}
     assert run(tmp_path, settings) == 0

@@ -394,8 +394,14 @@ def test_devices_and_limits_that_make_no_sense(monkeypatch):
             kcenter(x, 3, **arguments)
     assert len(kcenter(x, 3, device="cpu").indices) == 3
     assert [as_bytes(text) for text in ("7", "7B", "2KB", "1.5 GB", " 3MiB ", "2G", np.int64(5))] == [
-        7, 7, 2000, 1_500_000_000, 3 << 20, 2_000_000_000, 5,
-    ]  # fmt: skip
+        7,
+        7,
+        2000,
+        1_500_000_000,
+        3 << 20,
+        2_000_000_000,
+        5,
+    ]
     with pytest.raises(ValueError, match="device: x is on cuda:0 and can only be worked on there, got 'cpu'"):
         as_device("cpu", torch.device("cuda:0"))
     for same in (None, "cuda", "cuda:0"):

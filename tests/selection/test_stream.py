@@ -8,9 +8,10 @@ from diverseevol_fast import KCenterStream, masked_mean_pool
 from diverseevol_fast.ops import backends, min_sqdist, pool_min_sqdist, reference
 
 BACKENDS = [
-    *([] if backends.native_unavailable() else ["native"]), "reference",
+    *([] if backends.native_unavailable() else ["native"]),
+    "reference",
     *([] if backends.unusable("triton", "cpu") else ["triton"]),
-]  # fmt: skip
+]
 
 
 def states(n, dim, seed=0):

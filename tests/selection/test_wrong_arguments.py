@@ -119,8 +119,19 @@ def chosen(**given):
 
 
 CALLS = {
-    chosen: ("x", "k", "centers", "radius", "seed", "backend", "method", "block_size", "device", "max_gpu_memory",
-             "on_violation"),
+    chosen: (
+        "x",
+        "k",
+        "centers",
+        "radius",
+        "seed",
+        "backend",
+        "method",
+        "block_size",
+        "device",
+        "max_gpu_memory",
+        "on_violation",
+    ),
     streamed: ("centers", "n", "store", "exclude", "backend", "on_violation"),
     pushed: ("hidden", "mask", "rows", "cu_seqlens", "prefix_sum", "prefix_len"),
     pushed_packed: ("hidden", "mask", "rows", "cu_seqlens", "prefix_sum", "prefix_len"),
@@ -129,7 +140,7 @@ CALLS = {
     pooled: ("hidden", "mask", "cu_seqlens", "prefix_sum", "prefix_len", "backend"),
     pooled_packed: ("hidden", "mask", "cu_seqlens", "prefix_sum", "prefix_len", "backend"),
     with_prefix: ("prefix_sum", "prefix_len"),
-}  # fmt: skip
+}
 NAMES = {name for names in CALLS.values() for name in names}
 
 

@@ -132,8 +132,13 @@ def test_static_embeddings_are_the_base_models(tmp_path, settings, candidates, a
     assert "embed" in state.metrics(1)
     assert "embed" not in state.metrics(2)  # embedded once
     assert not list(state.folder.rglob("*embeddings.npy*"))
-    kept = made(tmp_path, settings | {"output_dir": str(tmp_path / "kept")}, "StaticKCenterSampling",
-                output_dir=str(tmp_path / "kept"), keep_embeddings=True)  # fmt: skip
+    kept = made(
+        tmp_path,
+        settings | {"output_dir": str(tmp_path / "kept")},
+        "StaticKCenterSampling",
+        output_dir=str(tmp_path / "kept"),
+        keep_embeddings=True,
+    )
     assert kept.base_embeddings_file.is_file()
 
 
@@ -142,8 +147,14 @@ def test_vendi_sampling_takes_the_batch_of_the_rank(tmp_path, settings, candidat
     x = alone(tiny_model)[0][candidates]
     pool = None
     for rank in (0, 1, -1):
-        state = made(tmp_path, settings, "VendiSampling", output_dir=str(tmp_path / f"rank{rank}"), max_random_times=4,
-                     vendi_argmax_rank=rank)  # fmt: skip
+        state = made(
+            tmp_path,
+            settings,
+            "VendiSampling",
+            output_dir=str(tmp_path / f"rank{rank}"),
+            max_random_times=4,
+            vendi_argmax_rank=rank,
+        )
         pool = np.searchsorted(candidates, state.selected(0)).tolist()
         scores = sorted(vendi_score(x[pool + draw(80, pool, 5, 0, 4 + number)]) for number in range(4))[::-1]
         assert state.metrics(1)["select"]["vendi"] == pytest.approx(scores[rank], rel=1e-5)
@@ -240,10 +251,16 @@ def test_the_head_is_found_alone_under_the_autocast_that_training_leaves(tmp_pat
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=400, hidden_size=256, intermediate_size=256, num_hidden_layers=8, num_attention_heads=4,
-        initializer_range=0.1,
-    ))  # fmt: skip
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=400,
+            hidden_size=256,
+            intermediate_size=256,
+            num_hidden_layers=8,
+            num_attention_heads=4,
+            initializer_range=0.1,
+        )
+    )
     check_head(model)
     model.forward = convert_outputs_to_fp32(torch.autocast("cpu", dtype=torch.bfloat16)(model.forward))
     check_head(model)
@@ -295,8 +312,14 @@ def test_a_model_that_caps_its_logits_is_refused(cap):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     config = Gemma2Config(
-        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, final_logit_softcapping=cap,
-    )  # fmt: skip
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        final_logit_softcapping=cap,
+    )
     with pytest.raises(InputError, match="Gemma2ForCausalLM does more to its logits than its head does"):
         uncertainty_encoder(Gemma2ForCausalLM(config))

@@ -25,8 +25,9 @@ def talkative(folder, tiny_model):
     shutil.copytree(tiny_model, folder)
     torch.manual_seed(1)
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
-    config = LlamaConfig(vocab_size=vocabulary, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-                         initializer_range=0.4, **TINY)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=vocabulary, pad_token_id=0, bos_token_id=1, eos_token_id=2, initializer_range=0.4, **TINY
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
@@ -43,10 +44,15 @@ def read_lines(path):
 
 def make_run(folder, rows, model, **settings):
     settings = {
-        "full_data_path": str(write_lines(folder / "rows.jsonl", rows)), "model_name_or_path": str(model),
-        "output_dir": str(folder / "a-run"), "model_max_length": 128, "init_label_num": 20, "n_round": 1, "n_query": 5,
+        "full_data_path": str(write_lines(folder / "rows.jsonl", rows)),
+        "model_name_or_path": str(model),
+        "output_dir": str(folder / "a-run"),
+        "model_max_length": 128,
+        "init_label_num": 20,
+        "n_round": 1,
+        "n_query": 5,
         "train_args": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
-    } | settings  # fmt: skip
+    } | settings
     assert main(["run", str(write_config(folder, settings)), "--quiet"]) == 0
     return folder / "a-run"
 

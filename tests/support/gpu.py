@@ -66,11 +66,22 @@ def _build_emulated() -> None:
         pytest.skip("needs a C++ compiler and csrc/")
     tools = Path(sys.executable).parent
     commands = [
-        [tools / "cmake", "-S", ROOT, "-B", EMULATED, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-         "-DDEF_CUDA=emulated", f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}", f"-DPython_EXECUTABLE={sys.executable}",
-         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"],
+        [
+            tools / "cmake",
+            "-S",
+            ROOT,
+            "-B",
+            EMULATED,
+            "-G",
+            "Ninja",
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DDEF_CUDA=emulated",
+            f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ],
         [tools / "cmake", "--build", EMULATED],
-    ]  # fmt: skip
+    ]
     EMULATED.parent.mkdir(exist_ok=True)
     with filelock.FileLock(EMULATED.with_suffix(".lock")):  # several test processes build it
         for command in commands:

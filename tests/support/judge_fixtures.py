@@ -30,9 +30,19 @@ class Files:
 
     def arguments(self, url, *more):
         return [
-            "judge", "--answers", str(self.answers), "--reference", str(self.reference), "--base-url", url,
-            "--model", "judge", "--api-key-env", "JUDGE_KEY", *more,
-        ]  # fmt: skip
+            "judge",
+            "--answers",
+            str(self.answers),
+            "--reference",
+            str(self.reference),
+            "--base-url",
+            url,
+            "--model",
+            "judge",
+            "--api-key-env",
+            "JUDGE_KEY",
+            *more,
+        ]
 
     def judge(self, server, *more):
         """The exit status."""

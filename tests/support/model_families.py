@@ -24,9 +24,13 @@ DIM = 32
 
 
 SMALL = {
-    "vocab_size": VOCABULARY, "hidden_size": DIM, "intermediate_size": 64, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "max_position_embeddings": 256,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": DIM,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
 
 
 GROUPED_QUERY = SMALL | {"num_key_value_heads": 2}

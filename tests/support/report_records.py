@@ -9,9 +9,15 @@ from diverseevol_fast.evaluate.report import seeds
 def record(name, seed=0, rounds=3, schedule="KCenterSampling", config=None, **provenance):
     """A run by hand, with nothing found out about it. config: settings that are not these."""
     settings = {
-        "seed": seed, "evol_schedule_name": schedule, "whiten_n_components": False, "model_name_or_path": "m",
-        "n_round": 2, "val_set_size": 10, "model_max_length": 512, "held_out_groups": None,
-    }  # fmt: skip
+        "seed": seed,
+        "evol_schedule_name": schedule,
+        "whiten_n_components": False,
+        "model_name_or_path": "m",
+        "n_round": 2,
+        "val_set_size": 10,
+        "model_max_length": 512,
+        "held_out_groups": None,
+    }
     config = SimpleNamespace(**settings | (config or {}))
     manifest = {"provenance": {"config.seed": seed, "config.evol_schedule_name": schedule, **provenance}}
     run = SimpleNamespace(config=config, rounds=rounds, state=SimpleNamespace(manifest=lambda r: manifest))

@@ -37,16 +37,39 @@ PNG_DPI = 200  # twice a screen's pixels
 LONGEST_NAME = 44  # characters of a name in a legend
 NAMED_KINDS = 12  # kinds of rows that can have a colour and a marker of their own
 STYLE: dict[Any, Any] = {  # matplotlib's type for the keys is newer than the oldest version that works
-    "text.usetex": False, "font.family": "DejaVu Sans", "font.size": 9, "text.color": INK,
-    "figure.facecolor": PAPER, "figure.dpi": 72, "savefig.facecolor": "auto",
-    "axes.facecolor": PAPER, "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "axes.linewidth": 0.8,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID, "grid.linewidth": 0.8,
-    "axes.titlelocation": "left", "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlepad": 10,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "ytick.major.size": 0,
-    "lines.linewidth": 1.8, "lines.markersize": 5, "legend.fontsize": 8.5, "legend.frameon": False,
+    "text.usetex": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "figure.facecolor": PAPER,
+    "figure.dpi": 72,
+    "savefig.facecolor": "auto",
+    "axes.facecolor": PAPER,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 10,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
     "svg.fonttype": "none",
-}  # fmt: skip
+}
 in_style = matplotlib.rc_context(STYLE)  # as a decorator
 
 

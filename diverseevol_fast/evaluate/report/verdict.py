@@ -9,9 +9,13 @@ from .metrics import Block, Metric, Read, between, caveats, lines_with, measure,
 from .seeds import Line, Point, strategy, t_interval
 
 KINDS = {
-    "family": "task families", "task": "tasks", "category": "categories", "source": "sources", "dataset": "data sets",
+    "family": "task families",
+    "task": "tasks",
+    "category": "categories",
+    "source": "sources",
+    "dataset": "data sets",
     "type": "types",
-}  # fmt: skip
+}
 NO_TEST = (
     "Nothing says which pool makes the better model: no rows were held out (val_set_size), and no judgements were "
     "given."

@@ -28,9 +28,17 @@ def test_both_orders_in_the_public_layout(files, capsys):
     rows = rows_of(files.output)
     assert [row["question_id"] for row in rows] == [1, 2, 3]
     assert list(rows[0])[:10] == [
-        "question_id", "question_text", "assistant1_QUERY0", "assistant2_QUERY0", "eval_QUERY0", "response_QUERY0",
-        "call_QUERY0", "assistant1_QUERY1", "assistant2_QUERY1", "eval_QUERY1",
-    ]  # fmt: skip
+        "question_id",
+        "question_text",
+        "assistant1_QUERY0",
+        "assistant2_QUERY0",
+        "eval_QUERY0",
+        "response_QUERY0",
+        "call_QUERY0",
+        "assistant1_QUERY1",
+        "assistant2_QUERY1",
+        "eval_QUERY1",
+    ]
     for row in rows:
         assert row["question_text"] == f"question {row['question_id']}: why?"
         assert [row["assistant1_QUERY0"], row["assistant2_QUERY0"]] == ["run/rd_2", "gpt/chat"]
@@ -38,13 +46,17 @@ def test_both_orders_in_the_public_layout(files, capsys):
         assert (row["eval_QUERY0"], row["eval_QUERY1"]) == ([8, 9], [8, 9])
         assert (row["response_QUERY0"], row["response_QUERY1"]) == ("8 9\nbecause", "9 8\nbecause")
         assert row["call_QUERY1"] == {
-            "endpoint": server.url, "served_by": "judge-0613", "finish_reason": "stop", "tokens": [100, 20],
+            "endpoint": server.url,
+            "served_by": "judge-0613",
+            "finish_reason": "stop",
+            "tokens": [100, 20],
             "temperature": 0,
-        }  # fmt: skip
+        }
         assert row["provenance"]["model"] == "judge"
     assert rows[1]["answer_length"] == {
-        "model": {"characters": 17, "words": 4}, "reference": {"characters": 21, "words": 4},
-    }  # fmt: skip
+        "model": {"characters": 17, "words": 4},
+        "reference": {"characters": 21, "words": 4},
+    }
     assert sorted(path.name for path in files.answers.parent.iterdir()) == ["rd_2.jsonl", "rd_2_vs_chat.jsonl"]
     printed = capsys.readouterr()
     assert "6 judgements (3 questions, both orders)" in printed.out

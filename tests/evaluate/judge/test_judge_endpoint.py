@@ -150,10 +150,13 @@ ECHO = "question 1: is temperature supported? Unknown, not supported, says max_t
         {"detail": [{"loc": ["body", "messages", 0, "content"], "msg": f"Value not supported: {ECHO}"}]},
         {"error": {"message": f"Content is not supported: {ECHO}", "param": "messages"}},
         {"error": {"message": "cannot be answered", "request": ECHO}},
-        {"error": ECHO}, ECHO, {"message": None, "echo": ECHO}, [ECHO],
+        {"error": ECHO},
+        ECHO,
+        {"message": None, "echo": ECHO},
+        [ECHO],
     ],
     ids=range(8),
-)  # fmt: skip
+)
 def test_an_error_that_repeats_the_question_says_nothing_of_parameters(body, files, capsys):
     with ChatServer(lambda call: Answer(400, body) if call.question == "1" else eight_nine(call)) as server:
         assert files.judge(server) == 1
@@ -178,11 +181,17 @@ def test_a_question_that_is_too_long_changes_nothing_for_the_others(files, capsy
 @pytest.mark.parametrize(
     "body",
     [
-        "<html>a page</html>", {"choices": []}, {"error": {"message": "none"}}, {"choices": [{"message": None}]},
-        {"choices": [{"message": {"content": 3}}]}, [1], {"choices": 5}, "",
+        "<html>a page</html>",
+        {"choices": []},
+        {"error": {"message": "none"}},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": {"content": 3}}]},
+        [1],
+        {"choices": 5},
+        "",
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_something_else_than_a_chat_completion(body, files, capsys):
     with ChatServer(lambda call: Answer(200, body)) as server:
         assert files.judge(server) == 1

@@ -61,10 +61,13 @@ def test_stopped_in_the_middle_nothing_is_asked_twice(end, tmp_path):
     with ChatServer(behave) as server:
         command = [sys.executable, "-m", "diverseevol_fast", *files.arguments(server.url, "--concurrency", "3")]
         process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             # A shell lets what it runs in the background ignore SIGINT, and that is inherited.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+        )
         server.wait_for_calls(10)  # 7 were answered, and 3 are waiting
         deadline = time.monotonic() + 30
         while len(files.partial.read_bytes().splitlines()) < 8 and time.monotonic() < deadline:

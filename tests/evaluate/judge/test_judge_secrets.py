@@ -61,15 +61,25 @@ def test_the_key_in_the_url(written, files, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "written",
     [
-        r"sk-abc/def+ghi", r"sk-abc\/def\u002bghi", r"sk-abc\/def\u002Bghi", r"sk-abc\\/def\\u002bghi",
-        r"\u0073k-abc/def+ghi", r"sk-abc%2Fdef%2bghi", "sk-abc%252Fdef%25252bghi", r"sk-abc\x2fdef+ghi",
-        "sk&#45;abc&#x2F;def&plus;ghi", "sk-abc&sol;def&amp;#43;ghi", "sk-abc&#047def&#x00002Bghi",
-        "c2stYWJjL2RlZitnaGk=", "c2stYWJjL2Rl\\nZitnaGk=", *(
+        r"sk-abc/def+ghi",
+        r"sk-abc\/def\u002bghi",
+        r"sk-abc\/def\u002Bghi",
+        r"sk-abc\\/def\\u002bghi",
+        r"\u0073k-abc/def+ghi",
+        r"sk-abc%2Fdef%2bghi",
+        "sk-abc%252Fdef%25252bghi",
+        r"sk-abc\x2fdef+ghi",
+        "sk&#45;abc&#x2F;def&plus;ghi",
+        "sk-abc&sol;def&amp;#43;ghi",
+        "sk-abc&#047def&#x00002Bghi",
+        "c2stYWJjL2RlZitnaGk=",
+        "c2stYWJjL2Rl\\nZitnaGk=",
+        *(
             base64.b64encode(text.encode()).decode()
             for text in ("Bearer sk-abc/def+ghi", "u:sk-abc/def+ghi", "me:sk-abc/def+ghi and more")
         ),
     ],
-)  # fmt: skip
+)
 def test_a_key_that_is_echoed_in_another_spelling(written, files, capsys, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "sk-abc/def+ghi")
     with ChatServer(lambda call: Answer(401, f'{{"oh": "no {written} here"}}')) as server:
@@ -133,9 +143,12 @@ def test_redirections_to_nowhere(location, files, capsys):
 def test_nothing_else_of_the_environment_is_sent(files, monkeypatch):
     others = {
         "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer other-secret\nX-Team: other-secret",
-        "OPENAI_ORG_ID": "other-secret", "OPENAI_PROJECT_ID": "other-secret", "OPENAI_API_KEY": "other-secret",
-        "OPENAI_ADMIN_KEY": "other-secret", "OPENAI_BASE_URL": NOBODY,
-    }  # fmt: skip
+        "OPENAI_ORG_ID": "other-secret",
+        "OPENAI_PROJECT_ID": "other-secret",
+        "OPENAI_API_KEY": "other-secret",
+        "OPENAI_ADMIN_KEY": "other-secret",
+        "OPENAI_BASE_URL": NOBODY,
+    }
     for name, value in others.items():
         monkeypatch.setenv(name, value)
     with ChatServer(eight_nine) as server:

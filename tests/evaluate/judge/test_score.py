@@ -20,11 +20,18 @@ PAPER = {
 
 def line(question_id, eval0, eval1, **more):
     return {
-        "question_id": question_id, "question_text": f"question {question_id}?",
-        "assistant1_QUERY0": "m/rd_1", "assistant2_QUERY0": "gpt", "eval_QUERY0": eval0, "response_QUERY0": "a",
-        "assistant1_QUERY1": "gpt", "assistant2_QUERY1": "m/rd_1", "eval_QUERY1": eval1, "response_QUERY1": "b",
+        "question_id": question_id,
+        "question_text": f"question {question_id}?",
+        "assistant1_QUERY0": "m/rd_1",
+        "assistant2_QUERY0": "gpt",
+        "eval_QUERY0": eval0,
+        "response_QUERY0": "a",
+        "assistant1_QUERY1": "gpt",
+        "assistant2_QUERY1": "m/rd_1",
+        "eval_QUERY1": eval1,
+        "response_QUERY1": "b",
         **more,
-    }  # fmt: skip
+    }
 
 
 def without(row, *keys):
@@ -62,9 +69,21 @@ def test_the_command_prints_both_without_torch(shared_data):
     ended = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=True)
     lines = ended.stdout.splitlines()
     assert lines[0].split() == [
-        "judgements", "questions", "Relative", "Score", "95%", "interval", "win", "tie", "lose",
-        "position", "unparsed", "out", "of", "range",
-    ]  # fmt: skip
+        "judgements",
+        "questions",
+        "Relative",
+        "Score",
+        "95%",
+        "interval",
+        "win",
+        "tie",
+        "lose",
+        "position",
+        "unparsed",
+        "out",
+        "of",
+        "range",
+    ]
     assert lines[1].split()[:3] == [files[0], "80", "79.69"]
     assert lines[2].split()[:3] == [files[1], "80", "73.84"]
     assert "Relative Score = 100 x (sum of the model's scores) / (sum of the reference's scores)" in ended.stdout
@@ -148,8 +167,9 @@ def test_answer_lengths_come_from_the_files(tmp_path, capsys):
     reference = [{"question_id": str(i), "text": f"question {i}? ", "answer": "ä b c"} for i in (1, 2)]
     a, b = write(tmp_path, answers, "a.jsonl"), write(tmp_path, reference, "b.jsonl")
     assert scores_of(path, answers=a, reference=b).answer_length == {
-        "model": {"characters": 13.5, "words": 2.5}, "reference": {"characters": 5.0, "words": 3.0},
-    }  # fmt: skip
+        "model": {"characters": 13.5, "words": 2.5},
+        "reference": {"characters": 5.0, "words": 3.0},
+    }
     assert scores_of(path, answers=a).answer_length == {"model": {"characters": 13.5, "words": 2.5}}
     files = [str(path), str(path), "--answers", str(a), str(a), "--reference", str(b)]
     assert main(["score", *files]) == 0

@@ -74,15 +74,23 @@ def made(tmp_path_factory, rows, tiny_model):
     changed = [row | {"instruction": f"{NASTY} {row['instruction']} \U0001f98a 漢字"} for row in rows]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed), encoding="utf-8")
     settings = {
-        "full_data_path": str(folder / "rows.jsonl"), "model_name_or_path": str(tiny_model), "model_max_length": 256,
-        "val_set_size": 10, "init_label_num": 6, "n_round": 2, "n_query": 5,
+        "full_data_path": str(folder / "rows.jsonl"),
+        "model_name_or_path": str(tiny_model),
+        "model_max_length": 256,
+        "val_set_size": 10,
+        "init_label_num": 6,
+        "n_round": 2,
+        "n_query": 5,
         "train_args": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
-    }  # fmt: skip
+    }
     (folder / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     other = {"full_data_path": str(folder / "other.jsonl"), "n_round": 0, "val_set_size": 0}
     for name, more in (
-        ("kc", {}), ("kc-1", {"seed": 1}), ("rnd", {"evol_schedule_name": "RandomSampling"}), (ODD, other),
-    ):  # fmt: skip
+        ("kc", {}),
+        ("kc-1", {"seed": 1}),
+        ("rnd", {"evol_schedule_name": "RandomSampling"}),
+        (ODD, other),
+    ):
         config = write_config(folder, settings | more | {"output_dir": str(folder / name)})
         assert main(["run", str(config), "--quiet"]) == 0
     return folder
@@ -155,8 +163,13 @@ def test_the_page_says_how_good_the_models_are(made, page):
     for line, (name, rounds) in zip(lines, found.items(), strict=True):
         best = min(range(3), key=lambda r: rounds[r]["validation_loss"])
         assert [" ".join(cell.itertext()) for cell in line] == [
-            "Validation loss", name, str(best), told[name][best], "2", told[name][2],
-        ]  # fmt: skip
+            "Validation loss",
+            name,
+            str(best),
+            told[name][best],
+            "2",
+            told[name][2],
+        ]
 
 
 def test_the_page_says_how_diverse_the_pools_are(made, page):
@@ -404,12 +417,31 @@ def looked_at(url: str, folder: Path) -> tuple[list[str], str]:
     log = folder / "net.json"
     nowhere = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"  # what the browser asks for itself is not sent
     found = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-         nowhere, f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--v=0", f"--log-net-log={log}",
-         "--virtual-time-budget=3000", "--dump-dom", url],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-sync",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-dev-shm-usage",
+            nowhere,
+            f"--user-data-dir={folder / 'profile'}",
+            "--enable-logging=stderr",
+            "--v=0",
+            f"--log-net-log={log}",
+            "--virtual-time-budget=3000",
+            "--dump-dom",
+            url,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert "</html>" in found.stdout
     text = log.read_text(encoding="utf-8")
     try:

@@ -23,9 +23,18 @@ X = [100, 200, 300]
 
 
 @pytest.mark.parametrize(
-    ("degrees", "t"), [(1, 12.706204736), (2, 4.302652730), (3, 3.182446305), (4, 2.776445105), (9, 2.262157163),
-                       (10, 2.228138852), (99, 1.984216952), (1000, 1.962339081)],
-)  # fmt: skip
+    ("degrees", "t"),
+    [
+        (1, 12.706204736),
+        (2, 4.302652730),
+        (3, 3.182446305),
+        (4, 2.776445105),
+        (9, 2.262157163),
+        (10, 2.228138852),
+        (99, 1.984216952),
+        (1000, 1.962339081),
+    ],
+)
 def test_intervals_have_students_quantiles(degrees, t):
     values = [0.0] * degrees + [1.0]
     mean, low, high = t_interval(values)
@@ -47,8 +56,10 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line():
     runs = [record("a"), record("r", schedule="RandomSampling"), record("b", seed=1, rounds=2), record("c", n=5)]
     lines = seeds.lines_of(runs)
     assert [(line.name, [one.name for one in line.records]) for line in lines] == [
-        ("KCenterSampling, 2 seeds", ["a", "b"]), ("r", ["r"]), ("c", ["c"]),
-    ]  # fmt: skip
+        ("KCenterSampling, 2 seeds", ["a", "b"]),
+        ("r", ["r"]),
+        ("c", ["c"]),
+    ]
     assert lines[0].rounds == 2  # those that all runs have
     assert lines[0].sizes == [10, 20]
     points = lines[0].points(lambda one, r: None if (one.name, r) == ("b", 1) else Point(4.0))
@@ -155,8 +166,13 @@ def test_what_the_charts_font_can_draw():
     for text in ("漢字", "a\nb", "\U0001f98a"):
         assert not charts.drawable(text)
     assert [charts.number(value) for value in (0, 2.43, 1e-5, 999.96, 12345.6, -3)] == [
-        "0.000", "2.430", "1.000e-05", "1000", "12,346", "-3.000",
-    ]  # fmt: skip
+        "0.000",
+        "2.430",
+        "1.000e-05",
+        "1000",
+        "12,346",
+        "-3.000",
+    ]
 
 
 def test_html_is_escaped_unless_it_is_html():
@@ -283,8 +299,9 @@ def test_picks_stand_beside_the_nearest_row_that_was_in_the_pool(tmp_path):
     picked = picks_of(FewRows(tmp_path, rows), x, plane_of(x))
     drawn, joined = picked.examples
     assert [(one.text.row, one.own_distance, one.nearest, one.distance) for one in drawn] == [
-        (4, None, None, None), (2, None, None, None),
-    ]  # fmt: skip
+        (4, None, None, None),
+        (2, None, None, None),
+    ]
     assert [(one.text.row, one.own_distance, one.nearest.row) for one in joined] == [(6, 3.0, 4), (1, 0.5, 6)]
     assert [one.distance for one in joined] == pytest.approx([50**0.5, 3.0])
     assert joined[0].text.question == "q6\n<in>"
@@ -322,7 +339,11 @@ def test_the_field_that_says_of_what_kind_rows_are(fields, key, tmp_path):
 def test_what_a_conversation_asks_and_answers():
     from support.data import data_of
 
-    turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "h"}, {"from": "gpt", "value": "g"},
-             {"from": "human", "value": "more"}]  # fmt: skip
+    turns = [
+        {"from": "system", "value": "s"},
+        {"from": "human", "value": "h"},
+        {"from": "gpt", "value": "g"},
+        {"from": "human", "value": "more"},
+    ]
     shown = text_of(data_of([{"conversations": turns}]), 0)
     assert (shown.question, shown.answer, shown.kind) == ("h", "g", None)

@@ -92,8 +92,13 @@ def test_the_best_round_has_the_lowest_loss_or_the_highest_score():
     one = judged(losses(record("a"), 3.0, 1.0, 2.0), "t against r", 70.0, 60.0, None)
     validation, score = metrics_of(Block("d", [line_of(one)]))
     assert sections._best_and_last(validation, line_of(one)) == [
-        VALIDATION_LOSS, "a", 1, "1.000", 2, "2.000",
-    ]  # fmt: skip
+        VALIDATION_LOSS,
+        "a",
+        1,
+        "1.000",
+        2,
+        "2.000",
+    ]
     name, _, best, best_cell, last, last_cell = sections._best_and_last(score, line_of(one))
     assert (name, best, last) == ("Relative Score: t against r", 0, 1)  # the last round that has the figure
     assert best_cell == "70.00<small>(69.00 to 71.00)</small>"
@@ -109,8 +114,10 @@ def test_rounds_that_not_all_seeds_have_are_said():
     note = "Validation loss, KCenterSampling, 2 seeds: round 1 is left out, 1 of 2 runs have it."
     assert f'<p class="note">{note}</p>' in shown
     assert [row[1:] for row in cells(shown, "Validation loss, round by round.").values()] == [
-        ["3.000(3.000 to 3.000)"], ["-"], ["-"],
-    ]  # fmt: skip
+        ["3.000(3.000 to 3.000)"],
+        ["-"],
+        ["-"],
+    ]
 
 
 def test_unfinished_runs_are_said():

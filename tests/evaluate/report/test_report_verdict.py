@@ -83,9 +83,13 @@ def test_losses_are_told_apart_by_their_intervals(last, other, words):
 
 
 def test_a_higher_relative_score_is_better():
-    scored = [judged(run(n, schedule=s), "t", 0, 0, v) for n, s, v in (
-        ("kc", "KCenterSampling", 70.0), ("rnd", "RandomSampling", 60.0),
-    )]  # fmt: skip
+    scored = [
+        judged(run(n, schedule=s), "t", 0, 0, v)
+        for n, s, v in (
+            ("kc", "KCenterSampling", 70.0),
+            ("rnd", "RandomSampling", 60.0),
+        )
+    ]
     found = said(*scored)
     assert (
         "Relative Score: t: higher with K-Center, 70.00 (69.00 to 71.00) against 60.00 (59.00 to 61.00) with random."
