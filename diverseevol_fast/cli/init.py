@@ -10,6 +10,11 @@ from .._common.files import atomic_path
 from ..runs.settings import DEFAULTS, config_text
 from .result import Result
 
+HEADING = (
+    "Settings of `diverseevol run`, at their defaults. Each may also be given as --key value, which wins over this "
+    "file; --train_args.learning_rate 1e-4 reaches inside. Take the # before a key away to set it."
+)
+
 
 def add_parser(commands, common: argparse.ArgumentParser) -> None:
     """Add the command and its options."""
@@ -37,7 +42,7 @@ def execute(args: argparse.Namespace) -> Result:
     values = {key: value for key, value in values.items() if value is not None}
     try:
         with atomic_path(path) as partial:
-            partial.write_text(config_text(values), encoding="utf-8")
+            partial.write_text(config_text(HEADING, values), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     missing = [key for key, default in DEFAULTS.items() if default is MISSING and key not in values]

@@ -193,8 +193,7 @@ def pick_block(
     except _native.BoundViolationError as error:
         raise BoundViolationError(
             f"{error}. Either values changed while they were selected from, or a kernel is wrong: keep the values as "
-            "they are until the selection is through; if they were, please report this with what `diverseevol env "
-            "--check` prints"
+            "they are until the selection is through; if they were, please report it with what `diverseevol env` prints"
         ) from error
     result[0] = picks[0]
     result[2 : 2 + max_picks] = picks[1:]

@@ -99,7 +99,7 @@ def read_run(folder: Path) -> FinishedRun:
     while state.model_folder(rounds).is_dir():
         rounds += 1
     if rounds == 0:
-        raise InputError(f"{folder}: no round has a model yet; give its diverseevol run command again first")
+        raise InputError(f"{folder}: no round has a model yet; let the run go on first")
     state.check_selected(rounds)
     last = max((r for r in range(rounds) if state.manifest_file(r).exists()), default=0)
     manifests = [state.manifest(r, "config", "provenance") for r in (0, last)]

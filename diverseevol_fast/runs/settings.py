@@ -1,4 +1,4 @@
-"""What each key of the config means: the one table that `diverseevol init` writes and `run --help` prints."""
+"""What each key of the config means: the one table that `diverseevol init` writes and the help of `run` prints."""
 
 import textwrap
 from dataclasses import MISSING, fields
@@ -73,12 +73,9 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def config_text(values: dict[str, Any]) -> str:
+def config_text(heading: str, values: dict[str, Any]) -> str:
     """A commented YAML config: `values`, the other common keys at their defaults, the rest switched off by a #."""
-    lines = _comment(
-        "Settings of `diverseevol run`, at their defaults. Each may also be given as --key value, which wins over this "
-        "file; --train_args.learning_rate 1e-4 reaches inside. Take the # before a key away to set it."
-    )
+    lines = _comment(heading)
     settings = DEFAULTS | {"train_args": TRAIN_ARGS} | values
     for heading, keys in COMMON.items():
         lines += ["", f"# --- {heading} ---"]

@@ -361,7 +361,7 @@ class Traversal:
         return (
             f"backend {self.rows.chosen['min_sqdist']!r} on {where}: the bound of row {row} is below its squared "
             "distance to the nearest center, so that picks would be lost. Please report this, with what `diverseevol "
-            "env --check` prints. on_violation='reference', or DIVERSEEVOL_BACKEND=reference in the environment, "
+            "env` prints. on_violation='reference', or DIVERSEEVOL_BACKEND=reference in the environment, "
             "selects in float64 instead"
         )
 

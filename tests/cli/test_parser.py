@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -119,6 +120,17 @@ def test_what_is_misspelt_is_named_with_what_was_meant(argv, end, capsys):
     error = refusal(capsys, *argv)
     assert error.endswith(end)
     assert "sk-1" not in error
+
+
+def test_no_module_outside_the_command_line_spells_an_option():
+    commands = build_parser().commands.choices.values()
+    options = {name for command in commands for action in command._actions for name in action.option_strings}
+    options = {name for name in options if name.startswith("--")} | {f"--{field.name}" for field in fields(Config)}
+    assert "--model-max-length" in options
+    package = Path(cli.__file__).parents[1]
+    for path in sorted(set(package.rglob("*.py")) - set(package.glob("cli/*.py"))):
+        text = path.read_text(encoding="utf-8")
+        assert options & set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) == set(), path
 
 
 def test_completion_knows_commands_options_and_keys(tmp_path):

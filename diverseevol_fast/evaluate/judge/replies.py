@@ -87,7 +87,7 @@ def held_replies(path: Path, provenance: dict[str, Any]) -> Iterator["ReplyFile"
 
 
 class ReplyFile:
-    """An open partial file. `replies` includes those that earlier commands wrote."""
+    """An open partial file. `replies` includes those of earlier calls."""
 
     def __init__(self, lines: ResumableLines):
         self.path = lines.path
@@ -130,5 +130,5 @@ def unfinished(path: Path, text: str) -> str | None:
     both = sum((key, 1) in keys for key, order in keys if order == 0)
     return (
         f"{path}: unfinished judgements, {len(keys)} of {2 * questions} replies: of {questions - both} questions an "
-        "order is missing; give the judge command again, it goes on from there"
+        "order is missing; judge into it again, which goes on from there"
     )

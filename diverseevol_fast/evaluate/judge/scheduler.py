@@ -44,7 +44,7 @@ def ask_all(endpoint: Endpoint, jobs: list[Job], concurrency: int, file: ReplyFi
             fatal = error
         finally:
             endpoint.close()
-    saved = f"{len(file.replies)} replies are kept in {file.path}, the same command asks only for the others"
+    saved = f"{len(file.replies)} replies are kept in {file.path}, judging again asks only for the others"
     if fatal:
         raise (InputError if fatal.kind == "permanent" else RunError)(f"{fatal}; {saved}")
     if tally.failed:

@@ -184,7 +184,7 @@ def _one_each(name: str, files: Paths | None, count: int) -> Sequence[Path | Non
 def _check_complete(path: Path, judgements: list[Judgement], expected: int | None) -> None:
     if expected not in (None, len(judgements)):
         raise InputError(
-            f"{path}: {len(judgements)} of {expected} questions; give the judge command again, it asks the missing ones"
+            f"{path}: {len(judgements)} of {expected} questions; judge into it again, which asks only for the others"
         )
 
 

@@ -106,7 +106,7 @@ def test_replies_without_scores_are_kept_and_counted(files, capsys):
         server.behave = eight_nine
         write(files.output, [rows[0], rows[2]])
         assert main(["score", str(files.output)]) == 2
-        assert "2 of 3 questions; give the judge command again" in capsys.readouterr().err
+        assert "2 of 3 questions; judge into it again" in capsys.readouterr().err
         assert files.judge(server) == 0
     assert server.counts == files.everything() | {("2", 0): 2, ("2", 1): 2}
     assert rows_of(files.output)[1]["eval_QUERY1"] == [8, 9]

@@ -134,9 +134,7 @@ def test_score_of_unfinished_judgements(files, capsys):
     interrupted(files, 3)
     for path in (files.partial, files.output):
         assert main(["score", str(path)]) == 2
-        message = (
-            "unfinished judgements, 3 of 6 replies: of 2 questions an order is missing; give the judge command again"
-        )
+        message = "unfinished judgements, 3 of 6 replies: of 2 questions an order is missing; judge into it again"
         assert message in capsys.readouterr().err
 
 
