@@ -26,7 +26,7 @@ from ._common.provenance import (
     sidecar_of,
     versions,
 )
-from .data.dataset import Data, check_row_file, load_data, write_rows
+from .data.dataset import Data, check_row_file, load_data, refuse_empty, write_rows
 from .data.export import check_trainer, describe, rows_for
 from .data.input_files import load_embeddings, load_row_numbers
 from .embedding.from_folder import EmbedSettings, embed_by_folder, finished_embeddings, provenance_in
@@ -246,12 +246,8 @@ def _paths(value: Any) -> list[str | Path]:
 def _load(data: Any, skip_empty: bool, **kwargs: Any) -> tuple[Data | None, list[int]]:
     """The data, and the indices of its empty rows. kwargs: of load_data."""
     loaded, empty = load_data(data, **kwargs) if data is not None else (None, [])
-    if loaded and empty and not skip_empty:
-        required = f"'{loaded.columns['text']}'" if "text" in loaded.columns else loaded.schema.required
-        raise InputError(
-            f"{loaded.source}: {len(empty)} rows have an empty {required}, the first is row {empty[0]}; "
-            "remove them, or leave them out: skip_empty=True"
-        )
+    if loaded and not skip_empty:
+        refuse_empty(loaded, empty)
     return loaded, empty
 
 

@@ -110,20 +110,20 @@ def screening(dtype: torch.dtype, n: int, dim: int, count: int) -> Case:
 
     runs = {"eager": eager, "chunked product": chunked} | compiled(eager, dtype == BF16 and count == 1024)
     runs |= ours("min_sqdist", dtype, screen)
-    if takes_hopper(x, count):
+    if suits_hopper(x, count):
         runs[f"cuda min_sqdist_hopper {str(dtype).removeprefix('torch.')}"] = lambda: screen("cuda")
     if dtype == F32 and backends.unusable("triton", DEVICE) is None:  # which products are its own choice rests on this
         runs |= {f"triton, {how}": lambda how=how: products(how) for how in ("bfloat16", "float16", "float32")}
     return Case(runs, right, {"bytes": x.nbytes, "flops": 2 * n * dim * count})
 
 
-def takes_hopper(x: torch.Tensor, count: int) -> bool:
+def suits_hopper(x: torch.Tensor, count: int) -> bool:
     """Whether "cuda" takes Hopper's kernel for a screen of all rows against so many centers."""
     if backends.unusable("cuda", DEVICE) is not None:
         return False
     from diverseevol_fast.ops import native
 
-    return native.takes_hopper(x, None, count)
+    return native.suits_hopper(x, None, count)
 
 
 def fused(dtype: torch.dtype, batch: int, tokens: int, dim: int, count: int) -> Case:

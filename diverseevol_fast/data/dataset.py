@@ -262,6 +262,19 @@ def log_rows(data: Data, kind: str, empty: Collection[int]) -> None:
     log.info("data: %s, %d rows: %d repeat an earlier one, %d have an empty %s", source, *counts)
 
 
+def refuse_empty(data: Data, empty: Sequence[int]) -> None:
+    """
+    Raises:
+        InputError: there are empty rows.
+    """
+    if empty:
+        required = f"'{data.columns['text']}'" if "text" in data.columns else data.schema.required
+        raise InputError(
+            f"{data.source}: {len(empty)} rows have an empty {required}, the first is row {empty[0]}; "
+            "remove them, or leave them out: skip_empty=True"
+        )
+
+
 def duplicates(data: Data) -> int:
     """The number of rows with the same texts as an earlier row; other keys, such as an id, may differ."""
     schema, columns = data.schema, data.columns

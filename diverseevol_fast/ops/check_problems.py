@@ -220,7 +220,7 @@ def _screening(kernel: Kernel, device: torch.device, generator: torch.Generator,
         from . import native
 
         for chosen in (None, rows):
-            _expect(native.takes_hopper(x, chosen, count), "the kernel does not take its own problem")
+            _expect(native.suits_hopper(x, chosen, count), "the kernel does not take its own problem")
     for view in (
         (x,) if hopper else (x, _in_wider_rows(x))
     ):  # Hopper's kernel takes aligned rows alone, unless they are chosen by index

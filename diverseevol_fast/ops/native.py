@@ -143,7 +143,7 @@ def min_sqdist(
     return bad
 
 
-def takes_hopper(x: torch.Tensor, indices: torch.Tensor | None, num_centers: int) -> bool:
+def suits_hopper(x: torch.Tensor, indices: torch.Tensor | None, num_centers: int) -> bool:
     """Whether min_sqdist of x, of all rows or of those at `indices`, launches the kernel for Hopper alone."""
     return _native.suits_hopper(
         execution_target(x.device),

@@ -16,7 +16,7 @@ from .._common.files import file_sha256
 from .._common.messages import reason
 from .._common.provenance import versions
 from ..data import templates
-from ..data.dataset import Data, load_data, write_rows
+from ..data.dataset import Data, load_data, refuse_empty, write_rows
 from ..data.templates import Template, choose_template
 from ..data.tokens import Tokens, log_lengths, log_sample, tokenize
 from ..embedding.encoder import check_head
@@ -76,11 +76,8 @@ def prepare(config: Config, state: RunState) -> RunInputs:
     strategy = STRATEGIES[config.evol_schedule_name]
     _check_backend(strategy)
     data, empty = load_data(config.full_data_path, config.columns, skip_broken=config.skip_broken)
-    if empty and not config.skip_empty:
-        raise InputError(
-            f"{data.source}: {len(empty)} rows have an empty instruction or output, the first is row {empty[0]}; "
-            "remove them, or leave them out: skip_empty=True"
-        )
+    if not config.skip_empty:
+        refuse_empty(data, empty)
     held_out_groups = held_out_group_rows(data, empty, config)
     candidates, validation, initial_pool = split(len(data.rows), [*empty, *held_out_groups], config)
     base = _base_model(config, data, state)

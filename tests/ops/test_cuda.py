@@ -43,19 +43,19 @@ def test_rows_that_overlap(stride):
 @pytest.mark.skipif(ON_GPU, reason="the emulated GPU is a Hopper for which few rows are enough")
 def test_which_calls_take_hoppers_kernel():
     x = rows("gaussian", 300, 64, 5).to(torch.bfloat16)
-    assert takes_hopper(x, 192)
-    assert not takes_hopper(x, 191)
-    assert not takes_hopper(x.float(), 192)
-    assert not takes_hopper(x[:100], 192)
-    assert not takes_hopper(x[:1].expand(300, 64), 192)
-    assert takes_hopper(x[:1].expand(300, 64), 192, torch.arange(128))  # gathered first
-    assert takes_hopper(x[:, 1:], 192, torch.arange(128))
-    assert not takes_hopper(x, 192, torch.arange(127))
+    assert suits_hopper(x, 192)
+    assert not suits_hopper(x, 191)
+    assert not suits_hopper(x.float(), 192)
+    assert not suits_hopper(x[:100], 192)
+    assert not suits_hopper(x[:1].expand(300, 64), 192)
+    assert suits_hopper(x[:1].expand(300, 64), 192, torch.arange(128))  # gathered first
+    assert suits_hopper(x[:, 1:], 192, torch.arange(128))
+    assert not suits_hopper(x, 192, torch.arange(127))
     cpu = native._native.cpu_target(isa="scalar", threads=1)
-    assert not takes_hopper(x, 192, target=cpu)
+    assert not suits_hopper(x, 192, target=cpu)
 
 
-def takes_hopper(x, centers, numbers=None, target=None):
+def suits_hopper(x, centers, numbers=None, target=None):
     return native._native.suits_hopper(
         target or native.execution_target(x.device),
         native._rows(x),
@@ -94,7 +94,7 @@ def test_chosen_rows_have_the_bounds_of_all_rows(dtype, chosen, dim):
     aligned, chosen = rows("gaussian", 700, 80, 5).to(dtype)[:, :dim], CHOSEN[chosen]
     x = aligned if dim == 64 else aligned.contiguous()
     centers, offset = rows("gaussian", 200, dim, 6), x.float().mean(0)
-    assert ON_GPU or (takes_hopper(aligned, 200) and takes_hopper(x, 200, chosen))
+    assert ON_GPU or (suits_hopper(aligned, 200) and suits_hopper(x, 200, chosen))
     everything, bound, expected = infinite(700), infinite(700), infinite(700)
     min_sqdist(aligned, centers, offset, everything, backend="cuda")
     expected[chosen] = everything[chosen]
