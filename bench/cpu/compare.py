@@ -91,7 +91,7 @@ def compare(revision: str, rounds: int) -> None:
     for number in range(rounds):
         for name, site in list(sites.items())[:: 1 if number % 2 == 0 else -1]:
             measured[name].append(run(site))
-    print(f"{rounds} rounds of each; seconds: medians; ratio: time of {revision} / time of this tree, by round")
+    print(f"{rounds} rounds; medians of this tree and of {revision}; ratio: time of {revision} / this tree's, by round")
     for case in measured["this tree"][0]:
         ours, theirs = ([one[case] for one in measured[name]] for name in sites)
         if {one["sha256"] for one in ours} != {one["sha256"] for one in theirs}:
