@@ -89,7 +89,7 @@ class Source:
 
 def select(
     data: Any = None,
-    n: int = 0,
+    n: int | None = None,
     *,
     model: str | Path | None = None,
     embeddings: Any = None,
@@ -120,7 +120,7 @@ def select(
 
     Args:
         data: as for embed; None where `embeddings` are enough.
-        n: how many rows to pick.
+        n: how many rows to pick; it has to be given, and stands after `data`, which may be left out.
         model: a local folder or a hub name, which embeds the data.
         embeddings: instead of a model: an array [N, D] of real numbers (rounded to float32 unless they are float16 or
             bfloat16), or the name of a .npy file.
@@ -154,6 +154,8 @@ def select(
         InputError: arguments, files or rows that do not fit; an output that exists and was made from another input.
         RunError: an embedding that is not finite.
     """
+    if n is None:
+        raise InputError("n: is missing, how many rows to pick")
     _check_arguments(data, model, embeddings, output, trainer, text_column)
     files = _files(output, picks, model)
     read = {"data": data if isinstance(data, str | Path) else None, "embeddings": embeddings, "selected": selected}

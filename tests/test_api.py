@@ -54,6 +54,11 @@ def test_select_takes_arrays_of_any_real_numbers(x, kind):
     assert kcenter(given, 6, [3, 5]).indices.tolist() == picks
 
 
+def test_select_without_n_is_refused(x):
+    with pytest.raises(InputError, match="^n: is missing, how many rows to pick$"):
+        select(embeddings=x)
+
+
 def test_select_takes_texts_whatever_they_hold(tiny_model, tmp_path):
     texts = ["one", "a\0b", "two words", "/", str(tmp_path), "three more words"]
     found = select(texts, np.int64(3), model=tiny_model, output=tmp_path / "o.jsonl")
