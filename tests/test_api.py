@@ -55,7 +55,7 @@ def test_select_takes_arrays_of_any_real_numbers(x, kind):
 
 
 def test_select_without_n_is_refused(x):
-    with pytest.raises(InputError, match="^n: is missing, how many rows to pick$"):
+    with pytest.raises(InputError, match=r"^n: is missing, how many rows to pick$"):
         select(embeddings=x)
 
 
