@@ -1,6 +1,6 @@
-"""K-Center loops of other projects, written from their described behaviour (docs in each), for bench/ and tests/.
+"""K-Center loops of other projects, written from their described behavior (docs in each), for bench/ and tests/.
 
-Each takes x [N, D] float32, an array or a tensor, the centres' indices and k, and returns k picks in pick order. Those
+Each takes x [N, D] float32, an array or a tensor, the centers' indices and k, and returns k picks in pick order. Those
 that keep tensors run on x's device.
 """
 
@@ -91,7 +91,7 @@ def deepal_loop(x: np.ndarray, centers: list[int], k: int) -> list[int]:
 
 
 def anomalib_loop(x: np.ndarray | torch.Tensor, centers: list[int], k: int) -> list[int]:
-    """anomalib's PatchCore coreset: torch, the norm of x - centre for each pick, running minimum."""
+    """anomalib's PatchCore coreset: torch, the norm of x - center for each pick, running minimum."""
     x = torch.as_tensor(x)
     nearest = torch.full((len(x), 1), torch.inf)
     picks: list[int] = []
@@ -106,7 +106,7 @@ def anomalib_loop(x: np.ndarray | torch.Tensor, centers: list[int], k: int) -> l
 
 
 def matrix_vector_loop(x: np.ndarray | torch.Tensor, centers: list[int], k: int) -> list[int]:
-    """One BLAS matrix-vector product for each centre: s + s' - 2 x.c, running minimum."""
+    """One BLAS matrix-vector product for each center: s + s' - 2 x.c, running minimum."""
     x = torch.as_tensor(x)
     squares = torch.cat([part.float().square().sum(1) for part in x.split(65_536)])
     nearest = torch.full((len(x),), float("inf"), device=x.device)
@@ -121,7 +121,7 @@ def matrix_vector_loop(x: np.ndarray | torch.Tensor, centers: list[int], k: int)
 
 
 def sklearn_argmin_min(x: np.ndarray, centers: list[int], k: int) -> list[int]:
-    """scikit-learn's pairwise_distances_argmin_min against the centres, then against each pick."""
+    """scikit-learn's pairwise_distances_argmin_min against the centers, then against each pick."""
     from sklearn.metrics import pairwise_distances_argmin_min
 
     nearest = pairwise_distances_argmin_min(x, x[centers])[1]
@@ -134,7 +134,7 @@ def sklearn_argmin_min(x: np.ndarray, centers: list[int], k: int) -> list[int]:
 
 
 def fpsample_loop(x: np.ndarray, centers: list[int], k: int) -> list[int]:
-    """fpsample's farthest point sampling; from one centre alone."""
+    """fpsample's farthest point sampling; from one center alone."""
     import fpsample
 
     return fpsample.fps_sampling(x, k + 1, start_idx=centers[0])[1:].tolist()

@@ -64,7 +64,7 @@ struct Rows {
   int64_t stride;
 };
 
-// Screen: bound[i] = min(bound[i], upper bound of row i's squared distance to its nearest centre).
+// Screen: bound[i] = min(bound[i], upper bound of row i's squared distance to its nearest center).
 // The upper bound holds for the exact distance and for its float64 value, whatever the precision of the products.
 struct MinSqdist {
   Rows x;
@@ -72,7 +72,7 @@ struct MinSqdist {
   int64_t count;           // x.rows when indices is null
   const float* centers;    // [num_centers, dim], contiguous
   int64_t num_centers;     // >= 1
-  const float* offset;     // [dim], finite: subtracted from rows and centres before the products
+  const float* offset;     // [dim], finite: subtracted from rows and centers before the products
   float* bound;            // [x.rows], updated in place; -infinity stays
   int64_t* first_bad_row;  // output: the lowest row with a non-finite value, or -1
   bool general;            // GPU: use the kernel that runs on every GPU, even where suits_hopper is true
@@ -93,7 +93,7 @@ Status pool_min_sqdist(const PoolMinSqdist& call);
 struct PickBlock {
   const float* rows;  // [num_rows, dim], contiguous, in ascending order of their indices in the data set
   int64_t num_rows;
-  const float* centers;  // [num_centers, dim], contiguous: all current centres
+  const float* centers;  // [num_centers, dim], contiguous: all current centers
   int64_t num_centers;   // >= 1
   int64_t dim;
   const float* offset;      // [dim], as in MinSqdist
@@ -102,7 +102,7 @@ struct PickBlock {
   double stop_sqdist;       // picks stop at this squared distance or below; negative: never
   int64_t max_picks;
   int64_t* picks;      // [max_picks] output: indices into the block, in pick order
-  double* sqdist;      // [max_picks] output: float64 squared distance of each pick to its nearest centre when picked
+  double* sqdist;      // [max_picks] output: float64 squared distance of each pick to its nearest center when picked
   int64_t* num_picks;  // output
   double* next;        // output: upper bound of the unpicked rows' squared distances; -1: all are picked
   ExecutionTarget target;
@@ -110,11 +110,11 @@ struct PickBlock {
 
 Status pick_block(const PickBlock& call);
 
-// Streaming step: nearest[i] = min(nearest[i], float64 squared distance of row i to the centre), and the farthest row.
+// Streaming step: nearest[i] = min(nearest[i], float64 squared distance of row i to the center), and the farthest row.
 struct UpdateArgmax {
   Rows x;
   const float* center;  // [dim]
-  double* nearest;      // [rows], updated in place; negative marks a row that is a centre
+  double* nearest;      // [rows], updated in place; negative marks a row that is a center
   int64_t* farthest;    // output: the lowest row that attains the maximum of nearest
   ExecutionTarget target;
 };

@@ -1,6 +1,6 @@
 """Compiles every Triton kernel ahead of time, in its shipped configurations: python tests/compile_triton.py
 
-Prints one JSON line for each: kernel, compute capability, specialisation, bytes spilled, registers, bytes of shared
+Prints one JSON line for each: kernel, compute capability, specialization, bytes spilled, registers, bytes of shared
 memory. Needs no GPU.
 """
 
@@ -29,7 +29,7 @@ CAPABILITIES = (80, 90, 100)
 I64, I32, F64, F32, BF16, F16, U8 = "*i64", "*i32", "*fp64", "*fp32", "*bf16", "*fp16", "*u8"
 # A launch tells the compiler which addresses and sizes are divisible by 16: usually all are; with only the addresses
 # divisible, rows are read an element at a time.
-SPECIALISATIONS = {"all divisible": lambda kind: True, "pointers divisible": lambda kind: kind.startswith("*")}
+SPECIALIZATIONS = {"all divisible": lambda kind: True, "pointers divisible": lambda kind: kind.startswith("*")}
 
 
 class Configuration(NamedTuple):
@@ -39,7 +39,7 @@ class Configuration(NamedTuple):
     signature: dict[str, str]
     constants: dict[str, Any]
     options: dict[str, Any]
-    specialisations: tuple[str, ...] = tuple(SPECIALISATIONS)
+    specializations: tuple[str, ...] = tuple(SPECIALIZATIONS)
 
 
 POOL = {
@@ -80,7 +80,7 @@ def pool_and_screen(dtype, has_mask, has_prefix):
 
 
 def screen(dtype, has_indices, products, more, aligned):
-    """min_sqdist, of all rows or of some, for few centres or more."""
+    """min_sqdist, of all rows or of some, for few centers or more."""
     how = min_sqdist.PRODUCTS[products]
     elements = {torch.bfloat16: BF16, torch.float16: F16, torch.float32: F32}[how.elements]
     signature = {
@@ -210,10 +210,10 @@ CONFIGURATIONS = [
 ]
 
 
-def compiled(configuration: Configuration, specialisation: str, capability: int) -> tuple[str, int]:
+def compiled(configuration: Configuration, specialization: str, capability: int) -> tuple[str, int]:
     """The log of ptxas, and the bytes of shared memory."""
     kernel, signature, constants, options, _ = configuration
-    divisible = SPECIALISATIONS[specialisation]
+    divisible = SPECIALIZATIONS[specialization]
     source = ASTSource(
         fn=kernel,
         signature=signature | dict.fromkeys(constants, "constexpr"),
@@ -244,10 +244,10 @@ def lines(index: int) -> list[str]:
     configuration = CONFIGURATIONS[index]
     shown = {"constants": configuration.constants, "types": list(configuration.signature.values())}
     result = []
-    for specialisation in configuration.specialisations:
+    for specialization in configuration.specializations:
         for capability in CAPABILITIES:
-            log, shared = compiled(configuration, specialisation, capability)
-            line = {"kernel": configuration.kernel.__name__, "sm": capability, "specialisation": specialisation}
+            log, shared = compiled(configuration, specialization, capability)
+            line = {"kernel": configuration.kernel.__name__, "sm": capability, "specialization": specialization}
             result.append(json.dumps(line | usage(log) | {"shared": shared} | shown))
     return result
 

@@ -47,7 +47,7 @@ from diverseevol_fast.models.token_budget import CPU_TOKENS
 MODEL = CACHE / "embedding-model"
 CHECKED = 64  # rows with a float64 embedding
 WARM_UP = 4  # rows
-CENTRES = PICKS = 100
+CENTERS = PICKS = 100
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}  # relative error
 
 
@@ -58,12 +58,12 @@ def default_data() -> str:
     return next((str(path) for path in paths if path.exists()), QUICKSTART)
 
 
-def ours(task: Task, dtype: str = "float32", centres: int = 0, into_file: bool = False, **options) -> Run:
-    """The package's embed, with what picks are made from it when some rows are centres."""
+def ours(task: Task, dtype: str = "float32", centers: int = 0, into_file: bool = False, **options) -> Run:
+    """The package's embed, with what picks are made from it when some rows are centers."""
     encoder = encoder_in(task, dtype)
 
     def run(rows: np.ndarray) -> Outcome:
-        first = np.arange(min(centres, len(rows) // 4))
+        first = np.arange(min(centers, len(rows) // 4))
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             store = Path(folder) / "embeddings.npy" if into_file else "host"
             found = embed_tokens(
@@ -71,7 +71,7 @@ def ours(task: Task, dtype: str = "float32", centres: int = 0, into_file: bool =
             )
             values = found.values.clone()
         metrics = found.metrics
-        afterwards = partial(select, found, min(PICKS, len(rows) - len(first))) if centres else dict
+        afterwards = partial(select, found, min(PICKS, len(rows) - len(first))) if centers else dict
         return Outcome(values, metrics["padding"], metrics["prefix_share"], dtype, afterwards)
 
     return run
@@ -103,7 +103,7 @@ def encoder_in(task: Task, dtype: str) -> Encoder:
 
 def cases(task: Task) -> dict[str, Callable[[], Run]]:
     """By name, what loads a case's model and returns what runs it."""
-    count = min(CENTRES, len(task.tokens) // 4)
+    count = min(CENTERS, len(task.tokens) // 4)
     found = {
         "one at a time, as the reference does": partial(peers.reference_way, task),
         "one at a time, base model": partial(peers.base_model, task),
@@ -120,7 +120,7 @@ def cases(task: Task) -> dict[str, Callable[[], Run]]:
         "ours": partial(ours, task),
         "ours, prefixes not shared": partial(without_shared_prefixes, task),
         "ours, budget 8,192": partial(ours, task, max_tokens_per_batch=8192),
-        f"ours, with bounds against {count} centres": partial(ours, task, centres=count),
+        f"ours, with bounds against {count} centers": partial(ours, task, centers=count),
         "ours, into a file": partial(ours, task, into_file=True),
         "ours, bfloat16": partial(ours, task, dtype="bfloat16"),
     }

@@ -76,7 +76,7 @@ def build_model(data: Data, folder: Path) -> None:
 
 
 def task_of(data: Data, count: int, folder: Path) -> Task:
-    """`count` rows of the data, tokenised as for training."""
+    """`count` rows of the data, tokenized as for training."""
     chosen = np.random.default_rng(0).permutation(len(data.rows))[:count]
     drawn, tokenizer = replace(data, rows=[data.rows[row] for row in chosen]), load_tokenizer(folder)
     texts = ["".join(text for text, _ in render(drawn, row, tokenizer)) for row in range(len(chosen))]

@@ -28,7 +28,7 @@ import peers
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "bench" / "cache"
-SLOW = 2e10  # elements read one centre at a time: above, peers that take minutes are left out
+SLOW = 2e10  # elements read one center at a time: above, peers that take minutes are left out
 PEERS = {  # name: (function, bytes that it needs, whether it is slow)
     "reference formula (N x N)": (peers.reference_formula, lambda n, d: 12 * n * n, False),
     "DeepAL loop (N x N)": (peers.deepal_loop, lambda n, d: 12 * n * n, False),
@@ -136,7 +136,7 @@ def measure(shape, rates: dict[str, float], memory: float) -> list[dict]:
     for name, (peer, needs, slow) in PEERS.items():
         too_large = needs(n, d) > memory * 1e9
         too_slow = (name.endswith("(N x N)") and k > 200) or (slow and n * d * (m + k) > SLOW)
-        if too_large or too_slow or (peer is peers.fpsample_loop and m > 1):  # which starts from one centre alone
+        if too_large or too_slow or (peer is peers.fpsample_loop and m > 1):  # which starts from one center alone
             continue
         took, picks = best_time(lambda peer=peer: peer(x, centers, k))
         rows.append(entry(name, took, picks, wanted, limit, ratio=took / seconds))
@@ -192,8 +192,8 @@ def plot(rows: list[dict], path: Path) -> None:
     figure, axes = pyplot.subplots(len(shapes), 1, figsize=(9, 2.6 * len(shapes)), squeeze=False)
     for axis, shape in zip(axes[:, 0], shapes, strict=True):
         mine = [r for r in rows if (r["data"], r["n"], r["d"], r["m"], r["k"]) == shape][::-1]
-        colours = ["tab:orange" if r["what"].startswith("ours") else "tab:gray" for r in mine]
-        axis.barh([r["what"] for r in mine], [r["seconds"] for r in mine], color=colours)
+        colors = ["tab:orange" if r["what"].startswith("ours") else "tab:gray" for r in mine]
+        axis.barh([r["what"] for r in mine], [r["seconds"] for r in mine], color=colors)
         axis.set_xscale("log")
         axis.set_title("{} N={:,} D={:,} M={:,} k={:,}".format(*shape), fontsize=9)
         axis.tick_params(labelsize=8)

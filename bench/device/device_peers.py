@@ -7,7 +7,7 @@ from device_timing import DEVICE, times
 
 from diverseevol_fast.ops.audit import sqdist_from_below
 
-SHAPE = (65_536, 1024, 4096)  # N, D, centres
+SHAPE = (65_536, 1024, 4096)  # N, D, centers
 
 
 def flash_kmeans(x: torch.Tensor, centers: torch.Tensor):
@@ -23,7 +23,7 @@ def flash_kmeans(x: torch.Tensor, centers: torch.Tensor):
 
 
 def cuvs(x: torch.Tensor, centers: torch.Tensor):
-    """cuVS, the nearest centre by brute force."""
+    """cuVS, the nearest center by brute force."""
     from cuvs.neighbors import brute_force
 
     index = brute_force.build(centers, metric="sqeuclidean")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from preference import read_lines
 
-COLOURS = {"cuda": "tab:green", "triton": "tab:orange"}
+COLORS = {"cuda": "tab:green", "triton": "tab:orange"}
 
 
 def last_run(path: Path) -> list[dict]:
@@ -75,7 +75,7 @@ def cells(line: dict) -> list[str]:
 
 
 def verdict(line: dict) -> str:
-    return {True: "passed", False: "FAILED" if launcher(line) in COLOURS else "differs", None: "not compared"}[
+    return {True: "passed", False: "FAILED" if launcher(line) in COLORS else "differs", None: "not compared"}[
         line["passed"]
     ]
 
@@ -91,8 +91,8 @@ def plot(lines: list[dict], path: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(9, 1.5 + 0.32 * len(groups)))
     for height, group in enumerate(groups.values()):
         for line in group:
-            colour = COLOURS.get(launcher(line))
-            axis.plot(line["of_roofline"], -height, "o" if colour else "|", ms=8, color=colour or "tab:gray")
+            color = COLORS.get(launcher(line))
+            axis.plot(line["of_roofline"], -height, "o" if color else "|", ms=8, color=color or "tab:gray")
     axis.set_yticks([-height for height in range(len(groups))], list(groups), fontsize=7)
     axis.set_xscale("log")
     axis.axvline(1, color="black", lw=0.8)

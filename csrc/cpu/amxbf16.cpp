@@ -11,7 +11,7 @@ using diverseevol::BFloat16;
 
 constexpr int64_t kTile = 16;                // rows of a tile; 64 bytes each
 constexpr int64_t kDepth = 32;               // dimensions of a tile of rows
-constexpr int64_t kGroup = 2 * kTile;        // rows of a group and centres of a panel: 2 x 2 tiles
+constexpr int64_t kGroup = 2 * kTile;        // rows of a group and centers of a panel: 2 x 2 tiles
 constexpr int64_t kPanelBytes = kGroup * 4;  // distance in a panel from one pair of dimensions to the next
 
 struct alignas(64) TileConfig {
@@ -29,18 +29,18 @@ struct alignas(64) TileConfig {
   }
 };
 
-// Tiles 0 to 3 hold the products, 4 and 5 the rows, 6 and 7 the centres.
+// Tiles 0 to 3 hold the products, 4 and 5 the rows, 6 and 7 the centers.
 void multiply_group(const BFloat16* rows, int64_t padded, const BFloat16* panel, float* products, int64_t stride) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (int64_t d = 0; d < padded; d += kDepth) {
-    const BFloat16* centres = panel + d * kGroup;
+    const BFloat16* centers = panel + d * kGroup;
     _tile_loadd(4, rows + d, padded * 2);
-    _tile_loadd(6, centres, kPanelBytes);
+    _tile_loadd(6, centers, kPanelBytes);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, centres + 2 * kTile, kPanelBytes);
+    _tile_loadd(7, centers + 2 * kTile, kPanelBytes);
     _tile_dpbf16ps(1, 4, 7);
     _tile_loadd(5, rows + kTile * padded + d, padded * 2);
     _tile_dpbf16ps(2, 5, 6);

@@ -1,4 +1,4 @@
-// Rows and centres minus a common offset, their norms, and the certified error of approximate squared distances.
+// Rows and centers minus a common offset, their norms, and the certified error of approximate squared distances.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ inline RowNorms norms_above(const Norms& norms, const GemmKernel& gemm, int64_t 
 }
 
 // Upper bound of |approximate - exact| for a squared distance computed as |x|^2 + |c|^2 - 2 x.c from float32 sums in
-// any order, where x and c are a row and a centre minus the offset. With r = |x| + |c| and u = 2^-24:
+// any order, where x and c are a row and a center minus the offset. With r = |x| + |c| and u = 2^-24:
 //   sums          (dim + 1) u r^2       Higham, Accuracy and Stability of Numerical Algorithms, section 3.1
 //   offset        2 u r^2               each difference has a relative error of u
 //   additions     4 u r^2               the three terms, and rounding the result to float32
@@ -47,8 +47,8 @@ inline double certified_error(const RowNorms& row, const RowNorms& center, int64
   return 1.02 * (sums + elements) + static_cast<double>(dim) * 0x1p-124 * (1.0 + r);
 }
 
-// Lays out the elements of `count` centres, `groups` times four bytes each, as a panel [groups][panel] whose columns
-// beyond the last centre are zero.
+// Lays out the elements of `count` centers, `groups` times four bytes each, as a panel [groups][panel] whose columns
+// beyond the last center are zero.
 inline void pack_panel(const char* elements, int64_t count, int64_t panel, int64_t groups, char* panel_data) {
   constexpr int64_t kStep = 16;  // groups per pass, so that the written part of the panel stays in the L1 cache
   std::memset(panel_data, 0, static_cast<size_t>(groups * panel) * sizeof(uint32_t));
@@ -62,10 +62,10 @@ inline void pack_panel(const char* elements, int64_t count, int64_t panel, int64
   }
 }
 
-// Centres packed in panels for a GemmKernel.
+// Centers packed in panels for a GemmKernel.
 class Panels {
  public:
-  // elements_of(j, elements) writes centre j's elements [padded] and returns its norms; any thread may call it.
+  // elements_of(j, elements) writes center j's elements [padded] and returns its norms; any thread may call it.
   template <class ElementsOf>
   Panels(const GemmKernel& gemm, int64_t num_centers, int64_t dim, int threads, const ElementsOf& elements_of)
       : gemm_(gemm),
@@ -93,7 +93,7 @@ class Panels {
     }
   }
 
-  // products[r][j] = row_r . centre_j, [num_rows, width()], undefined for j >= num_centers(); num_rows is a multiple of
+  // products[r][j] = row_r . center_j, [num_rows, width()], undefined for j >= num_centers(); num_rows is a multiple of
   // the GemmKernel's row_group.
   void multiply(const void* rows, int64_t num_rows, float* products) const {
     gemm_.multiply(rows, num_rows, data_.get(), num_centers_, padded_, products);
@@ -114,7 +114,7 @@ class Panels {
   RowNorms largest_{0.0, 0.0};
 };
 
-// Packs float32 centres [num_centers, dim], contiguous, minus the offset.
+// Packs float32 centers [num_centers, dim], contiguous, minus the offset.
 inline Panels centered_panels(const GemmKernel& gemm, const float* centers, int64_t num_centers, int64_t dim,
                               const float* offset, int threads) {
   return Panels(gemm, num_centers, dim, threads, [&](int64_t j, char* elements) {

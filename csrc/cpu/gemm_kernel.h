@@ -1,11 +1,11 @@
-// The matrix product of rows with centres, written once for all vector widths and both element types.
+// The matrix product of rows with centers, written once for all vector widths and both element types.
 // Included by one .cpp per ISA; the namespace is unnamed for the reason that masked_mean_pool.h gives.
 //
-// A `MicroKernel` multiplies a group of rows with a panel of centres in registers. It defines:
-//   Element            type that rows and centres are stored as; kDepth elements are four bytes
+// A `MicroKernel` multiplies a group of rows with a panel of centers in registers. It defines:
+//   Element            type that rows and centers are stored as; kDepth elements are four bytes
 //   kDepth             elements of each row in one multiply_add (2 if the instruction adds pairs of products)
-//   kRows, kVecs       rows of a group; vectors of a panel, each with kLanes centres
-//   Acc, zero, load, store, broadcast(const Element*), panel(const Element*), multiply_add(acc, row, centres)
+//   kRows, kVecs       rows of a group; vectors of a panel, each with kLanes centers
+//   Acc, zero, load, store, broadcast(const Element*), panel(const Element*), multiply_add(acc, row, centers)
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ struct FloatMicroKernel {
   }
 };
 
-constexpr int64_t kDepthBlock = 1024;  // dimensions per pass, so that rows and centres stay in the L2 cache
+constexpr int64_t kDepthBlock = 1024;  // dimensions per pass, so that rows and centers stay in the L2 cache
 
 // Multiplies one group of rows with one panel over dimensions [first, last); adds to products unless first is 0.
 template <class MicroKernel>
@@ -55,10 +55,10 @@ void multiply_group(const typename MicroKernel::Element* rows, int64_t padded,
     }
   }
   for (int64_t d = first; d < last; d += MicroKernel::kDepth) {
-    const typename MicroKernel::Element* centres = panel + d * kPanel;
+    const typename MicroKernel::Element* centers = panel + d * kPanel;
     typename MicroKernel::Operand c[MicroKernel::kVecs];
     for (int v = 0; v < MicroKernel::kVecs; ++v)
-      c[v] = MicroKernel::panel(centres + v * MicroKernel::kLanes * MicroKernel::kDepth);
+      c[v] = MicroKernel::panel(centers + v * MicroKernel::kLanes * MicroKernel::kDepth);
     for (int r = 0; r < MicroKernel::kRows; ++r) {
       const typename MicroKernel::Operand row = MicroKernel::broadcast(rows + r * padded + d);
       for (int v = 0; v < MicroKernel::kVecs; ++v) acc[r][v] = MicroKernel::multiply_add(acc[r][v], row, c[v]);

@@ -12,14 +12,14 @@ struct Float16 {
   uint16_t bits;
 };
 
-// Float32 sums for one row or centre x.
+// Float32 sums for one row or center x.
 struct Norms {
   float sqnorm;           // |x - offset|^2
   float rounding_sqnorm;  // squared norm of the rounding residual (x - offset) - element(x - offset)
 };
 
-// Matrix product of rows with centres, both after subtraction of the offset. Rows come in groups of `row_group`,
-// centres are packed in panels of `panel`, and the dimensions of both are zero-padded to a multiple of `padding`.
+// Matrix product of rows with centers, both after subtraction of the offset. Rows come in groups of `row_group`,
+// centers are packed in panels of `panel`, and the dimensions of both are zero-padded to a multiple of `padding`.
 struct GemmKernel {
   int64_t row_group;
   int64_t panel;
@@ -30,8 +30,8 @@ struct GemmKernel {
   int64_t padded(int64_t dim) const { return (dim + padding - 1) / padding * padding; }
   // Writes the elements [padded] of one row; indexed by the row's DType.
   Norms (*center_row[3])(const void* row, const float* offset, int64_t dim, int64_t padded, void* elements);
-  // products[r][j] = row_r . centre_j, [num_rows, num_centers rounded up to whole panels]; columns beyond the last
-  // centre are undefined; num_rows is a multiple of row_group. A panel is [padded / depth][panel][depth] elements.
+  // products[r][j] = row_r . center_j, [num_rows, num_centers rounded up to whole panels]; columns beyond the last
+  // center are undefined; num_rows is a multiple of row_group. A panel is [padded / depth][panel][depth] elements.
   void (*multiply)(const void* rows, int64_t num_rows, const void* panels, int64_t num_centers, int64_t padded,
                    float* products);
 };

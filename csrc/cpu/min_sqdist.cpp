@@ -1,4 +1,4 @@
-// min_sqdist: centres a tile of rows, multiplies it with all centres and takes the minimum, all while it is in the
+// min_sqdist: centers a tile of rows, multiplies it with all centers and takes the minimum, all while it is in the
 // cache.
 #include <algorithm>
 #include <atomic>

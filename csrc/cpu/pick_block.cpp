@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kWorthThreads = 1 << 23;  // multiplications; with fewer, starting threads costs more than it saves
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// A member's two smallest approximate distances to centres, and the nearest centre.
+// A member's two smallest approximate distances to centers, and the nearest center.
 struct Nearest {
   float distance = std::numeric_limits<float>::infinity();
   float second = std::numeric_limits<float>::infinity();
@@ -91,7 +91,7 @@ class Block {
   }
   char* element(int64_t i) { return elements_.get() + at(i) * row_bytes(); }
 
-  // Computes all approximate squared distances of members to centres, and the first intervals.
+  // Computes all approximate squared distances of members to centers, and the first intervals.
   void approximate() {
     parallel_ranges(call_.num_rows, threads_for(call_.num_rows * call_.dim), [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
@@ -117,7 +117,7 @@ class Block {
     });
   }
 
-  // Calls use(i, products of member i with the panels' centres) for every member; any thread may call it.
+  // Calls use(i, products of member i with the panels' centers) for every member; any thread may call it.
   template <class Use>
   void multiply(const Panels& panels, const Use& use) {
     const int64_t group = gemm_.row_group;
@@ -211,11 +211,11 @@ class Block {
     return kernels_.sqdist[0](call_.rows + i * call_.dim, center, call_.dim, scratch.data());
   }
 
-  // The float64 distance to the nearest centre; a centre with an approximate distance above the limit cannot be it.
+  // The float64 distance to the nearest center; a center with an approximate distance above the limit cannot be it.
   double nearest_exact(int64_t i, double limit) {
     double nearest = kInfinity;
     const auto consider = [&](float approximate, const float* center) {
-      if (static_cast<double>(approximate) > limit) return;  // false for NaN, so that centre is considered
+      if (static_cast<double>(approximate) > limit) return;  // false for NaN, so that center is considered
       nearest = std::min(nearest, exact(i, center));
     };
     for (int64_t j = 0; j < call_.num_centers; ++j) {
@@ -227,7 +227,7 @@ class Block {
     return nearest;
   }
 
-  // Makes member `pick` a centre: lowers the intervals of all candidates, including its own.
+  // Makes member `pick` a center: lowers the intervals of all candidates, including its own.
   void add_center(int64_t pick) {
     const float* approximations = column(pick);
     const float* center = call_.rows + pick * call_.dim;

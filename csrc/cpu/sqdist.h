@@ -9,7 +9,7 @@
 
 namespace {
 
-// The squared differences of a row and a centre, one by one or a vector at a time.
+// The squared differences of a row and a center, one by one or a vector at a time.
 template <class Vec, class T>
 struct Squares {
   using Double = typename Vec::Double;

@@ -1,4 +1,4 @@
-// update_argmax: one pass over the rows for one centre, in float64; limited by memory bandwidth.
+// update_argmax: one pass over the rows for one center, in float64; limited by memory bandwidth.
 #include <algorithm>
 #include <mutex>
 #include <vector>

@@ -1,4 +1,4 @@
-// Centres minus the offset as elements of the matrix product, and the certified error of approximate squared distances.
+// Centers minus the offset as elements of the matrix product, and the certified error of approximate squared distances.
 #pragma once
 
 #include <cstdint>
@@ -32,17 +32,17 @@ struct HalfElement {
   __device__ static float back(Stored stored) { return half_to_float(stored); }
 };
 
-// Maxima over all centres; zero-initialised by the caller.
+// Maxima over all centers; zero-initialized by the caller.
 struct Largest {
   float sqnorm;
   float rounding_sqnorm;  // squared norm of the rounding residual
-  float offset_sqnorm;    // of the offset, the same for all centres
+  float offset_sqnorm;    // of the offset, the same for all centers
 };
 
 template <class Stored>
 struct CenteredCenters {
-  Stored* elements;  // [padded_count, padded_dim], zero beyond the centres and their columns
-  float* own;        // [padded_count]: the centre's term beside -2 (product); infinity beyond the centres
+  Stored* elements;  // [padded_count, padded_dim], zero beyond the centers and their columns
+  float* own;        // [padded_count]: the center's term beside -2 (product); infinity beyond the centers
   float* offset;     // [padded_dim], zero beyond the columns
   Largest* largest;
   int64_t padded_count;
@@ -61,7 +61,7 @@ __device__ inline double block_sum(double value, double* shared) {
   return sum;
 }
 
-// One block per padded centre. kShifted: the rows of the product are not shifted by the offset o; since
+// One block per padded center. kShifted: the rows of the product are not shifted by the offset o; since
 // (x - o).d = x.d - o.d, `own` includes the term o.d.
 template <class Element, bool kShifted>
 __global__ void __launch_bounds__(kCenterThreads)

@@ -71,7 +71,7 @@ struct CopyBarrier {
   }
 };
 
-// Makes initialised barriers visible to the copy engine.
+// Makes initialized barriers visible to the copy engine.
 __device__ inline void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
 __device__ inline void prefetch_map(const TensorMap* map) {

@@ -1,4 +1,4 @@
-// min_sqdist: multiplies a tile of rows with all centres in bfloat16; norms and running minimum are in the same launch.
+// min_sqdist: multiplies a tile of rows with all centers in bfloat16; norms and running minimum are in the same launch.
 #include "cuda/centered.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/min_sqdist.cuh"
@@ -8,20 +8,20 @@ namespace diverseevol::cuda {
 
 namespace {
 
-constexpr int kFew = 32, kMany = 64;  // centres of a tile; with few, reading the rows takes longer than the products
+constexpr int kFew = 32, kMany = 64;  // centers of a tile; with few, reading the rows takes longer than the products
 constexpr int kRowBytes = 128;        // bytes of a row per step
 constexpr int kStages = 3;            // steps in flight or being multiplied
 
 template <class T>
 constexpr int kColumns = kRowBytes / static_cast<int>(sizeof(T));  // per step
 
-// Stored rows and centres are copied ahead; each step centres its rows into `elements` and multiplies them.
+// Stored rows and centers are copied ahead; each step centers its rows into `elements` and multiplies them.
 template <int kCenters>
 struct Memory {
   Chunk<uint16_t> rows[kStages][kTileRows * kRowBytes / 16];
   uint16_t centers[kStages][kCenters * kTileStride];
   uint16_t elements[kTileRows * kTileStride];
-  float sqnorm[kTileRows];  // these two are written after the first tile of centres, to free registers
+  float sqnorm[kTileRows];  // these two are written after the first tile of centers, to free registers
   float rounding_sqnorm[kTileRows];
 };
 
@@ -110,7 +110,7 @@ class RowReader {
   const T* rows_[kPasses];
 };
 
-// Multiplies the block's rows with one tile of centres.
+// Multiplies the block's rows with one tile of centers.
 template <bool kSums, int kCenters, class T, bool kAligned>
 __device__ void multiply_rows(const RowReader<T, kAligned>& reader, const uint16_t* centers, int dim,
                               Memory<kCenters>& memory, RowSums (&sums)[RowReader<T, kAligned>::kPasses],
@@ -137,7 +137,7 @@ __device__ void multiply_rows(const RowReader<T, kAligned>& reader, const uint16
   }
 }
 
-// Lowers `nearest` to the minimum of own - 2 (product) over a tile of centres, for the thread's four rows.
+// Lowers `nearest` to the minimum of own - 2 (product) over a tile of centers, for the thread's four rows.
 template <int kCenters>
 __device__ void lower_nearest(const Products<kCenters>& products, const float* own, float (&nearest)[2][2]) {
 #pragma unroll
@@ -192,7 +192,7 @@ __device__ void reduce_nearest(const float (&nearest)[2][2], RowMinima& minima) 
   }
 }
 
-// Block b handles tile b % row_blocks of the rows and the (b / row_blocks)-th group of center_tiles tiles of centres.
+// Block b handles tile b % row_blocks of the rows and the (b / row_blocks)-th group of center_tiles tiles of centers.
 template <class T, bool kAligned, int kCenters>
 __global__ void __launch_bounds__(kTileThreads, kAligned ? 2 : 1)
     min_sqdist_kernel(MinSqdist call, CenteredCenters<uint16_t> centers, int64_t row_blocks, int64_t center_tiles) {
@@ -251,7 +251,7 @@ void screen(const MinSqdist& call, const CenteredCenters<uint16_t>& centers) {
   static_assert(sizeof(RowMinima) <= sizeof(Memory<kCenters>::rows), "the minima reuse the shared memory of the rows");
   static_assert(sizeof(Memory<kCenters>) <= kLeastSharedMemory);
   const int64_t row_blocks = blocks_of(call.count, kTileRows), tiles = centers.padded_count / kCenters;
-  // With few rows the centres are distributed over blocks too, until there are two blocks per multiprocessor.
+  // With few rows the centers are distributed over blocks too, until there are two blocks per multiprocessor.
   const int64_t spread = blocks_of(2 * multiprocessors(call.target), row_blocks);
   const int64_t each = blocks_of(tiles, spread < tiles ? spread : tiles);
   const Shape shape{row_blocks * blocks_of(tiles, each), kTileThreads, sizeof(Memory<kCenters>)};

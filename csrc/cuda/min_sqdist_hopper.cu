@@ -1,5 +1,5 @@
-// min_sqdist on Hopper (sm_90a): a persistent grid computes products of 128 rows with 256 centres; the tensor copy
-// engine loads them and two warpgroups multiply them. Rows are not shifted: the offset enters through the centres. Rows
+// min_sqdist on Hopper (sm_90a): a persistent grid computes products of 128 rows with 256 centers; the tensor copy
+// engine loads them and two warpgroups multiply them. Rows are not shifted: the offset enters through the centers. Rows
 // that `indices` selects are gathered first, a chunk at a time, because the copy engine needs a constant stride.
 #include "cuda/centered.cuh"
 #include "cuda/hopper.cuh"
@@ -21,7 +21,7 @@ namespace {
 constexpr int kRows = 128, kCenters = 256, kColumns = kBoxColumns, kStages = 4;
 constexpr int kWarpgroup = 128, kConsumers = 2, kThreads = (1 + kConsumers) * kWarpgroup;
 constexpr int kStep = 16;          // columns per instruction
-constexpr int64_t kWorthIt = 192;  // centres; with fewer, reading the rows takes longer than the products
+constexpr int64_t kWorthIt = 192;  // centers; with fewer, reading the rows takes longer than the products
 constexpr int64_t kFewestTiles = DEF_FEWEST_TILES;  // tiles of rows; with fewer, most multiprocessors would be idle
 constexpr int64_t kChunkBytes = DEF_CHUNK_BYTES;    // bytes of rows per gathered chunk, at least kFewestTiles tiles
 constexpr int kGatherThreads = 256;
@@ -148,7 +148,7 @@ __device__ void copy_tiles(const Grid& grid, const TensorMap* rows, const Tensor
   }
 }
 
-// Multiplies 64 rows with 256 centres over all columns.
+// Multiplies 64 rows with 256 centers over all columns.
 template <bool kHalf>
 __device__ void multiply_tile(int steps, int group, Memory& memory, Turn& turn, float (&products)[128]) {
   CopyBarrier* before = nullptr;  // `empty` barrier of the stage whose products are in flight
@@ -315,7 +315,7 @@ bool copyable_in_place(const Rows& x) { return in_chunks<uint16_t>(x.data, x.str
 
 }  // namespace
 
-// True if the products take most of the time: many centres, and many rows of 16-bit values.
+// True if the products take most of the time: many centers, and many rows of 16-bit values.
 bool suits_hopper(const MinSqdist& call) {
   return !call.general && call.x.dtype != DType::kFloat32 && call.num_centers >= kWorthIt &&
          call.count >= kFewestTiles * kRows && call.count < (int64_t{1} << 30) &&

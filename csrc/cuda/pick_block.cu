@@ -1,5 +1,5 @@
-// pick_block: one persistent cooperative launch for a block's rows (its members). Distances to all centres are computed
-// in float32, and in float64 for centres that can be the nearest; then the greedy runs with one grid barrier per pick.
+// pick_block: one persistent cooperative launch for a block's rows (its members). Distances to all centers are computed
+// in float32, and in float64 for centers that can be the nearest; then the greedy runs with one grid barrier per pick.
 #include "cuda/launch.cuh"
 #include "cuda/simt_tile.cuh"
 #include "cuda/sqdist.cuh"
@@ -12,13 +12,13 @@ constexpr int kSharedBytes = 64 * 1024;
 
 // Global memory that all blocks share.
 struct Space {
-  float* approximate;  // [members, centres]
-  float* least;        // [members]: their minimum over the centres
-  double* nearest;     // [members]: squared distance to the nearest centre; negative marks a pick
+  float* approximate;  // [members, centers]
+  float* least;        // [members]: their minimum over the centers
+  double* nearest;     // [members]: squared distance to the nearest center; negative marks a pick
   Farthest* farthest;  // [2, blocks]: each block's farthest member for the current and the previous pick
 };
 
-// Upper bound of the approximate distance of the nearest centre. Squared distances by direct difference in float32 have
+// Upper bound of the approximate distance of the nearest center. Squared distances by direct difference in float32 have
 // a relative error below (dim + 4) 2^-24 in any order of additions (Higham, Accuracy and Stability of Numerical
 // Algorithms, section 3.1), apart from squares that underflow below 2^-126.
 __device__ double nearest_limit(float least, int64_t dim) {
@@ -28,7 +28,7 @@ __device__ double nearest_limit(float least, int64_t dim) {
   return limit < 0x1p127 ? limit : static_cast<double>(__uint_as_float(0x7F800000U));  // float32 sums may overflow
 }
 
-// Computes the approximate distances of a tile of members to a tile of centres.
+// Computes the approximate distances of a tile of members to a tile of centers.
 __device__ void approximate_tile(const PickBlock& call, const Space& space, int64_t first_member, int64_t first_center,
                                  SimtMemory& memory) {
   float sums[kSimtEach][kSimtEach];
@@ -49,7 +49,7 @@ __device__ void approximate_tile(const PickBlock& call, const Space& space, int6
   }
 }
 
-// kChunks: reads rows and centres in chunks.
+// kChunks: reads rows and centers in chunks.
 template <bool kChunks>
 __device__ double exact_sqdist(const float* row, const float* other, int64_t dim, double* sums) {
   if constexpr (kChunks) {
@@ -59,7 +59,7 @@ __device__ double exact_sqdist(const float* row, const float* other, int64_t dim
   }
 }
 
-// A member's float64 squared distance to its nearest centre, computed by a warp.
+// A member's float64 squared distance to its nearest center, computed by a warp.
 template <bool kChunks>
 __device__ double nearest_center(const PickBlock& call, const Space& space, int64_t member, double* sums) {
   const double limit = nearest_limit(load_fresh(space.least + member), call.dim);

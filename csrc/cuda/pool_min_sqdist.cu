@@ -1,5 +1,5 @@
-// pool_min_sqdist: in one launch, a block pools a range of a row's columns and multiplies them with the first centres;
-// the row's last block to finish adds the parts in order and bounds the row. min_sqdist screens the remaining centres.
+// pool_min_sqdist: in one launch, a block pools a range of a row's columns and multiplies them with the first centers;
+// the row's last block to finish adds the parts in order and bounds the row. min_sqdist screens the remaining centers.
 #include "cuda/centered.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/masked_mean_pool.cuh"
@@ -8,10 +8,10 @@ namespace diverseevol::cuda {
 
 namespace {
 
-constexpr int kFirst = 32;  // centres in the launch, one per lane
+constexpr int kFirst = 32;  // centers in the launch, one per lane
 constexpr int kWarps = kPoolThreads / 32;
 
-// A row's products with the centres and its squared norm, over one block's columns.
+// A row's products with the centers and its squared norm, over one block's columns.
 struct Part {
   float products[kFirst];
   float sqnorm;
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   bound_row(call.screen, centers, parts, row);
 }
 
-// The call's scratch memory: the first centres, the rows' parts, and the scratch of screening the other centres.
+// The call's scratch memory: the first centers, the rows' parts, and the scratch of screening the other centers.
 struct Space {
   CenteredCenters<float> centers;
   Parts parts;

@@ -102,7 +102,7 @@ __device__ int spread_over_banks(int d) {
   return d ^ (d >> 4 & (kPairs - 1)) << 1;
 }
 
-// A centre as float64 in shared memory, each eighth of it in the order of spread_over_banks.
+// A center as float64 in shared memory, each eighth of it in the order of spread_over_banks.
 template <class T>
 struct SharedCenter {
   const double* values;
@@ -116,7 +116,7 @@ struct SharedCenter {
     }
   };
 
-  // The whole block calls it, and synchronises before it uses the centre.
+  // The whole block calls it, and synchronizes before it uses the center.
   __device__ static void fill(double* values, const float* center, int dim) {
     const int width = dim / 8;
     for (int column = static_cast<int>(threadIdx.x); column < dim; column += static_cast<int>(blockDim.x)) {
@@ -128,7 +128,7 @@ struct SharedCenter {
   __device__ Points load(int d, int width) const { return {values, d, width}; }
 };
 
-// A float32 centre in global memory, aligned to 16 bytes, for float32 rows.
+// A float32 center in global memory, aligned to 16 bytes, for float32 rows.
 struct StoredCenter {
   const float* values;
 

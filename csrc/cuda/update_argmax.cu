@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kSharedBytes = 48 * 1024;
 constexpr int kCenterBytes =
-    64 * 1024;                  // maximum for the centre, so that two blocks fit on a multiprocessor of an H100
+    64 * 1024;                  // maximum for the center, so that two blocks fit on a multiprocessor of an H100
 constexpr int kBlocksEach = 8;  // per multiprocessor; each handles many rows
 
 struct Blocks {
@@ -16,7 +16,7 @@ struct Blocks {
   unsigned* arrived;   // number of finished blocks, initially 0
 };
 
-// kChunks: the block keeps the centre as float64 in shared memory and reads rows in chunks.
+// kChunks: the block keeps the center as float64 in shared memory and reads rows in chunks.
 template <class T, bool kChunks>
 __global__ void __launch_bounds__(256, 2) update_argmax_kernel(UpdateArgmax call, Blocks blocks) {
   __shared__ Farthest shared[8];

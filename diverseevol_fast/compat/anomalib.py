@@ -95,7 +95,7 @@ def patch() -> None:
     """Replace the selection of the installed anomalib: every use of its KCenterGreedy uses ours from here on.
 
     Raises:
-        ImportError: anomalib is not installed, or its version is not one whose behaviour is known.
+        ImportError: anomalib is not installed, or its version is not one whose behavior is known.
     """
     try:
         version = importlib.metadata.version("anomalib")

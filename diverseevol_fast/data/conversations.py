@@ -58,7 +58,7 @@ class _Conversation:
         """
         self.whole = self.render(self.turns, False)
         indices = [index for index, turn in enumerate(self.turns) if index and turn["role"] == "assistant"]
-        between = {index: self._neighbours(index) for index in indices}
+        between = {index: self._neighbors(index) for index in indices}
         first = {roles: index for index, roles in reversed(between.items())}
         last = {roles: index for index, roles in between.items()}
         examples = {*first.values(), *last.values()}
@@ -66,7 +66,7 @@ class _Conversation:
             return spans
         return self._rendered_spans(indices)
 
-    def _neighbours(self, index: int) -> Roles:
+    def _neighbors(self, index: int) -> Roles:
         following = self.turns[index + 1]["role"] if index + 1 < len(self.turns) else None
         return self.turns[index - 1]["role"], following
 

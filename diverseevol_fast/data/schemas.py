@@ -1,4 +1,4 @@
-"""Schemas: how the rows of each kind are recognised, checked, taken apart, and read by other trainers.
+"""Schemas: how the rows of each kind are recognized, checked, taken apart, and read by other trainers.
 
 A new schema is a class here and an object of it in SCHEMAS.
 """

@@ -48,7 +48,7 @@ def embed(
 
     DiverseEvol's embedding of a sample (arXiv 2311.08182, section 2), by the model without its head. Rows run in
     batches of like length; a causal model runs the tokens that many rows begin with once; on a GPU, in half precision,
-    rows are packed without padding where an attention kernel allows it. Where torch.distributed is initialised, all
+    rows are packed without padding where an attention kernel allows it. Where torch.distributed is initialized, all
     processes call it with the same arguments, share the work, and have all embeddings at the end.
 
     Args:
@@ -63,7 +63,7 @@ def embed(
         template: from a row to a text: "alpaca", "plain", "chat" or a file that names {instruction}, {input} and
             {output}. None: for an encoder the row's own texts, for a causal model what it is trained on.
         pooling: "mean" (None), "cls" (the first token's state) or "last". A sentence-transformers model's own
-            pooling, prompt and what follows (normalisation) hold for it; None is expected then.
+            pooling, prompt and what follows (normalization) hold for it; None is expected then.
         max_length: tokens; longer rows are cut, and counted. None: what the model and its tokenizer take.
         max_tokens_per_batch: padding included; running out of memory halves it. "auto": a probe finds it on a GPU;
             2,048 on a CPU.

@@ -31,7 +31,7 @@ class Encoder:
     body: "PreTrainedModel"  # makes last hidden states of token ids
     dim: int  # the width of an embedding
     pool: Pool | None = None  # None: the mean over the tokens, by masked_mean_pool
-    finish: Callable[[torch.Tensor], torch.Tensor] | None = None  # runs on pooled rows [B, D]: normalisation, say
+    finish: Callable[[torch.Tensor], torch.Tensor] | None = None  # runs on pooled rows [B, D]: normalization, say
 
     @property
     def reserved_positions(self) -> int:

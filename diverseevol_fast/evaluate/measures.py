@@ -22,10 +22,10 @@ TILE = 1024  # rows and columns of a matrix of products
 PAIRS = 1 << 22  # maximum elements of a matrix of a tile's rows x a whole subset
 CELLS = 100  # maximum number of the partition's cells
 ROWS_PER_CELL = 10  # minimum of the average
-NEIGHBOURS = 10  # NovelSum's K; this, alpha and beta are those of its paper
+NEIGHBORS = 10  # NovelSum's K; this, alpha and beta are those of its paper
 ALPHA = 1.0
 BETA = 0.5
-TINY = 1e-9  # keeps a density finite where all neighbours have the same direction
+TINY = 1e-9  # keeps a density finite where all neighbors have the same direction
 
 Values = dict[str, float | None]  # by the measures' names; None: the measure needs two rows
 
@@ -63,7 +63,7 @@ MEASURES = {
         "Mean pairwise cosine", "mean cos", False, "mean cosine of the pairs of different rows of the subset"
     ),
     "nearest_distance": Measure(
-        "Nearest-neighbour distance", "nearest", True, "mean distance of the subset's rows to the nearest other one"
+        "Nearest-neighbor distance", "nearest", True, "mean distance of the subset's rows to the nearest other one"
     ),
     "chamfer": Measure(
         "Chamfer distance, data to subset",
@@ -94,7 +94,7 @@ MEASURES = {
         "novelsum",
         True,
         "mean over the subset's rows of the mean cosine distance to its other rows, weighted by 1 / rank; each "
-        f"distance times (that other row's mean distance to its {NEIGHBOURS} nearest rows, copies left out)^-{BETA}",
+        f"distance times (that other row's mean distance to its {NEIGHBORS} nearest rows, copies left out)^-{BETA}",
     ),
 }
 
@@ -196,7 +196,7 @@ def _coverage(
     """
     subset, contents = x[rows], _contents(x)
     radius, distances, similarities = (torch.zeros(len(sizes), dtype=torch.float64) for _ in range(3))
-    nearest = torch.full((len(subset), NEIGHBOURS), torch.inf, dtype=torch.float64)
+    nearest = torch.full((len(subset), NEIGHBORS), torch.inf, dtype=torch.float64)
     for tile, theirs in zip(x.split(TILE), contents.split(TILE), strict=True):
         tile = tile.to(torch.float64)
         distance, bound = (torch.full((len(tile),), torch.inf, dtype=torch.float64) for _ in range(2))
@@ -239,13 +239,13 @@ def _within(
         squared, cosine = (torch.cat(parts, dim=1) for parts in zip(*compared, strict=True))
         angular = 1 - cosine
         own = torch.arange(len(tile))
-        squared[own, start + own] = angular[own, start + own] = torch.inf  # a row is no neighbour of itself
+        squared[own, start + own] = angular[own, start + own] = torch.inf  # a row is no neighbor of itself
         for i, size in enumerate(sizes):
             count = min(size - start, len(tile))
             if count < 1 or size < 2:
                 continue
-            neighbour = subset[squared[:count, :size].argmin(dim=1)]
-            distances[i] += (tile[:count] - neighbour).norm(dim=1).sum()
+            neighbor = subset[squared[:count, :size].argmin(dim=1)]
+            distances[i] += (tile[:count] - neighbor).norm(dim=1).sum()
             ordered, order = angular[:count, :size].sort(dim=1, stable=True)
             expanded = ordered[:, :-1] * expansion[order[:, :-1]]
             novelty[i] += (expanded @ weights[: size - 1]).sum() / weights[: size - 1].sum()
@@ -283,7 +283,7 @@ def _contents(x: torch.Tensor) -> torch.Tensor:
 
 def _nearest_of(nearest: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """The K smallest distances of each subset row, [n, K]: of the K so far and the distances of R more rows [R, n]."""
-    return torch.cat([nearest, others.T], dim=1).topk(NEIGHBOURS, largest=False, sorted=False).values
+    return torch.cat([nearest, others.T], dim=1).topk(NEIGHBORS, largest=False, sorted=False).values
 
 
 def _density(nearest: torch.Tensor) -> torch.Tensor:

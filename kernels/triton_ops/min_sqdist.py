@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-FEW_CENTERS = 32  # up to here reading the rows takes most of the time; with more, every tile of centres reads them
+FEW_CENTERS = 32  # up to here reading the rows takes most of the time; with more, every tile of centers reads them
 ALIGNMENT = 16  # elements; Triton copies 16 bytes at a time if it knows that addresses and sizes are divisible by this
 
 
@@ -26,7 +26,7 @@ class Tile:
         return {"num_warps": 8, "num_stages": self.num_stages}
 
 
-# For few centres and for more. Wider tiles spill registers; more stages exceed the 99 KB of shared memory of sm_86.
+# For few centers and for more. Wider tiles spill registers; more stages exceed the 99 KB of shared memory of sm_86.
 # Keyed by the bytes of an element, of the rows or of the products, whichever is wider.
 TILES = {
     2: (Tile(64, 32, 64, 3), Tile(128, 256, 32, 4)),
@@ -41,7 +41,7 @@ NO_BAD_ROW = 1 << 62
 
 @dataclass(frozen=True)
 class Products:
-    """Precision of the products of rows and centres."""
+    """Precision of the products of rows and centers."""
 
     elements: torch.dtype
     precision: str  # of tl.dot
@@ -57,7 +57,7 @@ PRODUCTS = {
     "tf32x3": Products(torch.float32, "tf32x3", 3, 2.0**-22),
     "float32": Products(torch.float32, "ieee", 1, 2.0**-24),
 }
-# The most accurate products that the matrix units have for a dtype; with few centres they take less time than reading.
+# The most accurate products that the matrix units have for a dtype; with few centers they take less time than reading.
 PRODUCTS_OF = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "tf32x3"}
 
 
@@ -107,12 +107,12 @@ def _min_sqdist_kernel(
 ):
     index = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # [BLOCK_ROWS]
     in_rows = index < count
-    # Indices beyond the last row or centre read the last one again: a two-dimensional mask would cost registers.
+    # Indices beyond the last row or center read the last one again: a two-dimensional mask would cost registers.
     row = tl.minimum(index, count - 1)
     if HAS_INDICES:
         row = tl.load(indices + row)
     rows_at = x + row[:, None] * stride_row
-    padded = tl.cdiv(dim, BLOCK_DIM) * BLOCK_DIM  # columns of the centres and the offset, which are read without a mask
+    padded = tl.cdiv(dim, BLOCK_DIM) * BLOCK_DIM  # columns of the centers and the offset, which are read without a mask
     nearest = tl.full((BLOCK_ROWS,), float("inf"), dtype=tl.float32)
     sqnorm = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
     rounding_sqnorm = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
@@ -159,7 +159,7 @@ def _min_sqdist_kernel(
 def centered_centers(
     centers: torch.Tensor, offset: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Centres minus the offset in `dtype` [M, D], squared norms [M], and the largest norm and rounding norm [2]."""
+    """Centers minus the offset in `dtype` [M, D], squared norms [M], and the largest norm and rounding norm [2]."""
     centered = centers - offset
     elements = centered.to(dtype)
     sqnorm = centered.square().sum(dim=1)

@@ -1,5 +1,5 @@
 """pool_min_sqdist in Triton: in one launch, a program pools a block of a row's columns and multiplies them with the
-first centres; the row's last program to finish adds the parts in order and bounds the row."""
+first centers; the row's last program to finish adds the parts in order and bounds the row."""
 
 import torch
 import triton
@@ -8,7 +8,7 @@ import triton.language as tl
 from .masked_mean_pool import BLOCK_DIM, PoolArguments, mean_of_tokens
 from .min_sqdist import NO_BAD_ROW, centered_centers, certified_error, min_sqdist, norm_above
 
-CENTERS = 32  # centres in the launch; min_sqdist screens the others afterwards
+CENTERS = 32  # centers in the launch; min_sqdist screens the others afterwards
 ROUNDOFF = tl.constexpr(2.0**-24)  # of a float32 addition
 
 
@@ -67,7 +67,7 @@ def _pool_min_sqdist_kernel(
         mask=(center < num_centers)[:, None] & in_dim[None, :],
         other=0.0,
     )  # [CENTERS, BLOCK_DIM]
-    # A row's parts are [programs][CENTERS + 1]: its products with the centres and its squared norm.
+    # A row's parts are [programs][CENTERS + 1]: its products with the centers and its squared norm.
     programs = tl.num_programs(1)
     part = parts + (row * programs + tl.program_id(1)) * (CENTERS + 1)
     tl.store(part + center, tl.sum(points * value[None, :], axis=1))

@@ -1,4 +1,4 @@
-"""The drop-in adapters against their targets' described behaviour, restated in bench/peers.py."""
+"""The drop-in adapters against their targets' described behavior, restated in bench/peers.py."""
 
 import sys
 import types
@@ -120,7 +120,7 @@ class TestGoogle:
 
     @pytest.mark.parametrize("model", [None, Doubling()])
     @pytest.mark.parametrize("empty", [[], (), np.array([], dtype=int)])
-    def test_without_a_centre_row_0_comes_first_and_nothing_is_drawn(self, model, empty):
+    def test_without_a_center_row_0_comes_first_and_nothing_is_drawn(self, model, empty):
         """In the first call, and in the second: of the same rows where a model transforms, after them elsewhere."""
         x, state = rows(500, 8), np.random.get_state()[1].copy()
         ours, theirs = google.kCenterGreedy(x, None, 0), peers.Google(x)
@@ -158,7 +158,7 @@ class TestGoogle:
                 again = again + theirs.select_batch(model, again, 7)
             assert again == selected
 
-    def test_without_a_model_earlier_picks_stay_centres(self):
+    def test_without_a_model_earlier_picks_stay_centers(self):
         x = rows(400, 8)
         sampler = google.kCenterGreedy(x, None, 0)
         first = sampler.select_batch_(None, [0], 7)
@@ -360,14 +360,14 @@ class TestAnomalibAlone:
         assert len(set(picks)) == 10
 
     @pytest.mark.parametrize("start", [anomalib.OLDEST, anomalib.OLDER])
-    def test_the_first_row_is_only_a_centre_in_older_versions(self, start):
+    def test_the_first_row_is_only_a_center_in_older_versions(self, start):
         x = torch.from_numpy(rows(300, 8))
         torch.manual_seed(0)
         picks = anomalib._coreset(x, 30, start)
         torch.manual_seed(0)
         assert picks == peers.anomalib_loop(x, [int(torch.randint(300, (1,)))], 30)
 
-    def test_all_rows_where_the_first_is_only_a_centre(self):
+    def test_all_rows_where_the_first_is_only_a_center(self):
         x = torch.from_numpy(rows(30, 4))
         assert sorted(anomalib._coreset(x, 30, anomalib.OLDER)) == list(range(30))
 

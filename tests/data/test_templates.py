@@ -119,7 +119,7 @@ def talk(turns=TALK):
 
 
 def joined(segments):
-    """The segments, with neighbours of one kind joined."""
+    """The segments, with neighbors of one kind joined."""
     together = []
     for text, is_response in segments:
         if together and together[-1][1] == is_response:

@@ -94,7 +94,7 @@ def test_stores_and_dtypes_hold_the_same(model, tokenizer, texts, tmp_path, stor
 
 
 @pytest.mark.parametrize(("store", "dtype"), PLACES)
-def test_picks_after_centres_are_kcenters_and_go_on(model, tokenizer, texts, tmp_path, store, dtype):
+def test_picks_after_centers_are_kcenters_and_go_on(model, tokenizer, texts, tmp_path, store, dtype):
     place = store if store != "x.npy" else tmp_path / store
     centers = list(range(500, 483, -1))
     found = embed(texts, model, tokenizer, store=place, store_dtype=dtype, centers_first=centers)
@@ -109,7 +109,7 @@ def test_picks_after_centres_are_kcenters_and_go_on(model, tokenizer, texts, tmp
 
 
 @pytest.mark.parametrize("centers", [None, [], np.zeros(60, dtype=bool)])
-def test_without_centres_the_seed_draws_the_first_pick(model, tokenizer, texts, centers):
+def test_without_centers_the_seed_draws_the_first_pick(model, tokenizer, texts, centers):
     for seed in (0, 5):
         found = embed(texts[:60], model, tokenizer, centers_first=centers)
         assert found.stream is None
@@ -118,7 +118,7 @@ def test_without_centres_the_seed_draws_the_first_pick(model, tokenizer, texts, 
         assert [*first.indices, *then.indices] == expected
 
 
-def test_all_rows_as_centres_leave_nothing_to_pick(model, tokenizer, texts):
+def test_all_rows_as_centers_leave_nothing_to_pick(model, tokenizer, texts):
     found = embed(texts[:9], model, tokenizer, centers_first=range(9))
     assert found.select(0).indices.tolist() == found.select(None, radius=0.0).indices.tolist() == []
 
@@ -152,7 +152,7 @@ def changed(change, model, tokenizer, texts):
 
 
 def test_a_finished_file_serves_whatever_was_embedded_first(model, tokenizer, texts, tmp_path, monkeypatch):
-    """Which rows were in a batch together is of no account; the picks begin with the centres asked for."""
+    """Which rows were in a batch together is of no account; the picks begin with the centers asked for."""
     values = embed(texts[:60], model, tokenizer, store=tmp_path / "x.npy").values
     monkeypatch.setattr("diverseevol_fast.embedding.embed_tokens.Engine", None)
     found = embed(texts[:60], model, tokenizer, store=tmp_path / "x.npy", centers_first=[7, 3])

@@ -478,7 +478,7 @@ def test_a_data_set_is_embedded_by_the_model_once(tmp_path, data_file, tiny_mode
 
 
 def test_a_sentence_transformer_is_a_fixed_model(tmp_path, data_file, rows, other_model, capsys):
-    """The encoder's own pooling, normalisation and token limit are used."""
+    """The encoder's own pooling, normalization and token limit are used."""
     package = pytest.importorskip("sentence_transformers")
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling

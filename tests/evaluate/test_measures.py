@@ -205,7 +205,7 @@ def test_novelsum_of_three_rows_by_hand():
     assert values["novelsum"] == pytest.approx((2 * of_axis + of_middle) / 3, rel=1e-8)  # but for TINY
 
 
-def test_rows_of_a_narrow_cone_are_neighbours_and_copies_are_not():
+def test_rows_of_a_narrow_cone_are_neighbors_and_copies_are_not():
     """Angles of 0 and 0.001 have a cosine distance of 5e-7, which alone determines the density: copies do not count."""
     x = torch.tensor([[1.0, 0.0], [math.cos(1e-3), math.sin(1e-3)]], dtype=torch.float64)
     for copies in (1, 15):

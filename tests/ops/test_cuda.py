@@ -21,7 +21,7 @@ def cuda_backend():
 
 @pytest.mark.parametrize("kind", ["gaussian", "near-duplicates", "permuted"])
 def test_larger_problems(kind):
-    """More rows than a tile, more centres than the wide tiles of a Hopper ask for."""
+    """More rows than a tile, more centers than the wide tiles of a Hopper ask for."""
     x = rows(kind, 300, 70, 5, offset=3.0).to(torch.bfloat16)
     expected, sqdist = reference.kcenter(x.cpu(), 20, list(range(0, 300, 3)))
     result = kcenter(x, 20, list(range(0, 300, 3)), backend="cuda", block_size=64)

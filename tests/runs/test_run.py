@@ -196,7 +196,7 @@ def test_the_days_date_in_a_chat_template_changes_nothing(tmp_path, settings, ti
     out = Path(settings["output_dir"])
     before = selected(out, 1)
     (out / "state/rd_1/selected.json").unlink()
-    monkeypatch.setattr(inputs, "tokenize", lambda *args: pytest.fail("tokenised again"))
+    monkeypatch.setattr(inputs, "tokenize", lambda *args: pytest.fail("tokenized again"))
     assert run(tmp_path, settings, "--n_round", "1") == 0
     assert selected(out, 1) == before
 

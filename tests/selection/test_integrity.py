@@ -16,7 +16,7 @@ from diverseevol_fast.selection.integrity import CandidateError, checksums
 
 POOL = range(3)
 HOW = {
-    "normalised": lambda values: values.div_(values.float().norm(dim=1, keepdim=True)),
+    "normalized": lambda values: values.div_(values.float().norm(dim=1, keepdim=True)),
     "larger": lambda values: values.mul_(3.0),
     "shuffled": lambda values: values.copy_(values.flip(0)),
     "negated": lambda values: values.neg_(),

@@ -119,7 +119,7 @@ def test_passes_are_few_and_counted():
     assert kcenter(x[:4000], 100, list(range(100)), method="streaming").passes == 199
 
 
-def test_passes_are_few_where_the_first_centres_say_nothing():
+def test_passes_are_few_where_the_first_centers_say_nothing():
     """Fifty clusters: most rows are far from all centers of the first screen, and are read a second time."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((50, 64))[rng.integers(0, 50, 4000)] + 0.1 * rng.standard_normal((4000, 64))).astype("f4")

@@ -1,4 +1,4 @@
-// Runs the AMX kernel on an emulation of its six instructions (Intel SDM, volume 2, TDPBF16PS and its neighbours), to
+// Runs the AMX kernel on an emulation of its six instructions (Intel SDM, volume 2, TDPBF16PS and its neighbors), to
 // check the layout of the tiles. Prints the largest difference from float64 products, relative to the norms.
 #include <immintrin.h>
 

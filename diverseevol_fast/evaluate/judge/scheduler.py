@@ -79,7 +79,7 @@ class _Tally:
 
 
 def _ask_until_a_reply(endpoint: Endpoint, jobs: list[Job], tally: _Tally) -> set[Key]:
-    """Ask the first, then one in the middle, then the last: neighbours may fail because of their questions.
+    """Ask the first, then one in the middle, then the last: neighbors may fail because of their questions.
 
     Returns the questions asked. At most one request takes all its retries, and none whose tries hang, which would take
     minutes each.

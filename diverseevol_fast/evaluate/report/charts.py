@@ -24,7 +24,7 @@ Limits = tuple[float, float]  # of an axis
 Series = tuple[Sequence[float], Numbers, Numbers | None, Numbers | None]  # x, y, and the interval's low and high ends
 
 INK, MUTED, GRID, PAPER = "#1f2329", "#5f6771", "#dfe2e6", "#fffffe"  # all differ: svg() puts variables for them
-# Okabe and Ito's colour-blind-safe palette without black and yellow; markers and dashes differ as the colours do.
+# Okabe and Ito's color-blind-safe palette without black and yellow; markers and dashes differ as the colors do.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS, DASHES = "os^Dvp", ("-", "--", ":", "-.")
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper"} | {
@@ -35,7 +35,7 @@ GREY = "#b4bbc4"  # points in the background
 INCHES = (5.2, 3.5)  # readable when a phone shows it at 70%
 PNG_DPI = 200  # twice a screen's pixels
 LONGEST_NAME = 44  # characters of a name in a legend
-NAMED_KINDS = 12  # kinds of rows that can have a colour and a marker of their own
+NAMED_KINDS = 12  # kinds of rows that can have a color and a marker of their own
 STYLE: dict[Any, Any] = {  # matplotlib's type for the keys is newer than the oldest version that works
     "text.usetex": False,
     "font.family": "DejaVu Sans",
@@ -84,7 +84,7 @@ def lines(
     xlim: Limits | None = None,
     ylim: Limits | None = None,
 ) -> Figure:
-    """A line for each name, its interval as a band (as a bar at a point without a neighbour).
+    """A line for each name, its interval as a band (as a bar at a point without a neighbor).
 
     None among the numbers leaves a gap; None for low and high means no interval. The yardstick, a name and its series,
     is drawn in grey behind the others. xlim, ylim: the axes' ends, to draw several charts to one scale.
@@ -149,7 +149,7 @@ def stacked_bars(
 
 @in_style
 def projection_by_round(points: np.ndarray, joined: Sequence[np.ndarray], **about) -> Figure:
-    """All points of the plane in grey, and above them the points that joined the pool, in the colour of their round.
+    """All points of the plane in grey, and above them the points that joined the pool, in the color of their round.
 
     Args:
         points: [n, 2].
@@ -173,12 +173,12 @@ def projection_by_round(points: np.ndarray, joined: Sequence[np.ndarray], **abou
 def projection_by_kind(
     points: np.ndarray, joined: Sequence[np.ndarray], kinds: Sequence[str], names: Sequence[str], **about
 ) -> Figure:
-    """All points of the plane, pale, in the colours of their kinds, and above them the points that joined, edged.
+    """All points of the plane, pale, in the colors of their kinds, and above them the points that joined, edged.
 
     Args:
         points, joined, about: as projection_by_round.
         kinds: every point's.
-        names: the kinds in the order of their colours, as of colours_of; points of other kinds are grey.
+        names: the kinds in the order of their colors, as of colors_of; points of other kinds are grey.
     """
     figure, axes = _plane(**about)
     all_kinds, picked = np.array(kinds, dtype=object), np.zeros(len(points), dtype=bool)
@@ -199,8 +199,8 @@ def projection_by_kind(
     return figure
 
 
-def colours_of(kinds: Sequence[str]) -> list[str]:
-    """The kinds that have a colour of their own: all, or the commonest where they are more than NAMED_KINDS."""
+def colors_of(kinds: Sequence[str]) -> list[str]:
+    """The kinds that have a color of their own: all, or the commonest where they are more than NAMED_KINDS."""
     counts = Counter(kinds)
     ordered = sorted(counts, key=lambda kind: (-counts[kind], kind))
     return ordered if len(ordered) <= NAMED_KINDS else ordered[: NAMED_KINDS - 1]
@@ -223,7 +223,7 @@ def png(figure: Figure, path: Path) -> None:
 
 
 def svg(figure: Figure, alt: str, name: str) -> str:
-    """The figure as an <svg> element of an HTML page: described by `alt`, in colours that are the page's CSS variables.
+    """The figure as an <svg> element of an HTML page: described by `alt`, in colors that are the page's CSS variables.
 
     name: unique in the page; element ids are hashes of it.
     """

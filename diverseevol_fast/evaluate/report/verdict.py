@@ -153,7 +153,7 @@ def _apart(one: Entry, other: Entry, read: Read) -> bool | None:
 
 
 def _radius(entries: Sequence[Entry]) -> list[str]:
-    """The covering radius, which K-Center minimises, beside that of random subsets."""
+    """The covering radius, which K-Center minimizes, beside that of random subsets."""
     parts = []
     for name, line, r in entries:
         point, random = line.points(measure(RADIUS))[r], spread(line, r, RADIUS)

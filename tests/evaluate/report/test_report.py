@@ -254,7 +254,7 @@ def test_runs_on_one_data_set_are_embedded_with_the_first_ones_settings(made, tm
 
 
 def test_the_measures_are_those_of_the_rows_own_words_less_their_mean(made, page, tiny_model):
-    """One space for all runs: texts without the training template, by the first run's base model, centred."""
+    """One space for all runs: texts without the training template, by the first run's base model, centered."""
     run = read_run(made / "rnd")
     tokenizer, model = load_tokenizer(tiny_model), load_encoder(tiny_model)
     rows = [run.data.rows[row] for row in run.candidates]
@@ -262,14 +262,14 @@ def test_the_measures_are_those_of_the_rows_own_words_less_their_mean(made, page
     x = embed(texts, model, tokenizer, max_length=256).values
     (kept,) = (made / "rnd" / "diversity").glob("embeddings-*.npy")
     np.testing.assert_allclose(np.load(kept), x.numpy(), atol=1e-5)
-    centred = x.double().numpy() - x.double().numpy().mean(axis=0)
-    pool = centred[np.searchsorted(run.candidates, run.pool(2))]
+    centered = x.double().numpy() - x.double().numpy().mean(axis=0)
+    pool = centered[np.searchsorted(run.candidates, run.pool(2))]
     units = pool / np.linalg.norm(pool, axis=1, keepdims=True)
     spectrum = np.linalg.eigvalsh(units @ units.T / len(units)).clip(1e-300)
     (measures,) = (made / "rnd" / "diversity").glob("measures-*.json")
     values = json.loads(measures.read_text())["rounds"][2]["values"]
     assert values["vendi"] == pytest.approx(np.exp(-(spectrum * np.log(spectrum)).sum()), rel=1e-4)
-    farthest = max(np.linalg.norm(row - pool, axis=1).min() for row in centred)
+    farthest = max(np.linalg.norm(row - pool, axis=1).min() for row in centered)
     assert values["covering_radius"] == pytest.approx(farthest, rel=1e-4)
 
 

@@ -91,7 +91,7 @@ def test_series_keep_gaps_between_rounds_and_none_at_the_ends():
     assert series(X, [None, None, None]) == ([], [], None, None)
 
 
-def test_a_point_without_a_neighbour_has_a_bar_and_no_line():
+def test_a_point_without_a_neighbor_has_a_bar_and_no_line():
     y, low, high = [1.0, 2.0, None, 3.0], [0.5, 1.5, None, 2.5], [1.5, 2.5, None, 3.5]
     (axes,) = charts.lines({"a": ([1, 2, 3, 4], y, low, high)}, "x", "y", "t").axes
     (line,) = axes.lines
@@ -208,8 +208,8 @@ def test_the_page_forbids_what_it_does_not_need():
 
 def principal(x, first):
     """Two principal components of x, from the first'th, and their shares of the variance: by numpy."""
-    centred = x.double().numpy() - x.double().numpy().mean(axis=0)
-    left, values, right = np.linalg.svd(centred, full_matrices=False)
+    centered = x.double().numpy() - x.double().numpy().mean(axis=0)
+    left, values, right = np.linalg.svd(centered, full_matrices=False)
     kept = slice(first, first + 2)
     signs = [np.sign(row[np.abs(row).argmax()]) for row in right[kept]]
     return left[:, kept] * values[kept] * signs, values[kept] ** 2 / (values**2).sum()
@@ -259,13 +259,13 @@ def test_charts_to_one_scale():
     assert charts.limits([None]) is None
 
 
-def test_the_commonest_kinds_have_colours():
+def test_the_commonest_kinds_have_colors():
     few = [kind for kind in "ba" for _ in range(3)] + ["c"] * 4
-    assert charts.colours_of(few) == ["c", "a", "b"]
+    assert charts.colors_of(few) == ["c", "a", "b"]
     many = [str(kind) for kind in range(13) for _ in range(20 - kind)]
-    assert charts.colours_of(many) == [str(kind) for kind in range(11)]
+    assert charts.colors_of(many) == [str(kind) for kind in range(11)]
     points, joined = np.arange(2.0 * len(many)).reshape(-1, 2), [np.array([0])]
-    figure = charts.projection_by_kind(points, joined, many, charts.colours_of(many), **ABOUT)
+    figure = charts.projection_by_kind(points, joined, many, charts.colors_of(many), **ABOUT)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [*map(str, range(11)), "2 others"]
     pale, edged = figure.axes[0].collections[2:4]  # of kind 0; before them, those of the others
     assert (len(pale.get_offsets()), len(edged.get_offsets())) == (20, 1)

@@ -241,7 +241,7 @@ def picked_of(kinds, points, joined):
 
 
 @pytest.mark.parametrize("kinds", [["f", "g", "g"], []])
-def test_the_planes_of_runs_are_to_one_scale_and_coloured_alike(kinds):
+def test_the_planes_of_runs_are_to_one_scale_and_colored_alike(kinds):
     points = np.array([[0.0, 0], [1, 2], [3, 1]])
     runs = [replace(record(n), picked=picked_of(kinds, points * s, [np.array([0])])) for n, s in (("a", 1), ("b", 2))]
     drawn = Drawn()
@@ -249,7 +249,7 @@ def test_the_planes_of_runs_are_to_one_scale_and_coloured_alike(kinds):
     first, second = [figure.axes[0] for figure, *_ in drawn.values()]
     assert first.get_xlim() == second.get_xlim() == charts.limits([0, 6])
     assert first.get_ylim() == second.get_ylim() == charts.limits([0, 4])
-    assert ("in the colours of “family”" in shown) == bool(kinds)
+    assert ("in the colors of “family”" in shown) == bool(kinds)
     assert ("the pool by round" in shown) == (not kinds)
     assert first.get_xlabel() == "direction 1 (50% of the variance)"
 
