@@ -27,7 +27,7 @@ from ._common.provenance import (
     versions,
 )
 from .data.dataset import Data, check_row_file, load_data, refuse_empty, write_rows
-from .data.export import check_trainer, describe, rows_for
+from .data.export import check_responses, check_trainer, describe, rows_for
 from .data.input_files import load_embeddings, load_row_numbers
 from .embedding.from_folder import EmbedSettings, embed_by_folder, finished_embeddings, provenance_in
 from .embedding.store import remove_embeddings
@@ -156,7 +156,7 @@ def select(
     """
     if n is None:
         raise InputError("n: is missing, how many rows to pick")
-    _check_arguments(data, model, embeddings, output, trainer, text_column)
+    _check_arguments(data, model, embeddings, output, trainer)
     files = _files(output, picks, model)
     read = {"data": data if isinstance(data, str | Path) else None, "embeddings": embeddings, "selected": selected}
     _check_nothing_read_is_replaced(files, read)
@@ -177,9 +177,10 @@ def select(
         for path in (files.picks, files.output):
             if path is not None and distributed.is_first():
                 stack.enter_context(locked(path))
-        loaded = _load(data, skip_empty, columns=columns, text_column=text_column, skip_broken=skip_broken)
+        names = {"columns": columns, "text_column": text_column}
+        loaded, empty = _load(data, trainer, skip_empty, skip_broken=skip_broken, **names)
         folder = None if model is None else resolve_model(str(model), trust_remote_code=trust_remote_code)
-        source = _source(*loaded, folder, embeddings, selected, allow_other_data)
+        source = _source(loaded, empty, folder, embeddings, selected, allow_other_data)
         centers = _centers(source, _selected(selected, source.n), n)
         if not overwrite:
             _check_outputs(files, source.provenance)
@@ -205,7 +206,7 @@ def select(
     return Selection(indices.tolist(), record["sqdist"], rows, record, files.output, files.picks, saved, notes)
 
 
-def _check_arguments(data: Any, model: Any, embeddings: Any, output: Any, trainer: Any, text_column: Any) -> None:
+def _check_arguments(data: Any, model: Any, embeddings: Any, output: Any, trainer: Any) -> None:
     if embeddings is not None and model is not None:
         raise InputError("select: expected a model or embeddings, got both")
     if embeddings is None and model is None:
@@ -214,8 +215,6 @@ def _check_arguments(data: Any, model: Any, embeddings: Any, output: Any, traine
         raise InputError("data: is missing")
     if trainer and output is None:
         raise InputError(f"trainer {trainer}: expected an output, which is what the trainer reads")
-    if trainer and text_column:
-        raise InputError(f"trainer {trainer}: trains on responses, which rows with a text_column do not have")
 
 
 def _files(output: Any, picks: Any, model: Any) -> Files:
@@ -245,10 +244,13 @@ def _paths(value: Any) -> list[str | Path]:
     return [item for item in items if isinstance(item, str | Path)]
 
 
-def _load(data: Any, skip_empty: bool, **kwargs: Any) -> tuple[Data | None, list[int]]:
+def _load(data: Any, trainer: str | None, skip_empty: bool, **kwargs: Any) -> tuple[Data | None, list[int]]:
     """The data, and the indices of its empty rows. kwargs: of load_data."""
-    loaded, empty = load_data(data, **kwargs) if data is not None else (None, [])
-    if loaded and not skip_empty:
+    if data is None:
+        return None, []
+    loaded, empty = load_data(data, **kwargs)
+    check_responses(trainer, loaded)
+    if not skip_empty:
         refuse_empty(loaded, empty)
     return loaded, empty
 

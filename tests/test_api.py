@@ -54,6 +54,20 @@ def test_select_takes_arrays_of_any_real_numbers(x, kind):
     assert kcenter(given, 6, [3, 5]).indices.tolist() == picks
 
 
+@pytest.mark.parametrize("trainer", ["trl", "llama-factory", "axolotl"])
+def test_texts_are_refused_for_a_trainer_and_nothing_is_written(trainer, tmp_path):
+    with pytest.raises(
+        InputError, match=f"^trainer {trainer}: trains on responses, which rows of the text schema lack$"
+    ):
+        select(["one", "two", "three"], 2, embeddings=np.eye(3), output=tmp_path / "o.jsonl", trainer=trainer)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trainer_that_is_none_is_refused(rows, x, tmp_path):
+    with pytest.raises(InputError, match=r"^trainer: expected trl, llama-factory or axolotl, got lora$"):
+        select(rows, 2, embeddings=x, output=tmp_path / "o.jsonl", trainer="lora")
+
+
 def test_select_without_n_is_refused(x):
     with pytest.raises(InputError, match=r"^n: is missing, how many rows to pick$"):
         select(embeddings=x)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..data.export import TRAINERS
 from .options import keywords, model_options
 from .result import Result
 
@@ -30,7 +31,7 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
     select.add_argument(
         "--for",
         dest="trainer",
-        choices=("trl", "llama-factory", "axolotl"),
+        choices=TRAINERS,
         help="write the rows as this trainer reads them, and say what to tell it",
     )
     select.add_argument("--picks", type=Path, metavar="FILE", help="the record (<output>.picks.json beside the output)")

@@ -12,14 +12,14 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .._common.errors import InputError
 from .._common.files import atomic_path
 from .._common.json_lines import parse_line
 from .._common.messages import reason, shown
 from .._common.reading import check_file, check_plain, flaw_of, is_folder, parse_json, read_text
-from .schemas import COLUMNS, TEXT, Parts, RowError, Schema, Turns, schema_of
+from .schemas import COLUMNS, TEXT, Alpaca, Conversation, Parts, ResponseSchema, RowError, Schema, Turns, schema_of
 
 log = logging.getLogger("diverseevol_fast")
 
@@ -49,12 +49,12 @@ class Data:
         return self.schema.parts(self.rows[index], self.columns)
 
     def fields(self, index: int) -> dict[str, str]:
-        """`instruction`, `input` and `output` of row `index`, if the schema `has_fields`."""
-        return self.schema.fields(self.rows[index], self.columns)
+        """`instruction`, `input` and `output` of row `index`, of the Alpaca schema alone."""
+        return cast(Alpaca, self.schema).fields(self.rows[index], self.columns)
 
     def turns(self, index: int) -> Turns:
-        """Row `index` as [{"role": ..., "content": ...}, ...]; the text schema has no turns."""
-        return self.schema.turns(self.rows[index], self.columns)
+        """Row `index` as [{"role": ..., "content": ...}, ...]; texts have no turns."""
+        return cast(ResponseSchema, self.schema).turns(self.rows[index], self.columns)
 
 
 def load_data(
@@ -278,7 +278,7 @@ def refuse_empty(data: Data, empty: Sequence[int]) -> None:
 def duplicates(data: Data) -> int:
     """The number of rows with the same texts as an earlier row; other keys, such as an id, may differ."""
     schema, columns = data.schema, data.columns
-    read = schema.turns if schema.is_conversation else schema.parts
+    read = schema.turns if isinstance(schema, Conversation) else schema.parts
     return len(data.rows) - len({json.dumps(read(row, columns)) for row in data.rows})
 
 

@@ -8,18 +8,23 @@ import yaml
 
 from .._common.errors import InputError
 from .._common.files import write_json
+from .._common.messages import shown
 from .._common.reading import parse_json, read_text
 from .dataset import Data
+from .schemas import Alpaca, ResponseSchema
 from .templates import prompt_of
 
+TRAINERS = ("trl", "llama-factory", "axolotl")
 DATASET_INFO = "dataset_info.json"  # LLaMA-Factory's list of data sets by name
 
 
 def check_trainer(trainer: str | None, output: Path) -> None:
     """
     Raises:
-        InputError: the trainer does not read such a file, or the dataset_info.json beside it is not one.
+        InputError: there is no such trainer; it does not read such a file; the dataset_info.json beside it is not one.
     """
+    if trainer not in (None, *TRAINERS):
+        raise InputError(f"trainer: expected {', '.join(TRAINERS[:-1])} or {TRAINERS[-1]}, got {shown(trainer)}")
     if trainer != "llama-factory":
         return
     if output.suffix == ".gz" or output.name == DATASET_INFO:
@@ -29,29 +34,41 @@ def check_trainer(trainer: str | None, output: Path) -> None:
     _dataset_info(output)
 
 
+def check_responses(trainer: str | None, data: Data) -> None:
+    """
+    Raises:
+        InputError: the rows are texts, which a trainer does not read.
+    """
+    if trainer:
+        _schema(trainer, data)
+
+
 def rows_for(trainer: str | None, data: Data, indices: Iterable[int]) -> Iterator[Mapping[str, Any]]:
     """The rows in the trainer's format; None: unchanged.
 
     TRL: `prompt` and `completion` with our training text (TRL adds the end token), or `messages`. LLaMA-Factory:
     unchanged, and dataset_info.json names their keys. axolotl: alpaca's own keys for instructions, else unchanged.
     """
-    for index in indices:
-        row = data.rows[index]
-        if trainer == "trl" and data.schema.has_fields:
-            fields = data.fields(index)
-            prompt = prompt_of(fields["instruction"], fields["input"])
-            yield {"prompt": prompt, "completion": fields["output"]}
-        elif trainer == "trl":
-            yield data.schema.trl_row(row, data.columns)
-        elif trainer == "axolotl":
-            yield data.schema.axolotl_row(row, data.columns)
+    rows = (data.rows[index] for index in indices)
+    if trainer not in ("trl", "axolotl"):
+        yield from rows
+        return
+    schema = _schema(trainer, data)
+    for row in rows:
+        if trainer == "axolotl":
+            yield schema.axolotl_row(row, data.columns)
+        elif isinstance(schema, Alpaca):
+            fields = schema.fields(row, data.columns)
+            yield {"prompt": prompt_of(fields["instruction"], fields["input"]), "completion": fields["output"]}
         else:
-            yield row
+            yield schema.trl_row(row, data.columns)
 
 
 def describe(trainer: str | None, data: Data, indices: Iterable[int], output: Path) -> list[str]:
     """How to name the rows to the trainer, as lines for the user; LLaMA-Factory's dataset_info.json is written, too."""
-    schema, kind = data.schema, "parquet" if output.suffix == ".parquet" else "json"
+    if trainer is None:
+        return []
+    schema, kind = _schema(trainer, data), "parquet" if output.suffix == ".parquet" else "json"
     if trainer == "trl":
         return [f'TRL: train_dataset=load_dataset("{kind}", data_files="{output}", split="train")']
     if trainer == "llama-factory":
@@ -59,10 +76,14 @@ def describe(trainer: str | None, data: Data, indices: Iterable[int], output: Pa
         entry = schema.llama_factory_entry((data.rows[index] for index in indices), data.columns)
         write_json(info, _dataset_info(output) | {output.stem: {"file_name": output.name} | entry})
         return [f"{info}: LLaMA-Factory finds the rows by dataset: {output.stem}, dataset_dir: {output.parent}"]
-    if trainer == "axolotl":
-        entry = {"path": str(output), "ds_type": kind} | schema.axolotl_entry(data.columns)
-        return ["axolotl, in its config:", yaml.safe_dump({"datasets": [entry]}, sort_keys=False).rstrip()]
-    return []
+    entry = {"path": str(output), "ds_type": kind} | schema.axolotl_entry(data.columns)
+    return ["axolotl, in its config:", yaml.safe_dump({"datasets": [entry]}, sort_keys=False).rstrip()]
+
+
+def _schema(trainer: str, data: Data) -> ResponseSchema:
+    if not isinstance(data.schema, ResponseSchema):
+        raise InputError(f"trainer {trainer}: trains on responses, which rows of the {data.schema.name} schema lack")
+    return data.schema
 
 
 def _dataset_info(output: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 A new schema is a class here and an object of it in SCHEMAS.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -22,55 +23,53 @@ class RowError(InputError):
     """A flaw in a row. The caller adds the row's index to the message."""
 
 
-class Schema:
-    """What the schemas have in common. `check` is called first; the other methods expect a row that it accepted."""
+class Schema(ABC):
+    """What every schema has. `check` is called first; the other methods expect a row that it accepted."""
 
     name = ""
     columns: tuple[str, ...] = ()  # our names for a row's parts; the key of the first one marks the schema
     required = "instruction or output"  # the parts that an empty row lacks, in messages
     template = ""  # the default template for a causal model
-    has_fields = False  # whether rows have an instruction and an output
     is_conversation = False
 
+    @abstractmethod
     def check(self, row: Row, columns: Columns) -> bool:
         """Whether the row is empty: a part that training needs is blank. Raises RowError for a malformed row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parts(self, row: Row, columns: Columns) -> Parts:
         """The row's own texts in their order, empty ones included."""
-        raise NotImplementedError
 
-    def fields(self, row: Row, columns: Columns) -> dict[str, str]:
-        """`instruction`, `input` (which may be empty) and `output`, if the schema `has_fields`."""
-        raise NotImplementedError
 
+class ResponseSchema(Schema):
+    """A schema whose rows have responses, which a model can be trained on."""
+
+    @abstractmethod
     def turns(self, row: Row, columns: Columns) -> Turns:
-        """The row as a conversation; the text schema has no turns."""
-        raise NotImplementedError
+        """The row as a conversation."""
 
     def trl_row(self, row: Row, columns: Columns) -> dict[str, Any]:
-        """The row as TRL's SFTTrainer reads it, for a schema without fields."""
+        """The row as TRL's SFTTrainer reads it."""
         return {"messages": self.turns(row, columns)}
 
     def axolotl_row(self, row: Row, columns: Columns) -> Row:
         """The row as axolotl reads it with axolotl_entry."""
         return row
 
+    @abstractmethod
     def llama_factory_entry(self, rows: Iterable[Row], columns: Columns) -> dict[str, Any]:
         """The entry of such rows in dataset_info.json, without the file's name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def axolotl_entry(self, columns: Columns) -> dict[str, Any]:
         """The entry of such rows in an axolotl config, without the file's name and format."""
-        raise NotImplementedError
 
 
-class Alpaca(Schema):
+class Alpaca(ResponseSchema):
     """`instruction`, `input`, `output`."""
 
     name = template = "alpaca"
     columns = FIELDS
-    has_fields = True
 
     def check(self, row: Row, columns: Columns) -> bool:
         for name in FIELDS:
@@ -82,6 +81,7 @@ class Alpaca(Schema):
         return [(text, name == "output") for name, text in self.fields(row, columns).items()]
 
     def fields(self, row: Row, columns: Columns) -> dict[str, str]:
+        """`instruction`, `input`, which may be empty, and `output`."""
         return {name: row.get(columns[name]) or "" for name in FIELDS}
 
     def turns(self, row: Row, columns: Columns) -> Turns:
@@ -102,7 +102,7 @@ class Alpaca(Schema):
         return {"type": "alpaca"}
 
 
-class Conversation(Schema):
+class Conversation(ResponseSchema):
     """A list of turns under one key; each turn has a key for its role and one for its content."""
 
     template = "chat"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -49,7 +50,7 @@ class Picks:
     sqdist: list[float] | None = None  # K-Center: each pick's squared distance to its nearest center when picked
 
 
-class Strategy:
+class Strategy(ABC):
     """A rule for which candidates join the pool; its name is the config's evol_schedule_name."""
 
     name = ""
@@ -63,9 +64,9 @@ class Strategy:
         if config.whiten_n_components > 0:
             raise InputError(f"config: whiten_n_components: {self.name} takes no embeddings to whiten")
 
-    def check_size(self, config: Settings, candidates: int, width: int) -> None:
+    def check_size(self, config: Settings, candidates: int, width: int) -> None:  # noqa: B027 (most fit any number)
         """Raises InputError where the settings do not fit this number of candidates in `width` dimensions."""
 
+    @abstractmethod
     def pick(self, candidates: Candidates, k: int) -> Picks:
         """Pick k of the candidates that are not in the pool."""
-        raise NotImplementedError

@@ -9,6 +9,7 @@ import torch
 from ..._common.files import read_json
 from ..._common.progress import Progress
 from ...data.dataset import Data
+from ...data.schemas import Alpaca
 from ...runs.finished import FinishedRun
 
 EXAMPLES = 4  # picks shown of a round, the first ones
@@ -90,7 +91,7 @@ def picks_of(run: FinishedRun, x: torch.Tensor, plane: Plane) -> Picked:
 def text_of(data: Data, row: int, kind_key: str | None = None) -> Text:
     """A row's question and answer; of a conversation, the first turns of user and assistant."""
     kind = str(data.rows[row][kind_key]) if kind_key else None
-    if data.schema.has_fields:
+    if isinstance(data.schema, Alpaca):
         fields = data.fields(row)
         question = "\n".join(part for part in (fields["instruction"], fields["input"]) if part)
         return Text(row, question, fields["output"], kind)
