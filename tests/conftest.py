@@ -1,12 +1,11 @@
 """Shared fixtures: a tiny model, tiny data, a run's config; and where the real data is."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from support.config import TINY
+from support.config import quick_settings, save_tiny_llama, write_rows
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a Triton kernel is defined
@@ -32,41 +31,21 @@ def rows() -> list[dict]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, rows) -> Path:
     """A saved two-layer Llama with a byte-level BPE tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from diverseevol_fast.demo.small_llama import train_tokenizer
 
-    folder = tmp_path_factory.mktemp("tiny-llama")
     tokenizer = train_tokenizer([f"{row['instruction']}\n{row['output']}" for row in rows], vocabulary=400)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=2, **TINY)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny-llama"), tokenizer, seed=0)
 
 
 @pytest.fixture
 def data_file(tmp_path, rows) -> Path:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_rows(tmp_path / "rows.jsonl", rows)
 
 
 @pytest.fixture
 def settings(tmp_path, data_file, tiny_model) -> dict:
     """The values of a run that takes a few seconds."""
-    return {
-        "full_data_path": str(data_file),
-        "model_name_or_path": str(tiny_model),
-        "output_dir": str(tmp_path / "out"),
-        "model_max_length": 128,
-        "max_tokens_per_batch": 1024,
-        "val_set_size": 10,
-        "init_label_num": 6,
-        "n_round": 2,
-        "n_query": 5,
-        "train_args": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
-    }
+    return quick_settings(data_file, tiny_model, output_dir=str(tmp_path / "out"))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from support.config import write_config
+from support.runs import DIVERSEEVOL
 
 from diverseevol_fast import kcenter
 from diverseevol_fast.cli import main as cli
@@ -293,16 +294,8 @@ def test_training_that_diverges_ends_with_a_sentence(tmp_path, settings, capsys,
 def test_a_full_disk_ends_with_a_sentence_and_keeps_what_is_done(tmp_path, data_file, tiny_model):
     """A limit on file size stands for a full disk: both fail the reservation of the file."""
     command = [
-        sys.executable,
-        "-m",
-        "diverseevol_fast",
-        "embed",
-        "--data",
-        str(data_file),
-        "--model",
-        str(tiny_model),
-        "--output",
-        str(tmp_path / "x.npy"),
+        *(*DIVERSEEVOL, "embed", "--data", str(data_file)),
+        *("--model", str(tiny_model), "--output", str(tmp_path / "x.npy")),
     ]
 
     def limit():
@@ -394,18 +387,7 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_quiet_and_plain_lines(tmp_path, data_file, tiny_model):
-    command = [
-        sys.executable,
-        "-m",
-        "diverseevol_fast",
-        "embed",
-        "--data",
-        str(data_file),
-        "--model",
-        str(tiny_model),
-        "--model-max-length",
-        "128",
-    ]
+    command = [*DIVERSEEVOL, "embed", "--data", str(data_file), "--model", str(tiny_model), "--model-max-length", "128"]
     for name, extra in (("a.npy", ["--quiet"]), ("b.npy", [])):
         done = subprocess.run(
             [*command, "--output", str(tmp_path / name), *extra], capture_output=True, text=True, check=True

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.config import write_config
+from support.runs import DIVERSEEVOL
 
 from diverseevol_fast import __version__
 from diverseevol_fast.cli import main as cli
@@ -136,7 +137,7 @@ def test_no_module_outside_the_command_line_spells_an_option():
 def test_completion_knows_commands_options_and_keys(tmp_path):
     pytest.importorskip("shtab")
     made = subprocess.run(
-        [sys.executable, "-m", "diverseevol_fast", "--print-completion", "bash"],
+        [*DIVERSEEVOL, "--print-completion", "bash"],
         capture_output=True,
         text=True,
         check=True,

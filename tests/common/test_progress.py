@@ -11,6 +11,7 @@ import termios
 import pytest
 from support.config import write_config
 from support.data import data_of
+from support.runs import DIVERSEEVOL
 
 from diverseevol_fast._common import progress
 from diverseevol_fast.data.dataset import duplicates, load_data
@@ -147,7 +148,7 @@ def test_other_packages_are_silent_with_quiet_and_show_no_bars(extra):
 
 def test_a_quiet_run_says_nothing(tmp_path, settings):
     config = write_config(tmp_path, settings | {"n_round": 1})
-    command = [sys.executable, "-m", "diverseevol_fast", "run", str(config), "--quiet", "--json"]
+    command = [*DIVERSEEVOL, "run", str(config), "--quiet", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert len(json.loads(done.stdout)["rounds"]) == 2

@@ -4,11 +4,11 @@ import json
 import os
 import stat
 import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
+from support.runs import DIVERSEEVOL
 
 from diverseevol_fast import kcenter
 from diverseevol_fast._common import provenance
@@ -189,9 +189,7 @@ def test_differences_reach_into_dictionaries():
 def test_two_selections_with_one_output_are_one_after_the_other(tmp_path, data_file, tiny_model):
     """Of two at once one may be refused, and none is wrong."""
     command = [
-        sys.executable,
-        "-m",
-        "diverseevol_fast",
+        *DIVERSEEVOL,
         "select",
         "--data",
         str(data_file),

@@ -1,77 +1,22 @@
 """`diverseevol diversity`: a real run's pools and subsets, by a fixed model or given embeddings; what is refused."""
 
-import errno
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from support.config import TINY, write_config
 from support.data import data_of
-from support.public_text import public_text
 
 from diverseevol_fast.cli.main import main
-from diverseevol_fast.data.dataset import load_data
-from diverseevol_fast.evaluate import evaluation_encoder
 from diverseevol_fast.evaluate.diversity import YARDSTICK, _draw, measure_run
-from diverseevol_fast.evaluate.evaluation_encoder import fixed_embeddings, fixed_space, fixed_texts, is_own, load_json
+from diverseevol_fast.evaluate.evaluation_encoder import fixed_embeddings, fixed_space, fixed_texts
 from diverseevol_fast.evaluate.measures import MEASURES, describe, measure_nested, partition
 from diverseevol_fast.models.load import load_encoder, load_tokenizer
 from diverseevol_fast.runs.finished import read_run
 from diverseevol_fast.runs.inputs import split
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, tiny_model, rows):
-    """A finished run of three rounds, its data beside it: 80 candidates, pools of 6, 11 and 16 rows."""
-    folder = tmp_path_factory.mktemp("made")
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    settings = {
-        "full_data_path": str(folder / "rows.jsonl"),
-        "model_name_or_path": str(tiny_model),
-        "output_dir": str(folder / "run"),
-        "model_max_length": 128,
-        "max_tokens_per_batch": 1024,
-        "val_set_size": 10,
-        "init_label_num": 6,
-        "n_round": 2,
-        "n_query": 5,
-        "train_args": {"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
-    }
-    assert main(["run", str(write_config(folder, settings)), "--quiet"]) == 0
-    return folder / "run"
-
-
-@pytest.fixture
-def folder(made, tmp_path):
-    """A copy of the run that a test may change."""
-    return shutil.copytree(made, tmp_path / "run")
-
-
-@pytest.fixture
-def run(folder):
-    return read_run(folder)
-
-
-@pytest.fixture(scope="module")
-def other_model(tmp_path_factory, tiny_model):
-    """A model with the same shape and tokenizer, and other weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("other-llama")
-    tokenizer = load_tokenizer(tiny_model)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(9)
-    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=2, **TINY)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -97,61 +42,6 @@ def refused(capsys, words, *argv):
 def picks(tmp_path, indices, name="picks.json"):
     (tmp_path / name).write_text(json.dumps(indices))
     return tmp_path / name
-
-
-def test_embeddings_are_the_base_models_of_the_candidates_texts(run, rows, tiny_model):
-    values = fixed_embeddings(run)
-    assert values.shape == (80, 32)
-    assert values.dtype == torch.float32
-    model, tokenizer = load_encoder(tiny_model), load_tokenizer(tiny_model)
-    validation = set(range(90)) - set(run.candidates.tolist())
-    assert len(validation) == 10
-    for i, row in enumerate(run.candidates):
-        text = public_text(rows[row]["instruction"], rows[row].get("input", ""), rows[row]["output"])
-        ids = tokenizer(text, return_tensors="pt").input_ids[:, :128]
-        with torch.inference_mode():
-            expected = model(ids).last_hidden_state[0].mean(dim=0)
-        torch.testing.assert_close(values[i], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_texts_have_no_end_token_and_one_space_before(tiny_model):
-    tokenizer = load_tokenizer(tiny_model)
-    data = data_of(
-        [
-            {"instruction": "A", "output": " C \n"},
-            {"instruction": "A", "output": "C</s>"},
-            {"instruction": "A", "output": "\n"},
-        ]
-    )
-    prompt, said, end_in_the_data, nothing_said = (
-        (
-            " Below is an instruction that describes a task. Write a response that appropriately completes the request."
-            "\n\n### Instruction:\nA\n\n### Response:"
-        ),
-        *fixed_texts(data, np.arange(3), tokenizer),
-    )
-    assert (said, end_in_the_data, nothing_said) == (prompt + "\n C", prompt + "\nC</s>", prompt)
-    tokenizer.chat_template = (
-        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
-    )
-    turns = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1."}]
-    two_turns = data_of([{"messages": turns + turns}])
-    assert fixed_texts(two_turns, np.arange(1), tokenizer) == [" <user>One?<assistant>1.</s><user>One?<assistant>1."]
-
-
-def test_texts_are_those_of_the_public_implementation(shared_data, tiny_model, rows):
-    data = data_of([*load_data(str(shared_data / "alpaca_debug_6.json"))[0].rows, *rows])
-    expected = [public_text(row["instruction"], row.get("input"), row["output"]) for row in data.rows]
-    assert {"### Input:" in text for text in expected} == {True, False}
-    assert fixed_texts(data, np.arange(len(data.rows)), load_tokenizer(tiny_model)) == expected
-
-
-def test_embeddings_of_other_texts_do_not_compare(run, monkeypatch):
-    before = fixed_space(run)
-    assert is_own(run, before)
-    monkeypatch.setattr(evaluation_encoder, "TEXTS", before.provenance["texts"] + 1)
-    assert not is_own(run, before)
-    assert is_own(run, fixed_space(run))
 
 
 def test_a_runs_record(run, tiny_model):
@@ -221,24 +111,6 @@ def test_a_model_is_known_by_its_files_and_not_by_its_name(run, folder, tiny_mod
     assert not list(folder.glob("diversity/*-????????.*"))
 
 
-def test_finished_embeddings_are_opened_without_the_model(run, folder, tiny_model, tmp_path, monkeypatch):
-    spaces = [
-        None,
-        fixed_space(run, str(shutil.copytree(tiny_model, tmp_path / "m"))),
-        replace(fixed_space(run), max_length=32),
-    ]
-    values = [fixed_embeddings(run, space).clone() for space in spaces]
-    assert torch.equal(values[0], values[1])
-    assert not torch.equal(values[0], values[2])
-    assert len(list(folder.glob("diversity/embeddings*.npy"))) == 2
-    monkeypatch.setattr("diverseevol_fast.evaluate.evaluation_encoder.load_for_embedding", None)
-    for space, before in zip(spaces, values, strict=True):
-        assert torch.equal(fixed_embeddings(read_run(folder), space), before)
-    (folder / "diversity/embeddings.npy").unlink()
-    with pytest.raises(TypeError):  # the model is loaded, because the file is gone, even though its record is there
-        fixed_embeddings(run)
-
-
 def test_a_changed_model_is_noticed(run, tiny_model, tmp_path):
     own = shutil.copytree(tiny_model, tmp_path / "model")
     first = measure_run(run, space=fixed_space(run, str(own)), random=0)
@@ -252,10 +124,10 @@ def test_a_changed_model_is_noticed(run, tiny_model, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def longer(made, tmp_path_factory):
+def longer(three_rounds, tmp_path_factory):
     """The same run with rows cut to 200 tokens instead of 128."""
     out = tmp_path_factory.mktemp("longer") / "longer"
-    config = made.parent / "config.yml"
+    config = three_rounds.parent / "config.yml"
     more = ["--output_dir", str(out), "--model_max_length", "200", "--n_round", "0"]
     assert main(["run", str(config), *more, "--quiet"]) == 0
     return out
@@ -294,49 +166,6 @@ def test_half_a_record_is_made_again(run, folder, capsys):
         assert saved.read_bytes() == whole
 
 
-def test_a_record_that_is_not_text_is_none(tmp_path):
-    (tmp_path / "x.json").write_bytes(b"\xff{")
-    assert load_json(tmp_path / "x.json") == {}
-
-
-KILLED = """
-import os, signal, sys
-import diverseevol_fast.embedding.store as store
-from diverseevol_fast.cli.main import main
-
-flush, calls = store.FileStore.flush, []
-
-def killed(self):
-    flush(self)
-    calls.append(0)
-    if len(calls) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-store.SECONDS_BETWEEN_FLUSHES = 0.0
-store.FileStore.flush = killed
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def test_killed_while_embedding_it_goes_on(run, folder, made, tmp_path, capsys):
-    process = subprocess.run([sys.executable, "-c", KILLED, "diversity", str(folder)], capture_output=True, check=False)
-    assert process.returncode == -signal.SIGKILL
-    progress = folder / "diversity/embeddings.npy.progress"
-    finished = progress.read_text().split()[-3:]
-    assert all(number.isdigit() for number in finished)
-    assert not (folder / "diversity/embeddings.npy").exists()
-    part = np.load(folder / "diversity/embeddings.npy.part", mmap_mode="r+")
-    done = np.flatnonzero((part != 0).any(axis=1))
-    assert 0 < len(done) < 80
-    part[done[0]] += 1  # embedding the row again would undo this
-    part.flush()
-    diversity(capsys, folder, "--random", 1)
-    resumed = np.load(folder / "diversity/embeddings.npy")
-    whole = fixed_embeddings(read_run(shutil.copytree(made, tmp_path / "whole"))).numpy()
-    assert np.flatnonzero(np.abs(resumed - whole).max(axis=1) > 0.5).tolist() == [done[0]]
-    assert not progress.exists()
-
-
 def test_given_embeddings_of_every_row(run, folder, x):
     record = measure_run(run, embeddings=x, random=1)
     candidates = torch.from_numpy(np.load(x)[run.candidates])
@@ -359,39 +188,6 @@ def test_embeddings_in_columns_give_the_same_numbers(folder, tmp_path, data_file
         assert np.load(by_columns, mmap_mode="r").flags.f_contiguous
         printed = [diversity(capsys, *source, "--embeddings", file, "--json") for file in (by_rows, by_columns)]
         assert printed[0] == printed[1].replace(str(by_columns), str(by_rows))
-
-
-@pytest.mark.parametrize("way", ["a file for the folder", "read-only"])
-def test_a_run_that_cannot_be_written_to(way, run, folder, made, tmp_path, monkeypatch, caplog):
-    whole = measure_run(read_run(shutil.copytree(made, tmp_path / "whole")), random=1)
-    if way == "read-only":
-
-        def replace(*_args):
-            raise OSError(errno.EROFS, "Read-only file system")
-
-        monkeypatch.setattr(os, "replace", replace)
-    else:
-        (folder / "diversity").write_text("")
-    embedded = []
-    embed = evaluation_encoder.embed
-    monkeypatch.setattr(
-        evaluation_encoder, "embed", lambda *args, **more: embedded.append(more["store"]) or embed(*args, **more)
-    )
-    assert measure_run(run, random=1) == whole
-    assert fixed_embeddings(run).shape == (80, 32)  # report calls it next
-    assert embedded == [folder / "diversity/embeddings.npy", "host"]
-    for name in ("embeddings.npy", "measures.json"):
-        assert any(text.startswith(f"{folder / 'diversity' / name}: not kept") for text in caplog.messages)
-    assert not (folder / "diversity/measures.json").exists()
-
-
-def test_a_full_disk_is_not_taken_for_a_folder_of_others(run, monkeypatch):
-    def replace(*_args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(OSError, match="No space left"):
-        measure_run(run, random=0)
 
 
 def test_the_command_prints_a_line_for_each_round(folder, capsys):
@@ -546,8 +342,8 @@ def test_a_run_without_models_is_refused(folder, capsys):
     refused(capsys, "no round has a model yet", folder)
 
 
-def test_a_run_whose_data_has_changed_is_refused(folder, tmp_path, capsys, made, rows):
-    data = made.parent / "rows.jsonl"
+def test_a_run_whose_data_has_changed_is_refused(folder, tmp_path, capsys, three_rounds, rows):
+    data = three_rounds.parent / "rows.jsonl"
     whole = data.read_bytes()
     try:
         data.write_text(json.dumps(rows[0]) + "\n")

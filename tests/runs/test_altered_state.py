@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.config import write_config
+from support.config import quick_settings, write_config, write_rows
 from support.embedding import stopped_after
 from support.runs import picks, run, selected
 
@@ -18,18 +18,8 @@ from diverseevol_fast.runs import inputs, state
 def made(tmp_path_factory, rows, tiny_model):
     """A finished run of two rounds after the first, its embeddings kept."""
     folder = tmp_path_factory.mktemp("made")
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    settings = {
-        "full_data_path": str(folder / "rows.jsonl"),
-        "model_name_or_path": str(tiny_model),
-        "model_max_length": 128,
-        "max_tokens_per_batch": 1024,
-        "init_label_num": 6,
-        "n_round": 2,
-        "n_query": 5,
-        "keep_embeddings": True,
-        "train_args": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
-    }
+    data = write_rows(folder / "rows.jsonl", rows)
+    settings = quick_settings(data, tiny_model, val_set_size=0, keep_embeddings=True)
     assert run(folder, settings | {"output_dir": str(folder / "out")}) == 0
     return folder / "out", settings
 

@@ -5,6 +5,9 @@ from types import SimpleNamespace
 
 from diverseevol_fast.evaluate.report import seeds
 
+NASTY = '<script>console.log(7)</script><img src="http://127.0.0.1:9/x">'
+ODD = "_$1 <b>&--> 漢字"  # a run's name that charts, HTML and the charts' font each have trouble with
+
 
 def record(name, seed=0, rounds=3, schedule="KCenterSampling", config=None, **provenance):
     """A run by hand, with nothing found out about it. config: settings that are not these."""

@@ -1,11 +1,14 @@
-"""A small run: its config, its picks, and programs that are stopped in it."""
+"""The command line in a process of its own; a small run, its picks, and programs that are stopped in it."""
 
 import json
+import sys
 from pathlib import Path
 
 from support.config import write_config
 
 from diverseevol_fast.cli.main import main
+
+DIVERSEEVOL = [sys.executable, "-m", "diverseevol_fast"]
 
 
 def run(tmp_path, settings, *extra) -> int:

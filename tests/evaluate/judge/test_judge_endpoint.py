@@ -8,6 +8,7 @@ import sys
 import pytest
 from support.chat_server import DROP, HANG, SOON, Answer, ChatServer, fails, says
 from support.judge_fixtures import KEY, Files, assert_nowhere, eight_nine, rows_of
+from support.runs import DIVERSEEVOL
 
 from diverseevol_fast.evaluate.judge.score import scores_of
 
@@ -201,7 +202,7 @@ def test_something_else_than_a_chat_completion(body, files, capsys):
 
 def test_the_traceback_of_debug_holds_no_key(files):
     with ChatServer(lambda call: fails(401, f"Incorrect API key provided: {KEY}")) as server:
-        command = [sys.executable, "-m", "diverseevol_fast", *files.arguments(server.url, "--debug")]
+        command = [*DIVERSEEVOL, *files.arguments(server.url, "--debug")]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" in ended.stderr
     assert "Incorrect API key provided: [key]" in ended.stderr

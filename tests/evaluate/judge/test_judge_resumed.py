@@ -2,12 +2,12 @@
 
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 from support.chat_server import HANG, ChatServer
 from support.judge_fixtures import Files, eight_nine, interrupted, rows_of, write
+from support.runs import DIVERSEEVOL
 
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.evaluate.judge import judge
@@ -59,7 +59,7 @@ def test_stopped_in_the_middle_nothing_is_asked_twice(end, tmp_path):
         return eight_nine(call) if released or call.number <= 7 else HANG
 
     with ChatServer(behave) as server:
-        command = [sys.executable, "-m", "diverseevol_fast", *files.arguments(server.url, "--concurrency", "3")]
+        command = [*DIVERSEEVOL, *files.arguments(server.url, "--concurrency", "3")]
         process = subprocess.Popen(
             command,
             stderr=subprocess.PIPE,
@@ -201,7 +201,7 @@ def test_two_commands_for_one_file(files):
 
     def behave(call):
         if not others:
-            command = [sys.executable, "-m", "diverseevol_fast", *files.arguments(server.url)]
+            command = [*DIVERSEEVOL, *files.arguments(server.url)]
             others.append(subprocess.run(command, capture_output=True, text=True, check=False))
         return eight_nine(call)
 

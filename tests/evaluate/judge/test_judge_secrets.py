@@ -4,12 +4,12 @@ import base64
 import os
 import re
 import subprocess
-import sys
 import time
 
 import pytest
 from support.chat_server import Answer, ChatServer, says
 from support.judge_fixtures import KEY, assert_nowhere, eight_nine, rows_of
+from support.runs import DIVERSEEVOL
 
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.evaluate.judge.redaction import spellings
@@ -21,7 +21,7 @@ NOBODY = "http://127.0.0.1:9/v1"
 
 def in_debug(files, *more):
     """What the command writes to stderr with --debug, tracebacks and all."""
-    command = [sys.executable, "-m", "diverseevol_fast", *files.arguments(NOBODY, "--debug", *more)]
+    command = [*DIVERSEEVOL, *files.arguments(NOBODY, "--debug", *more)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert "InputError" in ended.stderr
     return ended.stderr

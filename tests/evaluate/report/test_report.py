@@ -1,20 +1,18 @@
-"""The report: what it says of a real run, that it is well-formed and self-contained, and how a browser takes it."""
+"""The report: what it says of a real run, and that it is well-formed and self-contained."""
 
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import threading
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from support.config import write_config
+from support.report_records import NASTY, ODD
 
 from diverseevol_fast._common.errors import InputError
 from diverseevol_fast.cli.main import main
@@ -24,9 +22,6 @@ from diverseevol_fast.evaluate.report.report import report
 from diverseevol_fast.models.load import load_encoder, load_tokenizer
 from diverseevol_fast.runs.finished import read_run
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-NASTY = '<script>console.log(7)</script><img src="http://127.0.0.1:9/x">'
-ODD = "_$1 <b>&--> 漢字"  # a run's name that charts, HTML and the charts' font each have trouble with
 VOID = {"meta", "link", "br", "img", "hr", "path", "use", "rect", "image"}
 
 
@@ -65,61 +60,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, rows, tiny_model):
-    """Finished runs over data with markup in it: K-Center of two seeds and random; and one round on other data."""
-    folder = tmp_path_factory.mktemp("report")
-    changed = [row | {"instruction": f"{NASTY} {row['instruction']} \U0001f98a 漢字"} for row in rows]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed), encoding="utf-8")
-    settings = {
-        "full_data_path": str(folder / "rows.jsonl"),
-        "model_name_or_path": str(tiny_model),
-        "model_max_length": 256,
-        "val_set_size": 10,
-        "init_label_num": 6,
-        "n_round": 2,
-        "n_query": 5,
-        "train_args": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
-    }
-    (folder / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    other = {"full_data_path": str(folder / "other.jsonl"), "n_round": 0, "val_set_size": 0}
-    for name, more in (
-        ("kc", {}),
-        ("kc-1", {"seed": 1}),
-        ("rnd", {"evol_schedule_name": "RandomSampling"}),
-        (ODD, other),
-    ):
-        config = write_config(folder, settings | more | {"output_dir": str(folder / name)})
-        assert main(["run", str(config), "--quiet"]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def page(made):
-    output = made / "page.html"
-    assert main(["report", str(made / "kc"), str(made / "rnd"), "--output", str(output), "--quiet"]) == 0
-    return output
-
-
-@pytest.fixture(scope="module")
-def larger_page(made):
-    """Of all runs, one of them judged: two of one strategy, and one of another data set."""
-    judged = made / "vicuna" / "kc-1" / "rd_2_vs_chat.jsonl"
-    judged.parent.mkdir(parents=True)
-    line = {"question_id": 1, "question_text": "?", "eval_QUERY0": [9, 10], "eval_QUERY1": [6, 10]}
-    for order, (first, second) in enumerate([("ours", NASTY), (NASTY, "ours")]):
-        line |= {
-            f"assistant1_QUERY{order}": first,
-            f"assistant2_QUERY{order}": second,
-            f"response_QUERY{order}": "9 10",
-        }
-    judged.write_text(json.dumps(line) + "\n", encoding="utf-8")
-    runs = [str(made / name) for name in ("kc", "kc-1", "rnd", ODD)]
-    output = made / "all.html"
-    assert main(["report", *runs, "--judgements", str(judged), "--output", str(output), "--quiet"]) == 0
-    return output
 
 
 def parts(page):
@@ -410,83 +350,3 @@ def test_a_second_judgement_of_the_same_is_refused(made, tmp_path, shared_data, 
         shutil.copy(shared_data / "judgements" / "vicuna_baseline_dolly_rd_0_vs_chat.jsonl", path)
     assert main(["report", str(made / "kc"), "--judgements", *map(str, files), "--quiet"]) == 2
     assert f"{files[1]}: round 1 of kc has scores of v against gpt/gpt35_0624 from" in capsys.readouterr().err
-
-
-def looked_at(url: str, folder: Path) -> tuple[list[str], str]:
-    """What a headless browser asks the network for, and what it says on its console."""
-    log = folder / "net.json"
-    nowhere = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"  # what the browser asks for itself is not sent
-    found = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-sync",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-dev-shm-usage",
-            nowhere,
-            f"--user-data-dir={folder / 'profile'}",
-            "--enable-logging=stderr",
-            "--v=0",
-            f"--log-net-log={log}",
-            "--virtual-time-budget=3000",
-            "--dump-dom",
-            url,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "</html>" in found.stdout
-    text = log.read_text(encoding="utf-8")
-    try:
-        record = json.loads(text)
-    except ValueError:
-        record = json.loads(text.rstrip().rstrip(",") + "]}")  # the browser may end before it closes the list
-    kind = record["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    asked = [
-        event["params"] for event in record["events"] if event["type"] == kind and "url" in event.get("params", {})
-    ]
-    console = "\n".join(line for line in found.stderr.splitlines() if "CONSOLE" in line)
-    return [each["url"] for each in asked if each["initiator"] != "not an origin"], console  # none: the browser itself
-
-
-@pytest.fixture
-def server():
-    """A web server on the loopback interface; its address, and the paths that were asked for."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_response(404)
-            self.end_headers()
-
-        def log_message(self, *args):
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
-def test_a_browser_shows_it_without_a_request_or_an_error(larger_page, tmp_path, server):
-    assert looked_at(larger_page.as_uri(), tmp_path) == ([], "")
-
-    address, asked = server  # the check itself: a page that does both is seen
-    bad = tmp_path / "bad.html"
-    bad.write_text(
-        f"<!doctype html><html><body><img src='{address}/x.png'><img src='http://elsewhere.invalid/y.png'>"
-        "<script>console.error('so')</script></body></html>"
-    )
-    requests, console = looked_at(bad.as_uri(), tmp_path / "second")
-    assert sorted(requests) == [f"{address}/x.png", "http://elsewhere.invalid/y.png"]
-    assert asked == ["/x.png"]
-    assert "so" in console
