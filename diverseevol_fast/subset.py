@@ -121,7 +121,7 @@ def select(
     Args:
         data: as for embed; None where `embeddings` are enough.
         n: how many rows to pick; it has to be given, and stands after `data`, which may be left out.
-        model: a local folder or a hub name, which embeds the data.
+        model: a local folder, a hub name or a .gguf file, which embeds the data.
         embeddings: instead of a model: an array [N, D] of real numbers (rounded to float32 unless they are float16 or
             bfloat16), or the name of a .npy file.
         selected: all rows selected before, as indices or a mask; or the name of a file (a JSON list, a record of picks,

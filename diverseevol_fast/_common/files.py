@@ -4,7 +4,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,35 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def build_folder(folder: Path, build: Callable[[Path], Any]) -> Any:
+    """Let `build` fill a partial folder, then rename it to `folder`, so that `folder` is whole or not there."""
+    partial = empty_beside(folder)
+    try:
+        result = build(partial)
+        rename_synced(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # still there only if the build failed
+    return result
+
+
+def empty_beside(folder: Path) -> Path:
+    """A new, empty folder beside `folder`, to be renamed to it; what an earlier call left there is removed."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def rename_synced(partial: Path, folder: Path) -> None:
+    """Rename a folder so that after a power cut its files are whole or it is not there."""
+    for path in partial.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    os.replace(partial, folder)
+    sync_folder(folder.parent)
+
+
 def file_sha256(path: Path) -> str:
     """Digest of a file's bytes."""
     with open(path, "rb") as file:
@@ -139,3 +169,9 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not UTF-8 text; {DAMAGED}") from error
     except InputError as error:
         raise InputError(f"{error}; {DAMAGED}") from error
+
+
+def user_cache(name: str) -> Path:
+    """The folder of this name in diverseevol_fast, in the user's cache folder; it may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "diverseevol_fast" / name

@@ -17,7 +17,7 @@ def model_options() -> argparse.ArgumentParser:
     model.add_argument(
         "--data", help="data set: JSON list, JSON lines, .gz, parquet, a datasets folder, builtin:quickstart"
     )
-    model.add_argument("--model", help="a local Hugging Face causal or encoder model, or a hub name")
+    model.add_argument("--model", help="a local Hugging Face causal or encoder model, a hub name, or a .gguf file")
     model.add_argument(
         "--model-max-length", dest="max_length", type=int, default=512, metavar="T", help="cut rows to T tokens (512)"
     )

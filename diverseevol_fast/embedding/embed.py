@@ -54,8 +54,8 @@ def embed(
     Args:
         data: as load_data takes it: a file's name, "builtin:quickstart", a list of texts or of rows in a schema of
             docs/how-to/subset.md, or a datasets.Dataset.
-        model: a local folder or a hub name, or a model that is loaded: of transformers, causal or encoder, or of
-            sentence-transformers. A loaded model is used as it is, where and in what precision it is.
+        model: a local folder, a hub name or a .gguf file; or a model that is loaded: of transformers, causal or
+            encoder, or of sentence-transformers. A loaded model is used as it is, where and in what precision it is.
         tokenizer: of a loaded transformers model, a fast one; every other model has its own.
         columns: other names for a row's parts, {"instruction": "question", ...}.
         text_column: rows are of any kind, and this key's value is their text.

@@ -92,8 +92,8 @@ def diversity(
     Args:
         source: a run's folder or a list of them; or the name of a data set.
         picks: for a data set: the files with the indices of each subset (a JSON list, a record of picks, .npy).
-        model: the fixed model, a local folder or a hub name. None: each run's base model; runs with different base
-            models do not compare.
+        model: the fixed model: a local folder, a hub name or a .gguf file. None: each run's base model; runs with
+            different base models do not compare.
         embeddings: instead of a model, a .npy file [N, D] of every row of the data set.
         random: number of random subsets of each size, which are the yardstick.
         seed: of these subsets and of the k-means cells.

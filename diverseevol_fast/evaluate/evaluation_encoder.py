@@ -58,7 +58,7 @@ def fixed_space(run: FinishedRun, model: str | None = None, trust_remote_code: b
     """The space of a model with a run's settings.
 
     Args:
-        model: a local folder or a hub name; None: the run's base model.
+        model: a local folder, a hub name or a .gguf file; None: the run's base model.
         trust_remote_code: whether code that comes with `model` runs; for its base model the run's own setting holds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Loads models and tokenizers from a local folder, a hub name, or the small Llama built here; always safetensors."""
+"""Loads models and tokenizers from a local folder, a hub name, a GGUF file, or the small Llama built here."""
 
 import hashlib
 import json
@@ -11,9 +11,11 @@ import torch
 from .._common.errors import InputError
 from .._common.messages import reason, shown
 from .._common.progress import Progress
-from .._common.reading import parse_json, read_text
+from .._common.reading import check_file, parse_json, read_text
 from ..data.dataset import Data
 from ..demo.small_llama import build_small_llama
+from .gguf import convert_gguf
+from .quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -27,14 +29,16 @@ WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def resolve_model(name: str, cache_dir: str | None = None, trust_remote_code: bool = False) -> Path:
-    """The local folder of a model; a hub name is downloaded first.
+    """The local folder of a model; a hub name is downloaded first, a .gguf file converted (models/gguf.py).
+
+    cache_dir: the hub's folder for downloads, and where converted models are kept; None: their usual places.
 
     Raises:
-        InputError: no such folder, and no such model on the hub or no way to reach it.
+        InputError: no such folder, and no such model on the hub or no way to reach it; a file that is not convertible.
     """
     try:
         folder = Path(name).expanduser()
-        is_local = folder.is_dir()
+        is_local, is_file = folder.is_dir(), folder.is_file()
     except (
         OSError,
         ValueError,
@@ -46,6 +50,11 @@ def resolve_model(name: str, cache_dir: str | None = None, trust_remote_code: bo
             raise InputError(f"model '{name}': the folder has no config.json; expected a saved transformers model")
         check_settings(folder)
         return folder
+    if folder.suffix == ".gguf":
+        check_file(folder)
+        return convert_gguf(folder, cache_dir)
+    if is_file:
+        raise InputError(f"model '{name}': expected a folder, a hub name or a .gguf file, got another file")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -221,24 +230,19 @@ def _attention(attn_implementation: str | None) -> dict[str, str]:
 def _load(
     auto: Any, folder: Path, dtype: str, attn_implementation: str | None, trust_remote_code: bool
 ) -> "PreTrainedModel":
-    from transformers.utils import logging as transformers_logging
-
     check_settings(folder)
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # it would warn of an unused lm_head or pooler
     try:
-        model, loaded = auto.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            **_attention(attn_implementation),
-        )
+        with quiet_transformers():  # it would warn of an unused lm_head or pooler
+            model, loaded = auto.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **_attention(attn_implementation),
+            )
     except Exception as error:  # transformers raises any exception for damaged settings or weights
         raise InputError(f"{folder}: not loadable as a model: {reason(error)}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     missing = sorted(name for name in loaded["missing_keys"] if "pooler" not in name)  # no embedding uses the pooler
     if missing:
         raise InputError(

@@ -24,7 +24,7 @@ from typing import Any
 import filelock
 import torch
 
-from .._common.files import read_json, write_json
+from .._common.files import read_json, user_cache, write_json
 from . import kernels
 from .isolated import Failure, run_isolated
 from .kernels import Kernel
@@ -108,8 +108,7 @@ def version_of(package: str) -> str:
 
 def cache_folder() -> Path:
     """The folder where verdicts are saved: diverseevol_fast in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "diverseevol_fast" / "gpu_checks"
+    return user_cache("gpu_checks")
 
 
 @cache

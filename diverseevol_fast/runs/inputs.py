@@ -12,7 +12,7 @@ import numpy as np
 
 from .._common import distributed
 from .._common.errors import InputError
-from .._common.files import file_sha256
+from .._common.files import build_folder, file_sha256
 from .._common.messages import reason
 from .._common.provenance import versions
 from ..data import templates
@@ -33,7 +33,7 @@ from ..models.load import (
 from ..ops import backends
 from ..strategies import STRATEGIES, Strategy
 from .config import FREE_KEYS, Config
-from .state import RunState, build_folder, check_provenance, record_provenance
+from .state import RunState, check_provenance, record_provenance
 from .training import lora_config, training_arguments, translate_train_args
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ WIDTH = 100  # characters in a line of help or of a comment
 COMMON = {  # by heading: the keys that a new user sets
     "Data and model": {
         "full_data_path": "data set: JSON list, JSON lines, .gz, .parquet, a datasets folder, builtin:quickstart",
-        "model_name_or_path": "base model: a local folder, a hub name, builtin:small-llama",
+        "model_name_or_path": "base model: a local folder, a hub name, a .gguf file, builtin:small-llama",
         "model_max_length": "tokens; longer rows are cut, and counted",
         "columns": "the data's own names, such as {instruction: question, output: answer}",
         "skip_broken": "true leaves broken lines and malformed rows aside; row numbers count the rows that are left",
@@ -52,7 +52,7 @@ FURTHER = {
     "vendi_argmax_rank": "VendiSampling: which of them is taken; 0 is the most diverse, -1 the least",
     "attn_implementation": "of transformers: eager, sdpa, flash_attention_2",
     "report_to": "where the Trainer reports: none, tensorboard, wandb",
-    "cache_dir": "where models from the hub are kept",
+    "cache_dir": "where models from the hub and converted .gguf files are kept",
     "trust_remote_code": "true runs code that comes with the model",
 }
 MEANINGS = {key: meaning for group in (*COMMON.values(), FURTHER) for key, meaning in group.items()}

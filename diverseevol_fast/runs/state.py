@@ -15,7 +15,6 @@ of tokens.npz. A file that has changed since is refused.
 import fcntl
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from typing import Any
 
 from .._common import distributed
 from .._common.errors import InputError
-from .._common.files import file_sha256, json_text, read_record, sync_folder, write_json
+from .._common.files import empty_beside, file_sha256, json_text, read_record, rename_synced, write_json
 from .._common.provenance import differences
 from ..embedding.store import remove_embeddings
 from ..models.load import folder_sha256
@@ -211,27 +210,16 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-def build_folder(folder: Path, build: Callable[[Path], Any]) -> Any:
-    """Let `build` fill a partial folder, then rename it to `folder`, so that `folder` is whole or not there."""
-    partial = _empty_beside(folder)
-    try:
-        result = build(partial)
-        _rename_synced(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # still there only if the build failed
-    return result
-
-
 def build_folder_together(folder: Path, build: Callable[[Path], Any]) -> Any:
     """As build_folder, by all processes of the job: each calls `build`, the first creates and renames the folder."""
     partial = folder.with_name(f".{folder.name}.partial")
     if distributed.is_first():
-        _empty_beside(folder)
+        empty_beside(folder)
     distributed.barrier()
     result = build(partial)
     distributed.barrier()
     if distributed.is_first():
-        _rename_synced(partial, folder)
+        rename_synced(partial, folder)
     distributed.barrier()
     return result
 
@@ -241,22 +229,6 @@ def _exists_for_all(path: Path) -> bool:
     exists = path.exists()
     distributed.barrier()
     return exists
-
-
-def _empty_beside(folder: Path) -> Path:
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
-
-
-def _rename_synced(partial: Path, folder: Path) -> None:
-    for path in partial.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    os.replace(partial, folder)
-    sync_folder(folder.parent)
 
 
 @contextmanager
