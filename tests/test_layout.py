@@ -125,12 +125,13 @@ def test_kernels_folder_does_not_disturb_transformers(hub_kernels, tmp_path):
         assert here.stdout.split()[1].endswith(os.path.join("kernels", "__init__.py"))
 
 
-def test_make_demo_compares_k_center_with_random_sampling():
+@pytest.mark.parametrize(("target", "name"), [("demo", "quickstart"), ("demo-pretrained", "pretrained")])
+def test_a_demo_compares_k_center_with_random_sampling(target, name):
     """With one seed, the config's, and the report's verdict as the last lines."""
-    shown = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     commands = [line.removeprefix(".venv/bin/diverseevol ") for line in shown.splitlines() if "/diverseevol " in line]
     assert commands == [
-        "run examples/quickstart.yml",
-        "run examples/quickstart.yml --evol_schedule_name RandomSampling --result_dir_name quickstart-random",
-        "report evol_res/quickstart evol_res/quickstart-random",
+        f"run examples/{name}.yml",
+        f"run examples/{name}.yml --evol_schedule_name RandomSampling --result_dir_name {name}-random",
+        f"report evol_res/{name} evol_res/{name}-random",
     ]

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from .schemas import COLUMNS, TEXT, Alpaca, Conversation, Parts, ResponseSchema,
 
 log = logging.getLogger("diverseevol_fast")
 
-QUICKSTART = "builtin:quickstart"
+QUICKSTART, PYTHON_DOCS = BUILTIN = ("builtin:quickstart", "builtin:python-docs")
 MOST_NAMED = 20  # maximum number of broken lines that one message lists
 
 
@@ -63,8 +64,8 @@ def load_data(
     """Read a data set and check every row.
 
     Args:
-        data: the name of a file or of a saved `datasets` folder, or "builtin:quickstart"; a list of rows (dicts) or of
-            texts; a Hugging Face `datasets.Dataset`; or the `Data` that an earlier call returned.
+        data: the name of a file or of a saved `datasets` folder, "builtin:quickstart" or "builtin:python-docs"; a list
+            of rows (dicts) or of texts; a Hugging Face `datasets.Dataset`; or the `Data` that an earlier call returned.
         columns: the data set's names for our columns, {"instruction": "question", ...}.
         text_column: the key whose value is a row's text; the rows may then have any schema.
         skip_broken: leave out broken lines and malformed rows; indices count the remaining rows.
@@ -81,7 +82,7 @@ def load_data(
     names = _names(columns, text_column)
     if isinstance(data, str | os.PathLike):
         source = os.fspath(data)
-        raw, kind = _quickstart() if source == QUICKSTART else _read(source)
+        raw, kind = _made(source) if source in BUILTIN else _read(source)
     else:
         source = "rows"
         if isinstance(data, list) and data and isinstance(data[0], str):
@@ -108,10 +109,21 @@ def _names(columns: Mapping[str, str] | None, text_column: str | None) -> dict[s
     return {"text": text_column}
 
 
-def _quickstart() -> tuple["RawRows", str]:
-    from ..demo.rows import generate_rows
+def _made(source: str) -> tuple["RawRows", str]:
+    """The rows of a built-in data set.
 
-    return _raw_rows(generate_rows()), "generated rows"
+    Raises:
+        InputError: this Python has no docstrings.
+    """
+    if source == QUICKSTART:
+        from ..demo.rows import generate_rows
+
+        return _raw_rows(generate_rows()), "generated rows"
+    from ..demo.python_docs import python_docs_rows
+
+    if sys.flags.optimize > 1:
+        raise InputError(f"{source}: this Python runs without docstrings; start it without -OO or PYTHONOPTIMIZE=2")
+    return _raw_rows(python_docs_rows()), "docstrings"
 
 
 def _in_memory(rows: Any) -> tuple["RawRows", str]:

@@ -18,7 +18,7 @@ from .._common.progress import Progress
 from .._common.provenance import check_same_data, of_embeddings, of_picks
 from .._common.reading import check_file
 from .._common.version import __version__
-from ..data.dataset import QUICKSTART, Data, load_data
+from ..data.dataset import BUILTIN, Data, load_data
 from ..data.input_files import load_embeddings, load_row_numbers
 from ..models.load import resolve_model
 from ..ops.checks import first_not_finite
@@ -113,7 +113,7 @@ def diversity(
     _check_draws(random, seed)
     sources = [str(one) for one in (source if isinstance(source, list | tuple) else [source])]
     for one in sources:
-        if one != QUICKSTART and not Path(one).exists():
+        if one not in BUILTIN and not Path(one).exists():
             raise InputError(f"{one}: no such file or folder; expected the folder of a run, or a data set")
     are_runs = [RunState(Path(one)).provenance_file.is_file() for one in sources]
     file = None if embeddings is None else _EmbeddingsFile(Path(embeddings), allow_other_data)

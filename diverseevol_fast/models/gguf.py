@@ -4,8 +4,10 @@ transformers reads the file and undoes its quantization. It ignores some of the 
 split before its tokens are made; those that it would silently replace are set here, or a warning names them.
 """
 
+import io
 import logging
 import shutil
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +166,7 @@ def _model(path: Path) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     try:
-        with quiet_transformers():
+        with quiet_transformers(), redirect_stderr(io.StringIO()):  # it shows its progress, whoever asked
             read: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
             )
