@@ -4,7 +4,7 @@
 
 anomalib is the real package (`make bench-drop-in` runs this where it is installed), the others are restated in
 peers.py. Every call has a process of its own: seconds are the best of three, or of one where that took more than five;
-memory is what the process grew by at most during the first call. Rows: sentence embeddings (sentences.py makes them),
+memory is what the process grew by at most during the first call. Rows: sentence embeddings (real_embeddings.py makes them),
 D=384. 100 rows are selected already and 100 are picked; anomalib picks a tenth of the rows from a random one.
 """
 
@@ -22,6 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # peers.py, which tests share
 import peers
+from real_embeddings import kept
 
 CENTERS = PICKS = 100
 RATIO = 0.1  # of anomalib's coreset
@@ -33,9 +34,9 @@ LEFT_FREE = 0.9  # of the memory that is there
 
 def rows(n: int) -> np.ndarray:
     """[n, 384] float32."""
-    path = selection.sentences(52_002)
+    path = kept("sentences", 52_002)
     if not path.exists():
-        sys.exit(f"{path}: missing; python bench/cpu/sentences.py DATA makes the embeddings")
+        sys.exit(f"{path}: missing; python bench/cpu/real_embeddings.py sentences DATA makes the embeddings")
     return np.ascontiguousarray(np.load(path, mmap_mode="r")[:n])
 
 

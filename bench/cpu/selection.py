@@ -25,6 +25,7 @@ from diverseevol_fast import kcenter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # peers.py, which tests share
 import peers
+from real_embeddings import kept
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "bench" / "cache"
@@ -44,12 +45,16 @@ SHAPES = {
         ("gaussian", 20_000, 384, 1, 2_000),
         ("sentences", 15_011, 384, 100, 100),
         ("sentences", 15_011, 384, 1, 1_501),
+        ("hidden-states", 15_011, 576, 100, 100),
+        ("hidden-states", 15_011, 576, 1, 1_501),
     ],
     "all": [
         *(("gaussian", n, d, m, 100) for n in (15_011, 52_002) for d in (384, 1_024, 4_096) for m in (100, 1_000)),
         ("gaussian", 20_000, 384, 1, 2_000),
         ("sentences", 15_011, 384, 100, 100),
         ("sentences", 15_011, 384, 1, 1_501),
+        ("hidden-states", 15_011, 576, 100, 100),
+        ("hidden-states", 15_011, 576, 1, 1_501),
         ("sentences", 52_002, 384, 100, 100),
         ("sentences", 52_002, 384, 1, 5_200),
     ],
@@ -57,15 +62,10 @@ SHAPES = {
 
 
 def rows_of(kind: str, n: int, d: int) -> np.ndarray:
-    """Gaussian rows, or the kept embeddings of real sentences (bench/cpu/sentences.py makes them)."""
+    """Gaussian rows, or embeddings of real rows, which bench/cpu/real_embeddings.py makes."""
     if kind == "gaussian":
         return np.random.default_rng(0).standard_normal((n, d), dtype=np.float32)
-    return np.load(sentences(n))
-
-
-def sentences(n: int) -> Path:
-    """Where bench/cpu/sentences.py keeps the embeddings of n rows."""
-    return CACHE / f"sentences-{n}.npy"
+    return np.load(kept(kind, n))
 
 
 def best_time(call):
@@ -238,8 +238,8 @@ def main() -> None:
     rates, everything = machine_rates(), []
     print({name: f"{value:.4g}" for name, value in rates.items()}, machine())
     for shape in SHAPES[args.shapes]:
-        if shape[0] == "sentences" and not sentences(shape[1]).exists():
-            print(f"{shape}: left out; python bench/cpu/sentences.py DATA makes the embeddings\n")
+        if shape[0] != "gaussian" and not kept(*shape[:2]).exists():
+            print(f"{shape}: left out; python bench/cpu/real_embeddings.py {shape[0]} DATA makes the embeddings\n")
             continue
         rows = measure(shape, rates, args.memory)
         everything += rows

@@ -18,6 +18,9 @@ from pathlib import Path
 import torch
 from experiment_tables import charts, tables
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cpu"))
+from real_embeddings import encoder
+
 from diverseevol_fast._common.files import read_json, write_json
 from diverseevol_fast.cli.main import main
 from diverseevol_fast.evaluate.diversity import measure_run
@@ -44,8 +47,6 @@ def made_run(config: Path, seed: int) -> tuple[FinishedRun, dict]:
 
 def sentence_embeddings(config: Path) -> Path:
     """Every row of the config's data by a small sentence encoder, the same for all runs: [N, D] as .npy."""
-    from sentences import encoder
-
     source = load_config(config).full_data_path
     output = OUTPUT / f"{Path(source).stem.replace(':', '-')}.npy"
     if not output.is_file():

@@ -289,3 +289,31 @@ def test_this_checkout_s_kernels_have_sources():
 
     for kernel in {(kernel.launcher, kernel.name) for kernel in kernels.all_kernels((9, 0))}:
         assert len(kernel_sources.digest(*kernel)) == 16
+
+
+@no_gpu
+def test_the_experiment_writes_a_line_for_each_round(tmp_path):
+    """On a small Llama, for a round."""
+    command = [sys.executable, ROOT / "bench" / "device" / "device_experiment.py", "--tiny", "--output", tmp_path]
+    subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    lines = [line for line in read(tmp_path) if line["what"] == "experiment"]
+    assert [(line["case"], line["round"]) for line in lines] == [
+        (arm, r) for arm in ("kcenter", "random") for r in (0, 1)
+    ]
+    assert all("validation_loss" in line["metrics"]["train"] for line in lines)
+
+
+def test_a_model_is_joined_from_its_parts(tmp_path, monkeypatch):
+    import hashlib
+
+    import device_experiment
+
+    monkeypatch.setattr(device_experiment, "SHA256", hashlib.sha256(b"one model").hexdigest())
+    model = tmp_path / "model.gguf"
+    (tmp_path / "model.gguf.part0").write_bytes(b"one ")
+    with pytest.raises(SystemExit, match="nor whole in 1 parts"):
+        device_experiment.join_parts(model)
+    assert not model.exists()
+    (tmp_path / "model.gguf.part1").write_bytes(b"model")
+    device_experiment.join_parts(model)
+    assert model.read_bytes() == b"one model"

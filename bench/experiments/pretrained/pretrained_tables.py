@@ -1,0 +1,156 @@
+"""Tables of bench/results/pretrained.jsonl: losses, differences from random by pairs, and how many seeds would show one.
+
+    python bench/experiments/pretrained/pretrained_tables.py
+
+They go into docs/experiments.md between their marks; what they mean is written there by hand.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "bench" / "experiments"))
+from experiment_tables import mean_interval, table  # noqa: E402
+from run_pretrained import ARMS, finished_lines  # noqa: E402
+
+PAGE = ROOT / "docs" / "experiments.md"
+MARKS = "<!-- tables: written by bench/experiments/pretrained/pretrained_tables.py -->", "<!-- end of these tables -->"
+OTHERS = tuple(arm for arm in ARMS if arm != "random")
+SMALLEST = 0.02  # nats: the difference that one would like to see
+POWER = 0.8
+
+
+def holm(p_values: dict[str, float]) -> dict[str, float]:
+    """p-values corrected for their number (Holm 1979): reject those below the level."""
+    corrected, highest = {}, 0.0
+    for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p))
+        corrected[name] = highest
+    return corrected
+
+
+def seeds_needed(deviation: float, difference: float = SMALLEST) -> int:
+    """How many pairs a two-sided paired t-test at 5 % needs to find a difference with a probability of POWER.
+
+    deviation: the standard deviation of the differences by pairs.
+    """
+    for pairs in range(2, 100_000):
+        shift = difference / deviation * pairs**0.5
+        limit = stats.t.ppf(0.975, pairs - 1)
+        if 1 - stats.nct.cdf(limit, pairs - 1, shift) + stats.nct.cdf(-limit, pairs - 1, shift) >= POWER:
+            return pairs
+    raise ValueError(f"more than 100,000 pairs for a difference of {difference} with a deviation of {deviation}")
+
+
+class Lines:
+    """The lines by arm and seed; only seeds that every arm has."""
+
+    def __init__(self, lines: list[dict]):
+        self._lines = {(line["arm"], line["seed"]): line for line in lines}
+        by_arm = [{seed for arm, seed in self._lines if arm == wanted} for wanted in ARMS]
+        self.seeds = sorted(set.intersection(*by_arm))
+
+    def values(self, arm: str, key: str) -> np.ndarray:
+        """[seeds]: "validation_loss", "held_out_groups_loss", or the mean loss of a source's validation rows."""
+        return np.array([self._value(self._lines[arm, seed], key) for seed in self.seeds])
+
+    def _value(self, line: dict, key: str) -> float:
+        if key in line:
+            return line[key]
+        total, count = line["loss_by_source"][key]
+        return total / count
+
+    def sources(self) -> list[str]:
+        """The sources of validation rows, in every seed."""
+        return sorted(set.intersection(*(set(line["loss_by_source"]) for line in self._lines.values())))
+
+    def differences(self, arm: str, key: str) -> np.ndarray:
+        """[seeds]: the arm less random, which trains on as many rows and has the same validation rows."""
+        return self.values(arm, key) - self.values("random", key)
+
+
+def spread(values: np.ndarray, digits: int = 3) -> str:
+    mean, half = mean_interval(list(values))
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def losses(lines: Lines) -> str:
+    """Every arm: losses on the validation rows and on the sources that are in no pool, and the pool itself."""
+    rows = []
+    for arm in ARMS:
+        cells = [spread(lines.values(arm, key)) for key in ("validation_loss", "held_out_groups_loss")]
+        rows.append(
+            [
+                arm,
+                *cells,
+                spread(lines.values(arm, "groups_in_pool"), 1),
+                spread(lines.values(arm, "tokens_in_pool"), 0),
+            ]
+        )
+    return table(
+        ["selection", "validation loss", "kept-out sources' loss", "groups in the pool", "tokens in the pool"], rows
+    )
+
+
+def compared(lines: Lines) -> str:
+    """Less random's, by pairs, with p-values corrected over the selections of a column."""
+    rows = {arm: [arm] for arm in OTHERS}
+    for key in ("validation_loss", "held_out_groups_loss"):
+        differences = {arm: lines.differences(arm, key) for arm in OTHERS}
+        corrected = holm({arm: float(stats.ttest_1samp(values, 0).pvalue) for arm, values in differences.items()})
+        for arm, values in differences.items():
+            rows[arm] += [spread(values), f"{corrected[arm]:.3f}"]
+    return table(
+        ["less random's", "validation loss", "p (Holm)", "kept-out sources' loss", "p (Holm)"], list(rows.values())
+    )
+
+
+def by_source(lines: Lines) -> str:
+    """Less random's on the validation rows of each source, by pairs."""
+    header = ["less random's", *lines.sources()]
+    return table(
+        header, [[arm, *(spread(lines.differences(arm, source)) for source in lines.sources())] for arm in OTHERS]
+    )
+
+
+def power(lines: Lines) -> str:
+    """What the seeds so far say of how many are needed."""
+    rows = []
+    for arm in OTHERS:
+        deviation = float(np.std(lines.differences(arm, "validation_loss"), ddof=1))
+        rows.append(
+            [arm, f"{deviation:.3f}", f"{seeds_needed(deviation):,}", f"{seeds_needed(deviation, 5 * SMALLEST):,}"]
+        )
+    header = [
+        "less random's",
+        "standard deviation over seeds",
+        f"seeds for {SMALLEST} nats",
+        f"for {5 * SMALLEST} nats",
+    ]
+    return table(header, rows)
+
+
+def tables(lines: Lines) -> str:
+    parts = {
+        f"100 rows out of 1,700, {len(lines.seeds)} seeds": losses,
+        "Less random's, by pairs": compared,
+        "The same by source of the validation rows": by_source,
+        "How many seeds would show a difference": power,
+    }
+    return "\n\n".join(f"#### {title}\n\n{make(lines)}" for title, make in parts.items())
+
+
+def main() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    page = tables(Lines(finished_lines()))
+    PAGE.write_text(f"{before}{MARKS[0]}\n\n{page}\n\n{MARKS[1]}{after}", encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
