@@ -24,7 +24,7 @@ from diverseevol_fast.loop import run
 from diverseevol_fast.runs.config import Config, load_config
 
 sys.path += [str(ROOT / "examples"), *map(str, (ROOT / "bench" / "cache").glob("gguf-*.whl"))]
-from fetch_smollm2 import SHA256  # noqa: E402
+from fetch_smollm2 import SHA256
 
 CONFIG = ROOT / "bench" / "experiments" / "pretrained" / "paper.yml"
 ARMS = {"kcenter": "KCenterSampling", "random": "RandomSampling"}

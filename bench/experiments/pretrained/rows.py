@@ -19,11 +19,41 @@ SOURCE = "instruct_52k.jsonl.gz"
 MOST_CHARACTERS = 400  # of instruction, input and output together: at most about 170 tokens with the template
 IN_POOL, KEPT_FROM_POOL = 1700, 200
 HELD_OUT = ("gpteacher-codegen", "t0:common_gen", "t0:paws_labeled_final", "t0:rotten_tomatoes")
-T0_DATA_SETS = (
-    "adversarial_qa ag_news amazon_polarity app_reviews cnn_dailymail common_gen commonsense_qa cosmos_qa dbpedia_14 dream "
-    "duorc gigaword glue_mrpc glue_qqp imdb kilt_tasks multi_news paws_labeled_final qasc quarel quartz quoref ropes "
-    "rotten_tomatoes samsum sciq social_i_qa wiki_bio wiki_hop wiki_qa wiqa xsum yelp_review_full"
-).split()
+T0_DATA_SETS = [
+    "adversarial_qa",
+    "ag_news",
+    "amazon_polarity",
+    "app_reviews",
+    "cnn_dailymail",
+    "common_gen",
+    "commonsense_qa",
+    "cosmos_qa",
+    "dbpedia_14",
+    "dream",
+    "duorc",
+    "gigaword",
+    "glue_mrpc",
+    "glue_qqp",
+    "imdb",
+    "kilt_tasks",
+    "multi_news",
+    "paws_labeled_final",
+    "qasc",
+    "quarel",
+    "quartz",
+    "quoref",
+    "ropes",
+    "rotten_tomatoes",
+    "samsum",
+    "sciq",
+    "social_i_qa",
+    "wiki_bio",
+    "wiki_hop",
+    "wiki_qa",
+    "wiqa",
+    "xsum",
+    "yelp_review_full",
+]
 
 
 def group_of(source: str) -> str:

@@ -24,8 +24,8 @@ from run_experiments import environment  # noqa: E402
 
 from diverseevol_fast.cli.main import main as diverseevol  # noqa: E402
 from diverseevol_fast.data.tokens import Tokens  # noqa: E402
-from diverseevol_fast.runs.finished import FinishedRun, read_run  # noqa: E402
 from diverseevol_fast.runs.evaluation_loss import response_losses  # noqa: E402
+from diverseevol_fast.runs.finished import FinishedRun, read_run  # noqa: E402
 from diverseevol_fast.runs.training import load_model  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parent
