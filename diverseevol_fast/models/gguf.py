@@ -1,7 +1,7 @@
 """GGUF files as models: converted once to a folder of safetensors and tokenizer files, in the user's cache.
 
-transformers reads the file and undoes its quantization. It ignores some of the ways in which GGUF files say that text is
-split before its tokens are made; those that it would silently replace are set here, or a warning names them.
+transformers reads the file and undoes its quantization. It ignores some of the ways in which GGUF files say that text
+is split before its tokens are made; those that it would silently replace are set here, or a warning names them.
 """
 
 import io
@@ -118,8 +118,8 @@ def _check_room(reader: "GGUFReader", path: Path, cache: Path) -> None:
     free = shutil.disk_usage(cache).free
     if needed > free:
         raise InputError(
-            f"{path}: its weights as float32 need {needed / 1e9:.1f} GB in {cache}, where {free / 1e9:.1f} GB are free; "
-            "make room, or name another folder as cache_dir"
+            f"{path}: its weights as float32 need {needed / 1e9:.1f} GB in {cache}, where {free / 1e9:.1f} GB are "
+            "free; make room, or name another folder as cache_dir"
         )
 
 

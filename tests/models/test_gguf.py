@@ -1,4 +1,4 @@
-"""GGUF files become folders that transformers reads: the same logits, tokens and chat template; bad files, one sentence."""
+"""GGUF files become folders of the same logits, tokens and chat template; a bad file is refused in one sentence."""
 
 import logging
 import multiprocessing

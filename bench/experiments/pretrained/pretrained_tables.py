@@ -1,4 +1,4 @@
-"""Tables of bench/results/pretrained.jsonl: losses, differences from random by pairs, and how many seeds would show one.
+"""Tables of bench/results/pretrained.jsonl: losses, differences from random by pairs, how many seeds would show one.
 
     python bench/experiments/pretrained/pretrained_tables.py
 

@@ -2,9 +2,9 @@
 
     python bench/experiments/pretrained/run_pretrained.py [--seeds 0 1 2 3 4]
 
-Each arm that is through adds a line to bench/results/pretrained.jsonl, and is not run again; what a stop interrupts goes on
-with the same command. What the arms of a seed share is computed once: the round of the initial pool, and the embeddings of
-its model. Models are removed when their seed is through. pretrained_tables.py makes the tables.
+Each arm that is through adds a line to bench/results/pretrained.jsonl, and is not run again; what a stop interrupts goes
+on with the same command. What the arms of a seed share is computed once: the round of the initial pool, and the
+embeddings of its model. Models are removed when their seed is through. pretrained_tables.py makes the tables.
 """
 
 import argparse
@@ -139,10 +139,8 @@ def run_seed(seed: int) -> None:
         line = line_of(arm, seed, run, time.perf_counter() - began)
         with open(RESULTS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        print(
-            f"seed {seed}, {arm}: {line['validation_loss']:.4f}, {line['held_out_groups_loss']:.4f}, {line['seconds']:.0f} s",
-            flush=True,
-        )
+        losses = f"{line['validation_loss']:.4f}, {line['held_out_groups_loss']:.4f}"
+        print(f"seed {seed}, {arm}: {losses}, {line['seconds']:.0f} s", flush=True)
     for folder in seeds_folder.glob("*/output"):
         shutil.rmtree(folder)
 
