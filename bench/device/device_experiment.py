@@ -2,8 +2,8 @@
 
     python bench/device/device_experiment.py [--output FOLDER] [--seconds S]
 
-bench/experiments/pretrained/paper.yml, seed by seed. A line for each round is appended to FOLDER/<gpu>.jsonl when its run
-is through; no further run is begun after S seconds. What has to be in bench/cache on the GPU's machine:
+bench/experiments/pretrained/paper.yml, seed by seed. A line for each round is appended to FOLDER/<gpu>.jsonl when its
+run is through; no further run is begun after S seconds. What has to be in bench/cache on the GPU's machine:
 
 - instruct_15k.jsonl.gz, the rows;
 - SmolLM2-135M-Instruct.Q4_1.gguf, or its parts, where it is too large to travel in one piece: split --number 2

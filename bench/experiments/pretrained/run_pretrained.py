@@ -2,8 +2,8 @@
 
     python bench/experiments/pretrained/run_pretrained.py [--seeds 0 1 2 3 4]
 
-Each arm that is through adds a line to bench/results/pretrained.jsonl, and is not run again; what a stop interrupts goes
-on with the same command. What the arms of a seed share is computed once: the round of the initial pool, and the
+Each arm that is through adds a line to bench/results/pretrained.jsonl, and is not run again; what a stop interrupts
+goes on with the same command. What the arms of a seed share is computed once: the round of the initial pool, and the
 embeddings of its model. Models are removed when their seed is through. pretrained_tables.py makes the tables.
 """
 
