@@ -1,12 +1,12 @@
-# make demo | demo-pretrained | test | test-slow | test-all | lint | docs | wheel-test | test-anomalib | sanitize | bench | bench-compare |
-# bench-drop-in | experiments. Everything runs in .venv, which the first target makes.
+# make demo | demo-pretrained | test | test-slow | test-all | lint | docs | wheel-test | test-anomalib | sanitize | bench |
+# bench-compare | bench-drop-in | experiments | experiments-pretrained. Everything runs in .venv, which the first target makes.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE := $(shell find csrc -type f)
 
 .PHONY: demo demo-pretrained test test-slow test-all lint docs wheel-test test-anomalib sanitize bench bench-compare bench-drop-in \
-  experiments clean
+  experiments experiments-pretrained clean
 
 demo: $(STAMP)
 	$(BIN)/diverseevol run examples/quickstart.yml
@@ -58,6 +58,8 @@ bench: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python bench/cpu/selection.py
 	$(BIN)/python bench/cpu/embedding.py
+	$(BIN)/python examples/fetch_smollm2.py
+	$(BIN)/python bench/cpu/embedding.py --model evol_res/models/SmolLM2-135M-Instruct.Q4_1.gguf --rows 100
 
 # This tree against a git revision: make bench-compare REV=main~1.
 REV ?= HEAD~1
@@ -67,6 +69,13 @@ bench-compare: $(STAMP)
 # The table of the drop-in adapters beside what they replace.
 bench-drop-in: .venv-anomalib/.installed
 	.venv-anomalib/bin/python bench/cpu/drop_in.py
+
+# K-Center against the baselines on a real model, seed by seed, about 20 minutes for each; what is finished stays.
+experiments-pretrained: $(STAMP)
+	$(BIN)/python examples/fetch_smollm2.py
+	$(BIN)/python bench/experiments/pretrained/rows.py
+	$(BIN)/python bench/experiments/pretrained/run_pretrained.py
+	$(BIN)/python bench/experiments/pretrained/pretrained_tables.py
 
 # K-Center against the baselines on the quickstart model: bench/results/experiments.jsonl, docs/experiments.md.
 experiments: $(STAMP)

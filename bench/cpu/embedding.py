@@ -1,15 +1,16 @@
 """The embedding table: seconds, tokens/s, share of the matrix rate, memory and error, ours and others', in one run.
 
-    python bench/cpu/embedding.py [DATA] [--rows 400] [--output bench/results/NAME.jsonl]
+    python bench/cpu/embedding.py [DATA] [--model MODEL] [--rows 400] [--output bench/results/NAME.jsonl]
 
-Real instruction rows, drawn with a seed, go through an 8-layer Llama with random weights, built in bench/cache. The
-machine's speed may drift: the list of cases is run `--repeats` times over, and each case's fastest time counts; the
+Real instruction rows, drawn with a seed, go through a causal model: --model's, else an 8-layer Llama with random weights,
+built in bench/cache. The machine's speed may drift: the list of cases is run `--repeats` times over, and each case's fastest time counts; the
 matrix rate is measured before and after, and the higher one counts. Only sentence-transformers' time includes making
 tokens of the texts (bench/cpu/embedding_peers.py).
 
 The relative error is the largest one of the first 64 rows, against float64; where it is too large nothing is reported.
 Picks that differ: of K-Center picks from the same first row, those that `ours` does not make; in bfloat16, as
-precision.compare counts them. The peak memory is that of the process, its libraries and the model included. The share
+precision.compare counts them. Of a model that is given, its weights as Q8_0 and Q4_0 would hold them are measured, too:
+what quantizing them (once more, where the model comes from a quantized file) changes. The peak memory is that of the process, its libraries and the model included. The share
 of the matrix rate counts products with the weights, for every token that is run, without padding and the head.
 """
 
@@ -41,14 +42,16 @@ from diverseevol_fast.embedding.encoder import Encoder, encoder_of
 from diverseevol_fast.embedding.engine import Engine
 from diverseevol_fast.embedding.store import MemoryStore
 from diverseevol_fast.models import throughput
-from diverseevol_fast.models.load import device, load_encoder
+from diverseevol_fast.models.load import device, load_encoder, resolve_model
 from diverseevol_fast.models.token_budget import CPU_TOKENS
 
 MODEL = CACHE / "embedding-model"
 CHECKED = 64  # rows with a float64 embedding
 WARM_UP = 4  # rows
+QUANTIZATIONS = ("Q8_0", "Q4_0")
 CENTERS = PICKS = 100
-TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}  # relative error
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "quantized": 1.0}  # relative error
+PRODUCTS_IN = {"float32": "float32", "bfloat16": "bfloat16", "quantized": "float32"}  # the dtype of the arithmetic
 
 
 def default_data() -> str:
@@ -97,12 +100,30 @@ def without_shared_prefixes(task: Task) -> Run:
     return run
 
 
+def quantized(task: Task, kind: str) -> Run:
+    """The package's embed by the model whose matrices are rounded to what GGUF's quantization `kind` can hold."""
+    import gguf
+
+    quantization = gguf.GGMLQuantizationType[kind]
+    encoder = encoder_in(task, "float32")
+    for weight in encoder.body.parameters():
+        if weight.ndim == 2:
+            rounded = gguf.dequantize(gguf.quantize(weight.detach().numpy(), quantization), quantization)
+            weight.data = torch.from_numpy(rounded.astype(np.float32))
+
+    def run(rows: np.ndarray) -> Outcome:
+        found = embed_tokens(encoder, task.tokens, rows, store="host", provenance={}, progress=False)
+        return Outcome(found.values, found.metrics["padding"], found.metrics["prefix_share"], "quantized")
+
+    return run
+
+
 def encoder_in(task: Task, dtype: str) -> Encoder:
     return precision.lowered(encoder_of(load_encoder(task.folder)), getattr(torch, dtype))
 
 
-def cases(task: Task) -> dict[str, Callable[[], Run]]:
-    """By name, what loads a case's model and returns what runs it."""
+def cases(task: Task, given: bool) -> dict[str, Callable[[], Run]]:
+    """By name, what loads a case's model and returns what runs it. given: the model is not the one built here."""
     count = min(CENTERS, len(task.tokens) // 4)
     found = {
         "one at a time, as the reference does": partial(peers.reference_way, task),
@@ -116,6 +137,8 @@ def cases(task: Task) -> dict[str, Callable[[], Run]]:
         found["sentence-transformers encode"] = partial(peers.sentence_transformers, task)
     else:
         print("sentence-transformers encode: left out; pip install '.[bench]' brings it")
+    if given:
+        found |= {f"ours, weights as {kind}": partial(quantized, task, kind) for kind in QUANTIZATIONS}
     return found | {
         "ours": partial(ours, task),
         "ours, prefixes not shared": partial(without_shared_prefixes, task),
@@ -166,14 +189,14 @@ def largest_error(values: torch.Tensor, exact: torch.Tensor) -> float:
 def matrix_rates() -> dict[str, float]:
     """FLOP/s of large products, by dtype, measured now."""
     throughput.matrix_rate.cache_clear()
-    return {name: throughput.matrix_rate(device(), getattr(torch, name)) for name in TOLERANCE}
+    return {name: throughput.matrix_rate(device(), getattr(torch, name)) for name in set(PRODUCTS_IN.values())}
 
 
-def measure_all(task: Task, repeats: int) -> list[dict]:
+def measure_all(task: Task, repeats: int, given: bool) -> list[dict]:
     """Every case's fastest line, with what follows from all of them together."""
     before, exact = matrix_rates(), peers.exact(task, np.arange(min(CHECKED, len(task.tokens))))
     flops, found, times = throughput.flops_per_token(load_encoder(task.folder)), {}, {}
-    contenders = cases(task)
+    contenders = cases(task, given)
     for _ in range(repeats):
         for name, prepare in contenders.items():
             line, values = measure(name, prepare, task, exact)
@@ -183,7 +206,7 @@ def measure_all(task: Task, repeats: int) -> list[dict]:
     after = matrix_rates()
     ours_line, ours_values = found["ours"]
     for name, (line, values) in found.items():
-        dtype = line["dtype"]
+        dtype = PRODUCTS_IN[line["dtype"]]
         rate = max(before[dtype], after[dtype])
         run = line["tokens"] * (1 - line["prefix_share"])
         line |= {
@@ -245,6 +268,7 @@ def table(lines: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default=default_data(), help="rows with instruction and output")
+    parser.add_argument("--model", help="a causal model: a folder, a hub name or a .gguf file")
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "embedding-cpu.jsonl")
@@ -254,12 +278,14 @@ def main() -> None:
     data = load_data(args.data)[0]
     if data.schema.name != "alpaca":
         parser.error(f"{args.data}: expected rows with instruction and output, got {data.schema.name}")
-    build_model(data, MODEL)
-    task, told = task_of(data, args.rows, MODEL), machine() | {"data": Path(args.data).name}
+    if not args.model:
+        build_model(data, MODEL)
+    task = task_of(data, args.rows, resolve_model(args.model) if args.model else MODEL)
+    told = machine() | {"data": Path(args.data).name, "model": Path(args.model or MODEL).name}
     names = [name for name in ("transformers", "sentence_transformers") if importlib.util.find_spec(name)]
     told |= {name: importlib.metadata.version(name) for name in names}
     print(told, flush=True)
-    lines = measure_all(task, args.repeats)
+    lines = measure_all(task, args.repeats, given=bool(args.model))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with open(args.output, "a", encoding="utf-8") as file:
         for line in lines:
