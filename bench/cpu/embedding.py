@@ -2,16 +2,17 @@
 
     python bench/cpu/embedding.py [DATA] [--model MODEL] [--rows 400] [--output bench/results/NAME.jsonl]
 
-Real instruction rows, drawn with a seed, go through a causal model: --model's, else an 8-layer Llama with random weights,
-built in bench/cache. The machine's speed may drift: the list of cases is run `--repeats` times over, and each case's fastest time counts; the
-matrix rate is measured before and after, and the higher one counts. Only sentence-transformers' time includes making
-tokens of the texts (bench/cpu/embedding_peers.py).
+Real instruction rows, drawn with a seed, go through a causal model: --model's, else an 8-layer Llama with random
+weights, built in bench/cache. The machine's speed may drift: the list of cases is run `--repeats` times over, and
+each case's fastest time counts; the matrix rate is measured before and after, and the higher one counts. Only
+sentence-transformers' time includes making tokens of the texts (bench/cpu/embedding_peers.py).
 
-The relative error is the largest one of the first 64 rows, against float64; where it is too large nothing is reported.
-Picks that differ: of K-Center picks from the same first row, those that `ours` does not make; in bfloat16, as
-precision.compare counts them. Of a model that is given, its weights as Q8_0 and Q4_0 would hold them are measured, too:
-what quantizing them (once more, where the model comes from a quantized file) changes. The peak memory is that of the process, its libraries and the model included. The share
-of the matrix rate counts products with the weights, for every token that is run, without padding and the head.
+The relative error is the largest one of the first 64 rows, against float64; where it is too large nothing is
+reported. Picks that differ: of K-Center picks from the same first row, those that `ours` does not make; in bfloat16,
+as precision.compare counts them. Of a model that is given, its weights as Q8_0 and Q4_0 would hold them are measured,
+too: what quantizing them (once more, where the model comes from a quantized file) changes. The peak memory is that of
+the process, its libraries and the model included. The share of the matrix rate counts products with the weights, for
+every token that is run, without padding and the head.
 """
 
 import argparse

@@ -15,6 +15,7 @@ def add_parser(commands, common: argparse.ArgumentParser) -> None:
     )
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     report.add_argument("--judgements", type=Path, nargs="+", metavar="FILE", help="of judge: <...>/<run>/rd_<r>...")
+    report.add_argument("--answers", type=Path, nargs="+", metavar="FILE", help="of generate: <...>/<run>/rd_<r>.jsonl")
     report.add_argument("--output", type=Path, metavar="FILE.html", help="(report.html in the first run's folder)")
 
 

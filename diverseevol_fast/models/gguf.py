@@ -124,10 +124,9 @@ def _check_room(reader: "GGUFReader", path: Path, cache: Path) -> None:
 
 
 def _convert(reader: "GGUFReader", path: Path, folder: Path) -> None:
-    tokenizer = _tokenizer(reader, path)
-    tokenizer.save_pretrained(folder)
-    model = _without_quantization(_model(path))
-    model.save_pretrained(folder)
+    _tokenizer(reader, path).save_pretrained(folder)
+    with quiet_transformers():
+        _without_quantization(_model(path)).save_pretrained(folder)
 
 
 def _tokenizer(reader: "GGUFReader", path: Path) -> "PreTrainedTokenizerBase":
@@ -166,7 +165,9 @@ def _model(path: Path) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     try:
-        with quiet_transformers(), redirect_stderr(io.StringIO()):  # it shows its progress, whoever asked
+        with redirect_stderr(
+            io.StringIO()
+        ):  # undoing the quantization shows its progress, whatever transformers is told
             read: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
             )

@@ -69,7 +69,8 @@ def build_base_model(data: Data, folder: Path, seed: int) -> None:
     """Save "builtin:small-llama" for this data set: its tokenizer is trained on the rows' texts."""
     log.info("model: building a small Llama, its tokenizer trained on %d rows", len(data.rows))
     texts = [_training_text(data, row_id) for row_id in range(len(data.rows))]
-    build_small_llama(texts, folder, seed)
+    with quiet_transformers():
+        build_small_llama(texts, folder, seed)
 
 
 def _training_text(data: Data, row_id: int) -> str:
@@ -189,9 +190,10 @@ def load_sentence_transformer(
         raise InputError(f"{folder}: a sentence-transformers model; pip install 'sentence-transformers>=5'") from error
     model_kwargs: dict[str, Any] = {"dtype": dtype, "use_safetensors": True} | _attention(attn_implementation)
     try:
-        return SentenceTransformer(
-            str(folder), device=str(device()), trust_remote_code=trust_remote_code, model_kwargs=model_kwargs
-        )
+        with quiet_transformers():
+            return SentenceTransformer(
+                str(folder), device=str(device()), trust_remote_code=trust_remote_code, model_kwargs=model_kwargs
+            )
     except Exception as error:  # each module of the folder raises its own exceptions
         raise InputError(f"{folder}: not loadable as a sentence-transformers model: {reason(error)}") from error
 

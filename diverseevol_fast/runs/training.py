@@ -17,6 +17,7 @@ from .._common.progress import Progress
 from ..data.batches import pad
 from ..data.tokens import Tokens
 from ..models.load import load_causal_lm
+from ..models.quiet import quiet_transformers
 from .config import Config, nearest
 
 if TYPE_CHECKING:
@@ -217,7 +218,8 @@ def train(
         raise RunError(
             f"the training loss is {result.training_loss}: training diverged; lower train_args.learning_rate"
         )
-    trainer.save_model(str(folder))
+    with quiet_transformers():
+        trainer.save_model(str(folder))
     if distributed.is_first():
         (folder / "training_args.bin").unlink()  # a pickle of settings that the manifest holds too
     if args.fsdp:  # a process holds a part of the weights, the folder all of them

@@ -15,6 +15,7 @@ from ..diversity import measure_run
 from ..evaluation_encoder import EmbeddingSpace, fixed_embeddings, fixed_space
 from ..judge.score import Scores
 from . import charts, sections
+from .answers_section import Answers, answers_section
 from .examples import Plane, picks_of, plane_of
 from .metrics import Block
 from .page import Chart, Draw, render
@@ -65,7 +66,9 @@ def blocks_of(records: Sequence[Record]) -> list[Block]:
     ]
 
 
-def write_page(output: Path, folder: Path, blocks: Sequence[Block], verdict: Sequence[str]) -> int:
+def write_page(
+    output: Path, folder: Path, blocks: Sequence[Block], verdict: Sequence[str], answers: Sequence[Answers]
+) -> int:
     """Write the page, and its charts as PNGs in the folder; returns how many charts."""
     drawn: set[str] = set()
 
@@ -100,6 +103,7 @@ def write_page(output: Path, folder: Path, blocks: Sequence[Block], verdict: Seq
             ("diversity", "How diverse the pools are", by_data_set(sections.diversity_section)),
             ("cost", "What it cost", by_data_set(sections.cost_section)),
             ("picked", "What was picked", by_data_set(picks_section)),
+            *([("answers", "What the models answer", answers_section(answers))] if answers else []),
             ("reading", "How to read this", sections.reading_section(blocks)),
         ],
         version=__version__,

@@ -5,11 +5,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..._common.errors import InputError
 from ...runs.finished import FinishedRun, read_run
+from ..judge.answer_pairs import read_answers
 from ..judge.score import Scores, scores_of
+
+if TYPE_CHECKING:
+    from .answers_section import Answers
 
 ROUND = re.compile(r"rd_(\d+)(?!\d)")  # how the name of a round's file begins
 
@@ -38,20 +42,28 @@ class Report:
         return f"Report({str(self.output)!r}, runs: {names}; {self.charts} charts)"
 
 
-def report(runs: PathOrPaths, *, judgements: PathOrPaths | None = None, output: str | Path | None = None) -> Report:
+def report(
+    runs: PathOrPaths,
+    *,
+    judgements: PathOrPaths | None = None,
+    answers: PathOrPaths | None = None,
+    output: str | Path | None = None,
+) -> Report:
     """Write an HTML page on one or more finished runs, and its charts as PNGs in a folder beside it.
 
     Args:
         runs: folders of runs.
         judgements: files <test>/<run>/rd_<round>...jsonl that `diverseevol judge` wrote.
+        answers: files <test>/<run>/rd_<round>.jsonl that `diverseevol generate` wrote; the page shows ten questions.
         output: the page's name; None: report.html in the first run's folder.
 
     Returns:
         Report: where the page and its charts are, and the sentences of the verdict.
 
     Raises:
-        InputError: matplotlib or scipy is not installed; a folder without a run, or the same run twice; a judgement
-            file that fits no run; data or a model that is no longer there; a page that cannot be written.
+        InputError: matplotlib or scipy is not installed; a folder without a run, or the same run twice; a file of
+            judgements or answers that fits no run; data or a model that is no longer there; a page that cannot be
+            written.
     """
     try:
         import matplotlib  # noqa: F401
@@ -69,7 +81,8 @@ def report(runs: PathOrPaths, *, judgements: PathOrPaths | None = None, output: 
     if not writable(page.parent):
         raise InputError(f"output: {page.parent} is not writable; name a file in another folder")
     names = unique_names([run.state.folder for run in finished])
-    judged = match_judgements([] if judgements is None else _paths(judgements), finished)
+    judged = match_judgements(_paths(judgements), finished)
+    answered = _match_answers(_paths(answers), finished, names)
     charts_folder = page.with_name(f"{page.stem}_files")
     measured_in = [
         None if writable(run.state.folder / "diversity") else charts_folder / "diversity" / name.replace("/", "-")
@@ -77,7 +90,7 @@ def report(runs: PathOrPaths, *, judgements: PathOrPaths | None = None, output: 
     ]
     blocks = blocks_of(records_of(finished, names, judged, measured_in))
     sentences = verdict(blocks)
-    charts = write_page(page, charts_folder, blocks, sentences)
+    charts = write_page(page, charts_folder, blocks, sentences, answered)
     rounds = [run.rounds for run in finished]
     return Report(page, charts, charts_folder, sentences, list(zip(names, rounds, strict=True)))
 
@@ -131,7 +144,24 @@ def match_judgements(files: Sequence[Path], runs: Sequence[FinishedRun]) -> Judg
     return judged
 
 
-def _paths(value: PathOrPaths) -> list[Path]:
+def _match_answers(files: Sequence[Path], runs: Sequence[FinishedRun], names: Sequence[str]) -> list["Answers"]:
+    """The answers in files <test>/<run>/rd_<r>*.jsonl.
+
+    Raises:
+        InputError: as read_answers; a file that fits no run or more than one, or not a round of it.
+    """
+    from .answers_section import Answers
+
+    found = []
+    for path in files:
+        index, r = _run_and_round(path, runs)
+        found.append(Answers(path.resolve().parents[1].name, f"{names[index]}, round {r}", read_answers(path)))
+    return found
+
+
+def _paths(value: PathOrPaths | None) -> list[Path]:
+    if value is None:
+        return []
     return [Path(value)] if isinstance(value, str | Path) else [Path(one) for one in value]
 
 
@@ -149,10 +179,10 @@ def _page_path(output: str | Path | None, first_run: Path) -> Path:
 
 
 def _run_and_round(path: Path, runs: Sequence[FinishedRun]) -> tuple[int, int]:
-    """The run, as an index, and the round that a judgement file's path names.
+    """The run, as an index, and the round that the path of a file of judgements or answers names.
 
     Raises:
-        InputError: as match_judgements.
+        InputError: it fits no run or more than one, or not a round of it.
     """
     name = path.resolve().parent.name
     matches = [index for index, run in enumerate(runs) if run.name == name]

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from support.config import write_config
+from support.config import write_config, write_rows
 from support.report_records import NASTY, ODD
 
 from diverseevol_fast._common.errors import InputError
@@ -283,6 +283,35 @@ def test_a_run_that_may_only_be_read(made, tmp_path, capsys, monkeypatch):
     assert len(cells(parts(output)["diversity"], "kc: each pool")["Covering radius"]) == 3
     kept = {path.name.partition("-")[0] for path in (tmp_path / "elsewhere/r_files/diversity/kc").iterdir()}
     assert kept == {"embeddings", "measures"}
+
+
+def test_answers_stand_below_their_questions(made, tmp_path):
+    questions = [{"question_id": number, "text": f"{NASTY} question {number}"} for number in range(12)]
+    files = []
+    for name in ("kc", "rnd"):
+        path = tmp_path / "vicuna_test" / name / "rd_2.jsonl"
+        path.parent.mkdir(parents=True)
+        write_rows(path, [row | {"answer": f"{name} {NASTY}\n" + "long " * 400} for row in questions])
+        files.append(str(path))
+    output = tmp_path / "page.html"
+    runs = [str(made / "kc"), str(made / "rnd")]
+    assert main(["report", *runs, "--answers", *files, "--output", str(output), "--quiet"]) == 0
+    shown = "".join(parts(output)["answers"].itertext())
+    assert "vicuna_test: the first 10 questions" in shown
+    assert f"{NASTY} question 9" in shown
+    assert "question 10" not in shown
+    assert shown.count(f"kc {NASTY}\nlong") == shown.count(f"rnd {NASTY}\nlong") == 10
+    assert shown.count("…") == 20
+
+
+def test_answers_that_fit_no_run_are_refused(made, tmp_path, capsys):
+    path = tmp_path / "vicuna_test" / "kc" / "rd_9.jsonl"
+    path.parent.mkdir(parents=True)
+    write_rows(path, [{"question_id": 1, "text": "?", "answer": "!"}])
+    output = tmp_path / "page.html"
+    assert main(["report", str(made / "kc"), "--answers", str(path), "--output", str(output), "--quiet"]) == 2
+    assert "kc has no round 9" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_judgements_join_their_rounds(made, tmp_path, shared_data):
