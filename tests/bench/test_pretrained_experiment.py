@@ -108,7 +108,7 @@ def test_arms_share_the_initial_round_and_its_embeddings(tmp_path, monkeypatch, 
     for arm in (*run_pretrained.ARMS, "initial"):
         own = yaml.safe_load((ROOT / "bench" / "experiments" / "pretrained" / f"{arm}.yml").read_text())
         own |= settings | {"full_data_path": str(tmp_path / "rows.jsonl")}
-        own |= {"held_out_groups": {"group": [rows[0]["family"]]}}
+        own |= {"held_out_groups": {"group": [rows[0]["family"]]}, "model_max_length": 256}
         own |= {"whiten_n_components": 4} if arm == "whitened" else {}
         own |= {"n_round": {"initial": 0, "random": 0}.get(arm, 1), "keep_embeddings": arm == "kcenter"}
         (tmp_path / f"{arm}.yml").write_text(yaml.safe_dump(own))
