@@ -7,6 +7,7 @@ is split before its tokens are made; those that it would silently replace are se
 import io
 import logging
 import shutil
+import tempfile
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,16 +125,18 @@ def _check_room(reader: "GGUFReader", path: Path, cache: Path) -> None:
 
 
 def _convert(reader: "GGUFReader", path: Path, folder: Path) -> None:
-    _tokenizer(reader, path).save_pretrained(folder)
-    with quiet_transformers():
-        _without_quantization(_model(path)).save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as alone, quiet_transformers():
+        link = Path(alone) / "model.gguf"  # transformers would read settings from other files beside this one
+        link.symlink_to(path.resolve())
+        _tokenizer(reader, path, link).save_pretrained(folder)
+        _without_quantization(_model(path, link)).save_pretrained(folder)
 
 
-def _tokenizer(reader: "GGUFReader", path: Path) -> "PreTrainedTokenizerBase":
+def _tokenizer(reader: "GGUFReader", path: Path, link: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(link.parent, gguf_file=link.name)
     except Exception as error:  # transformers raises any exception for a vocabulary that it does not expect
         raise InputError(f"{path}: no usable tokenizer: {reason(error)}") from error
     _set_split(tokenizer, str(_field(reader, "tokenizer.ggml.pre") or "default"), reader, path)
@@ -161,7 +164,7 @@ def _set_split(tokenizer: Any, pre: str, reader: "GGUFReader", path: Path) -> No
         )
 
 
-def _model(path: Path) -> "PreTrainedModel":
+def _model(path: Path, link: Path) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     try:
@@ -169,7 +172,7 @@ def _model(path: Path) -> "PreTrainedModel":
             io.StringIO()
         ):  # undoing the quantization shows its progress, whatever transformers is told
             read: Any = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
+                link.parent, gguf_file=link.name, dtype=torch.float32, output_loading_info=True
             )
     except Exception as error:  # transformers and gguf raise any exception for settings or weights they do not expect
         raise InputError(f"{path}: not convertible to a model: {reason(error)}") from error

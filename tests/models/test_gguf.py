@@ -81,6 +81,21 @@ def test_tokens_special_tokens_chat_template_and_length_are_kept(file, tokenizer
     assert converted.model_max_length == TINY["max_position_embeddings"]
 
 
+def test_other_files_beside_it_change_nothing(file, tokenizer, tiny_model, tmp_path):
+    write_gguf(file, llama(tokenizer), tokenizer, pre="gpt-2")
+    for name in ("config.json", "generation_config.json"):
+        shutil.copy(tiny_model / name, file.parent / name)
+    (file.parent / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "none"}')
+    (file.parent / "tokenizer_config.json").write_text('{"eos_token": "<other>", "model_max_length": 7}')
+    beside = resolve_model(str(file))
+    alone = tmp_path / "alone" / file.name
+    alone.parent.mkdir()
+    shutil.copy(file, alone)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        again = resolve_model(str(alone), cache_dir=str(tmp_path / "again"))
+        assert (beside / name).read_bytes() == (again / name).read_bytes()
+
+
 def test_digits_are_split_where_the_file_says_so(file, tokenizer):
     texts = ["a   1", "x\n\n2", " 12 345"]
     write_gguf(file, llama(tokenizer), tokenizer, pre="smollm")
