@@ -108,10 +108,11 @@ def _check(reader: "GGUFReader", path: Path) -> None:
 
 
 def _architectures() -> set[str]:
-    """The architectures that transformers reads from GGUF, without encoders."""
+    """The architectures of dense causal language models that transformers reads from GGUF."""
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-    return {name for name in GGUF_SUPPORTED_ARCHITECTURES if not name.startswith(("t5", "umt5", "clip"))}
+    others = ("t5", "moe", "gpt_oss", "minimax", "general", "tokenizer")  # encoders, mixtures of experts, other keys
+    return {name for name in GGUF_SUPPORTED_ARCHITECTURES if not any(other in name for other in others)}
 
 
 def _check_room(reader: "GGUFReader", path: Path, cache: Path) -> None:
@@ -168,9 +169,8 @@ def _model(path: Path, link: Path) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     try:
-        with redirect_stderr(
-            io.StringIO()
-        ):  # undoing the quantization shows its progress, whatever transformers is told
+        # Undoing the quantization shows its progress, whatever transformers is told.
+        with redirect_stderr(io.StringIO()):
             read: Any = AutoModelForCausalLM.from_pretrained(
                 link.parent, gguf_file=link.name, dtype=torch.float32, output_loading_info=True
             )
