@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +112,7 @@ def _made(source: str) -> tuple["RawRows", str]:
     """The rows of a built-in data set.
 
     Raises:
-        InputError: this Python has no docstrings.
+        InputError: this Python has no sources of its standard library.
     """
     if source == QUICKSTART:
         from ..demo.rows import generate_rows
@@ -121,9 +120,10 @@ def _made(source: str) -> tuple["RawRows", str]:
         return _raw_rows(generate_rows()), "generated rows"
     from ..demo.python_docs import python_docs_rows
 
-    if sys.flags.optimize > 1:
-        raise InputError(f"{source}: this Python runs without docstrings; start it without -OO or PYTHONOPTIMIZE=2")
-    return _raw_rows(python_docs_rows()), "docstrings"
+    rows = python_docs_rows()
+    if not rows:
+        raise InputError(f"{source}: this Python has no sources of its standard library; name another data set")
+    return _raw_rows(rows), "docstrings"
 
 
 def _in_memory(rows: Any) -> tuple["RawRows", str]:
