@@ -5,6 +5,8 @@ import hashlib
 import json
 import logging
 import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._common.files import read_json, write_json
+from .._common.files import atomic_path, read_json, write_json
 from .._common.version import __version__
 from ..data.dataset import Data
 from ..data.templates import Template, choose_template, prompt_of
@@ -79,7 +81,12 @@ def is_own(run: FinishedRun, space: EmbeddingSpace) -> bool:
     return space.provenance == _provenance(base, _settings(run.config))
 
 
-def fixed_embeddings(run: FinishedRun, space: EmbeddingSpace | None = None, folder: Path | None = None) -> torch.Tensor:
+def fixed_embeddings(
+    run: FinishedRun,
+    space: EmbeddingSpace | None = None,
+    folder: Path | None = None,
+    others: Sequence[Path] = (),
+) -> torch.Tensor:
     """The embeddings of a run's candidates in one space: [len(run.candidates), D] float32, mapped from a file.
 
     Position i is row run.candidates[i]. The file is made once for each space, and resumed after a crash. Where it
@@ -89,6 +96,7 @@ def fixed_embeddings(run: FinishedRun, space: EmbeddingSpace | None = None, fold
         run: a run with models.
         space: the embedding space; None: the run's own (fixed_space).
         folder: the folder of the file; None: RUN/diversity.
+        others: folders of other runs' files; one with the same provenance is copied instead of embedding anew.
 
     Raises:
         InputError: there is no such model, the run's data is gone, or the file has another provenance.
@@ -96,31 +104,53 @@ def fixed_embeddings(run: FinishedRun, space: EmbeddingSpace | None = None, fold
     """
     space = space or fixed_space(run)
     name = "embeddings.npy" if is_own(run, space) else f"embeddings-{short_digest(space.provenance)}.npy"
-    return embed_rows(space, run.data, run.candidates, (folder or run.state.folder / "diversity") / name)
+    store = (folder or run.state.folder / "diversity") / name
+    return embed_rows(space, run.data, run.candidates, store, [other / name for other in others])
 
 
-def embed_rows(space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path) -> torch.Tensor:
+def embed_rows(
+    space: EmbeddingSpace, data: Data, rows: np.ndarray, store: Path, others: Sequence[Path] = ()
+) -> torch.Tensor:
     """The embeddings of these rows' texts: [len(rows), D] float32, mapped from the file `store`.
 
-    A finished file of the same provenance is opened without loading the model. Where the file cannot be written, the
-    embeddings are in memory.
+    A finished file of the same provenance is opened without loading the model, and one of `others` copied. Where the
+    file cannot be written, the embeddings are in memory.
 
     Raises:
         InputError, RunError: as fixed_embeddings.
     """
-    record = store.with_name(f"{store.name}.source.json")
+    record = _record_of(store)
     rows_sha256 = hashlib.sha256(rows.tobytes()).hexdigest()
     provenance = {"version": __version__, "data_sha256": data.sha256(), "rows_sha256": rows_sha256} | space.provenance
     if os.path.exists(store) and load_json(record) == provenance:  # Path.exists raises in a folder without access
         return torch.from_numpy(np.load(store, mmap_mode="c"))
     if _in_memory.get(store, ({}, None))[0] == provenance:
         return _in_memory[store][1]
+    for other in others:
+        if os.path.exists(other) and load_json(_record_of(other)) == provenance and _copied(other, store):
+            save_json(record, provenance)
+            return torch.from_numpy(np.load(store, mmap_mode="c"))
     values, is_saved = _embedded(space, data, rows, store)
     if is_saved:
         save_json(record, provenance)
     else:
         _in_memory[store] = provenance, values
     return values
+
+
+def _record_of(store: Path) -> Path:
+    return store.with_name(f"{store.name}.source.json")
+
+
+def _copied(other: Path, store: Path) -> bool:
+    """Copy a file; False, with a warning, where it cannot be written."""
+    try:
+        with atomic_path(store) as partial:
+            shutil.copyfile(other, partial)
+    except OSError as error:
+        _warn_not_saved(store, error)
+        return False
+    return True
 
 
 def fixed_texts(

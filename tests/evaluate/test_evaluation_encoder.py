@@ -1,6 +1,7 @@
 """Embeddings by one fixed model: of which texts, in which file, and what happens where the file cannot be written."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -170,3 +171,30 @@ def test_a_full_disk_is_not_taken_for_a_folder_of_others(run, monkeypatch):
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(OSError, match="No space left"):
         measure_run(run, random=0)
+
+
+def test_another_runs_embeddings_of_the_same_rows_are_copied(three_rounds, tmp_path, monkeypatch):
+    first, second = (read_run(shutil.copytree(three_rounds, tmp_path / name)) for name in ("first", "second"))
+    space = replace(fixed_space(first), plain_texts=True)
+    values = fixed_embeddings(first, space).clone()
+    monkeypatch.setattr(evaluation_encoder, "_embedded", pytest.fail)
+    folder = first.state.folder / "diversity"
+    assert torch.equal(fixed_embeddings(second, space, others=[tmp_path / "none", folder]), values)
+    assert torch.equal(fixed_embeddings(second, space), values)  # it has a file of its own now
+    for path in folder.iterdir():
+        path.unlink()
+    assert torch.equal(fixed_embeddings(second, space), values)
+
+
+def test_another_runs_embeddings_of_other_rows_are_not_taken(three_rounds, tmp_path, monkeypatch):
+    first, second = (read_run(shutil.copytree(three_rounds, tmp_path / name)) for name in ("first", "second"))
+    space = replace(fixed_space(first), plain_texts=True)
+    fixed_embeddings(first, space)
+    folder = first.state.folder / "diversity"
+    (record,) = folder.glob("*.source.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"rows_sha256": "another"}))
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    values = fixed_embeddings(second, space, others=[folder])
+    assert len(values) == len(second.candidates)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert not os.path.samefile(next(folder.glob("*.npy")), next((second.state.folder / "diversity").glob("*.npy")))

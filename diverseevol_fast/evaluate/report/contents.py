@@ -38,6 +38,7 @@ def records_of(
     """
     spaces: dict[str, EmbeddingSpace] = {}  # by data set
     planes: dict[str, Plane] = {}  # by data set
+    measured_in: list[Path] = []  # the folders of the runs so far
     records = []
     for number, (run, name, scores, folder) in enumerate(zip(runs, names, judged, folders, strict=True), 1):
         data = _data_sha256(run)
@@ -45,7 +46,8 @@ def records_of(
         log.info("report: %s", name)
         metrics = [run.state.metrics(r) for r in range(run.rounds)]
         sizes = [len(run.pool(r)) for r in range(run.rounds)]
-        x = fixed_embeddings(run, space, folder)
+        x = fixed_embeddings(run, space, folder, others=measured_in)
+        measured_in.append(folder or run.state.folder / "diversity")
         diversity = measure_run(run, space=space, centered=True, folder=folder)
         planes[data] = planes.get(data) or plane_of(x)
         picked = picks_of(run, x, planes[data])
