@@ -65,6 +65,12 @@ def measure(x: torch.Tensor, sources: list[str]) -> Iterator[dict]:
         } | spread_of(values)
 
 
+def random_line(sources: list[str]) -> dict:
+    """What random picks reach, the mean of ten draws."""
+    draws = (np.random.default_rng(seed).choice(len(sources), PICKS, replace=False) for seed in range(10))
+    return {"embeddings": "random rows", "sources": float(np.mean([len({sources[i] for i in draw}) for draw in draws]))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
@@ -72,15 +78,13 @@ def main() -> None:
     args = parser.parse_args()
     rows = load_data(args.data)[0].rows
     x = torch.from_numpy(np.load(kept("hidden-states", len(rows))))
-    lines = list(measure(x, [row["source"] for row in rows]))
-    print("| embeddings | passes | same picks | sources | largest / median deviation | variance in 10 | mean cosine |")
-    print("|---|---|---|---|---|---|---|")
+    sources = [row["source"] for row in rows]
+    lines = [*measure(x, sources), random_line(sources)]
+    columns = {key: "{:.4g}" for key in lines[0]} | {"embeddings": "{}"}
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for line in lines:
-        print(
-            f"| {line['embeddings']} | {line['passes']:.2f} | {line['same_picks']} | {line['sources']} "
-            f"| {line['largest_by_median_deviation']:.1f} | {line['variance_in_10_dimensions']:.0%} "
-            f"| {line['mean_cosine']:.2f} |"
-        )
+        cells = (form.format(line[key]) if key in line else "" for key, form in columns.items())
+        print("| " + " | ".join(cells) + " |")
     with open(args.output, "a", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line | {"n": len(x), "d": x.shape[1]} | machine()) + "\n")

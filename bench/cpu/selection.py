@@ -1,6 +1,6 @@
 """The peers table: same picks or not, seconds, ratio, passes, memory and share of the roofline, in one run.
 
-    python bench/cpu/selection.py [--shapes small|all] [--output bench/results/NAME.jsonl]
+    python bench/cpu/selection.py [--shapes small|hidden-states|all] [--output bench/results/NAME.jsonl]
 
 The picks are compared with the streaming float64 loop. A peer that would need more than `--memory` GB, or minutes, is
 left out. Times are the best of three, or of one where that took more than five seconds.
@@ -47,6 +47,9 @@ SHAPES = {
         ("sentences", 15_011, 384, 1, 1_501),
         ("hidden-states", 15_011, 576, 100, 100),
         ("hidden-states", 15_011, 576, 1, 1_501),
+    ],
+    "hidden-states": [
+        (kind, 15_011, 576, m, k) for kind in ("hidden-states", "gaussian") for m, k in ((100, 100), (1, 1_501))
     ],
     "all": [
         *(("gaussian", n, d, m, 100) for n in (15_011, 52_002) for d in (384, 1_024, 4_096) for m in (100, 1_000)),
