@@ -35,7 +35,7 @@ lint: $(STAMP)
 
 # The documentation, in build/docs; a broken link, an unlisted page or a missing public name is an error.
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 wheel-test: $(STAMP)
 	bash tests/wheel.sh
