@@ -77,6 +77,11 @@ def spread(values: np.ndarray, digits: int = 3) -> str:
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
+def p_value(differences: np.ndarray) -> float:
+    """Of a two-sided t-test by pairs."""
+    return float(stats.ttest_1samp(differences, 0).pvalue)
+
+
 def losses(lines: Lines) -> str:
     """Every arm: losses on the validation rows and on the sources that are in no pool, and the pool itself."""
     rows = []
@@ -100,7 +105,7 @@ def compared(lines: Lines) -> str:
     rows = {arm: [arm] for arm in OTHERS}
     for key in ("validation_loss", "held_out_groups_loss"):
         differences = {arm: lines.differences(arm, key) for arm in OTHERS}
-        corrected = holm({arm: float(stats.ttest_1samp(values, 0).pvalue) for arm, values in differences.items()})
+        corrected = holm({arm: p_value(values) for arm, values in differences.items()})
         for arm, values in differences.items():
             rows[arm] += [spread(values), f"{corrected[arm]:.3f}"]
     return table(
@@ -109,11 +114,12 @@ def compared(lines: Lines) -> str:
 
 
 def by_source(lines: Lines) -> str:
-    """Less random's on the validation rows of each source, by pairs."""
-    header = ["less random's", *lines.sources()]
-    return table(
-        header, [[arm, *(spread(lines.differences(arm, source)) for source in lines.sources())] for arm in OTHERS]
-    )
+    """Less random's on the validation rows of each source, by pairs; "*": p below 0.05, corrected over the table."""
+    differences = {f"{arm} {source}": lines.differences(arm, source) for arm in OTHERS for source in lines.sources()}
+    corrected = holm({name: p_value(values) for name, values in differences.items()})
+    cells = {name: spread(values) + " *" * (corrected[name] < 0.05) for name, values in differences.items()}
+    rows = [[arm, *(cells[f"{arm} {source}"] for source in lines.sources())] for arm in OTHERS]
+    return table(["less random's", *lines.sources()], rows)
 
 
 def power(lines: Lines) -> str:
@@ -137,7 +143,7 @@ def tables(lines: Lines) -> str:
     parts = {
         f"100 rows out of 1,700, {len(lines.seeds)} seeds": losses,
         "Less random's, by pairs": compared,
-        "The same by source of the validation rows": by_source,
+        "The same by source of the validation rows (*: p < 0.05, Holm over this table)": by_source,
         "How many seeds would show a difference": power,
     }
     return "\n\n".join(f"#### {title}\n\n{make(lines)}" for title, make in parts.items())
