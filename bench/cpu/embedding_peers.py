@@ -5,6 +5,7 @@ with token ids, as ours do; sentence-transformers' encode takes none and begins 
 tokens. All run without gradients; all but the reference's way run without a cache of keys and values.
 """
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -150,7 +151,11 @@ def sentence_transformers(task: Task) -> Run:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    transformer = Transformer(str(task.folder), max_seq_length=MAX_LENGTH)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in task.folder.iterdir():
+            if path.name != "chat_template.jinja":  # encode would make a message of each text, with a system prompt
+                (Path(folder) / path.name).symlink_to(path.resolve())
+        transformer = Transformer(folder, max_seq_length=MAX_LENGTH)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     model = SentenceTransformer(modules=[transformer, pooling], device=str(device()))
     _check_ids(model, task)
