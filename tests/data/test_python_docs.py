@@ -31,6 +31,7 @@ def test_an_answer_is_the_first_paragraph_of_the_docstring():
     assert python_docs.python_docs_rows(count=5) == rows[:5]
 
 
+@pytest.mark.slow
 def test_every_process_makes_the_same_rows_whatever_it_has_loaded():
     """Other packages change the standard library's modules: matplotlib, torch and sklearn some docstrings."""
     command = "from diverseevol_fast import load_data; print(load_data('builtin:python-docs')[0].sha256())"
