@@ -72,6 +72,16 @@ def test_the_tables_say_what_the_lines_say():
     assert text.count("| kcenter |") == 4
 
 
+def test_the_picture_shows_every_selection_but_random(tmp_path):
+    figure = pretrained_tables.picture(pretrained_tables.Lines(lines()))
+    figure.savefig(tmp_path / "picture.png")
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == [
+        arm for arm in run_pretrained.ARMS if arm != "random"
+    ]
+    assert "kept-out" in right.get_title()
+
+
 def test_rows_are_short_and_of_sources_that_are_kept_apart():
     kinds = ["gsm8k", "gpteacher-codegen", "t0:ropes_plain_bottom_hint", "t0:common_gen_Example_prompt"]
     rows = [

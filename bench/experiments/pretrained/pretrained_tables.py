@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "bench" / "experiments"))
 from experiment_tables import mean_interval, table  # noqa: E402
-from run_pretrained import ARMS, finished_lines  # noqa: E402
+from run_pretrained import ARMS, RESULTS, finished_lines  # noqa: E402
 
 PAGE = ROOT / "docs" / "experiments.md"
 MARKS = "<!-- tables: written by bench/experiments/pretrained/pretrained_tables.py -->", "<!-- end of these tables -->"
@@ -149,11 +150,31 @@ def tables(lines: Lines) -> str:
     return "\n\n".join(f"#### {title}\n\n{make(lines)}" for title, make in parts.items())
 
 
+def picture(lines: Lines) -> Figure:
+    """Less random's by pairs: the mean over seeds with its 95 % interval, and every seed as a dot."""
+    titles = {"validation_loss": "validation rows", "held_out_groups_loss": "kept-out sources"}
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+        for place, arm in enumerate(OTHERS):
+            values = lines.differences(arm, key)
+            mean, half = mean_interval(list(values))
+            axes.plot(values, [place] * len(values), ".", color="tab:gray", markersize=4)
+            axes.errorbar(mean, place, xerr=half, fmt="o", color="tab:blue", capsize=3, markersize=5)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_title(f"Loss on {title}, less random's", fontsize=9)
+        axes.set_xlabel("nats", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.set_yticks(range(len(OTHERS)), OTHERS)
+    return figure
+
+
 def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    page = tables(Lines(finished_lines()))
+    lines = Lines(finished_lines())
+    picture(lines).savefig(RESULTS.with_suffix(".png"), dpi=130)
+    page = tables(lines)
     PAGE.write_text(f"{before}{MARKS[0]}\n\n{page}\n\n{MARKS[1]}{after}", encoding="utf-8")
     print(page)
 
