@@ -165,6 +165,7 @@ def picture(lines: Lines) -> Figure:
         axes.set_xlabel("nats", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.set_yticks(range(len(OTHERS)), OTHERS)
+        axes.set_ylim(len(OTHERS) - 0.5, -0.5)
     return figure
 
 
