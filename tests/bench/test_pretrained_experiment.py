@@ -46,7 +46,7 @@ def test_holm_corrects_as_published():
 
 @pytest.mark.parametrize(("ratio", "pairs"), [(0.5, 34), (0.8, 15), (1.0, 10), (2.0, 5), (8.0, 3), (100.0, 2)])
 def test_seeds_needed_are_those_of_tables_of_power(ratio, pairs):
-    """A paired t-test, two-sided 5 %, power 0.8: 34 pairs for d = 0.5, 15 for 0.8, 10 for 1 (Cohen 1988); 2 at least."""
+    """Paired t-test, two-sided 5 %, power 0.8: 34 pairs for d = 0.5, 15 for 0.8, 10 for 1 (Cohen 1988), 2 at least."""
     assert pretrained_tables.seeds_needed(deviation=1.0, difference=ratio) == pairs
 
 
