@@ -26,6 +26,7 @@ def line(arm: str, seed: int, loss: float) -> dict:
         "held_out_groups_loss": 2 * loss,
         "loss_by_source": {"gsm8k": [3.0 * loss, 3], "t0": [loss, 2]},
         "groups_in_pool": 20,
+        "pool_by_source": {"gsm8k": 90 - seed, "t0": 10 + seed} if arm == "random" else {"t0": 100},
         "tokens_in_pool": 1000,
     }
 
@@ -69,7 +70,16 @@ def test_the_tables_say_what_the_lines_say():
     half = stats.t.ppf(0.975, 4) * values.std(ddof=1) / 5**0.5
     assert f"| static | {values.mean():.3f} ± {half:.3f} |" in text
     assert "5 seeds" in text
-    assert text.count("| kcenter |") == 4
+    assert text.count("| kcenter |") == 5
+    assert "| random | 88.0 | 12.0 |" in text
+    assert "| kcenter | 0.0 | 100.0 |" in text
+
+
+def test_rounds_are_held_against_choosing_at_once():
+    found = pretrained_tables.Lines(lines())
+    values = found.values("kcenter", "validation_loss") - found.values("one_shot", "validation_loss")
+    half = stats.t.ppf(0.975, 4) * values.std(ddof=1) / 5**0.5
+    assert f"| one_shot | {values.mean():.3f} ± {half:.3f} |" in pretrained_tables.rounds(found)
 
 
 def test_the_picture_shows_every_selection_but_random(tmp_path):

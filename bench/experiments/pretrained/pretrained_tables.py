@@ -19,6 +19,7 @@ from run_pretrained import ARMS, RESULTS, finished_lines  # noqa: E402
 
 PAGE = ROOT / "docs" / "experiments.md"
 MARKS = "<!-- tables: written by bench/experiments/pretrained/pretrained_tables.py -->", "<!-- end of these tables -->"
+AT_ONCE = ("one_shot", "static")
 OTHERS = tuple(arm for arm in ARMS if arm != "random")
 SMALLEST = 0.02  # nats: the difference that one would like to see
 POWER = 0.8
@@ -64,13 +65,17 @@ class Lines:
         total, count = line["loss_by_source"][key]
         return total / count
 
+    def pools(self, arm: str) -> list[dict[str, int]]:
+        """[seeds]: how many rows of each source the last pool has; a source without a row is not there."""
+        return [self._lines[arm, seed]["pool_by_source"] for seed in self.seeds]
+
     def sources(self) -> list[str]:
         """The sources of validation rows, in every seed."""
         return sorted(set.intersection(*(set(line["loss_by_source"]) for line in self._lines.values())))
 
-    def differences(self, arm: str, key: str) -> np.ndarray:
-        """[seeds]: the arm less random, which trains on as many rows and has the same validation rows."""
-        return self.values(arm, key) - self.values("random", key)
+    def differences(self, arm: str, key: str, other: str = "random") -> np.ndarray:
+        """[seeds]: the arm less another, which trains on as many rows and has the same validation rows."""
+        return self.values(arm, key) - self.values(other, key)
 
 
 def spread(values: np.ndarray, digits: int = 3) -> str:
@@ -103,15 +108,23 @@ def losses(lines: Lines) -> str:
 
 def compared(lines: Lines) -> str:
     """Less random's, by pairs, with p-values corrected over the selections of a column."""
-    rows = {arm: [arm] for arm in OTHERS}
+    return _compared(lines, "less random's", {arm: (arm, "random") for arm in OTHERS})
+
+
+def rounds(lines: Lines) -> str:
+    """K-Center round by round, less K-Center at once, by pairs, corrected in the same way."""
+    return _compared(lines, "kcenter less", {other: ("kcenter", other) for other in AT_ONCE})
+
+
+def _compared(lines: Lines, title: str, pairs: dict[str, tuple[str, str]]) -> str:
+    """The differences of each named pair of arms."""
+    rows = {name: [name] for name in pairs}
     for key in ("validation_loss", "held_out_groups_loss"):
-        differences = {arm: lines.differences(arm, key) for arm in OTHERS}
-        corrected = holm({arm: p_value(values) for arm, values in differences.items()})
-        for arm, values in differences.items():
-            rows[arm] += [spread(values), f"{corrected[arm]:.3f}"]
-    return table(
-        ["less random's", "validation loss", "p (Holm)", "kept-out sources' loss", "p (Holm)"], list(rows.values())
-    )
+        differences = {name: lines.differences(arm, key, other) for name, (arm, other) in pairs.items()}
+        corrected = holm({name: p_value(values) for name, values in differences.items()})
+        for name, values in differences.items():
+            rows[name] += [spread(values), f"{corrected[name]:.3f}"]
+    return table([title, "validation loss", "p (Holm)", "kept-out sources' loss", "p (Holm)"], list(rows.values()))
 
 
 def by_source(lines: Lines) -> str:
@@ -121,6 +134,13 @@ def by_source(lines: Lines) -> str:
     cells = {name: spread(values) + " *" * (corrected[name] < 0.05) for name, values in differences.items()}
     rows = [[arm, *(cells[f"{arm} {source}"] for source in lines.sources())] for arm in OTHERS]
     return table(["less random's", *lines.sources()], rows)
+
+
+def pools(lines: Lines) -> str:
+    """How many rows of each source are in the last pool, the mean over seeds."""
+    sources = sorted({name for arm in ARMS for counts in lines.pools(arm) for name in counts})
+    means = {arm: [np.mean([counts.get(name, 0) for counts in lines.pools(arm)]) for name in sources] for arm in ARMS}
+    return table(["selection", *sources], [[arm, *(f"{mean:.1f}" for mean in means[arm])] for arm in ARMS])
 
 
 def power(lines: Lines) -> str:
@@ -144,7 +164,9 @@ def tables(lines: Lines) -> str:
     parts = {
         f"100 rows out of 1,700, {len(lines.seeds)} seeds": losses,
         "Less random's, by pairs": compared,
-        "The same by source of the validation rows (*: p < 0.05, Holm over this table)": by_source,
+        "K-Center round by round, less K-Center at once, by pairs": rounds,
+        "Less random's by source of the validation rows (*: p < 0.05, Holm over this table)": by_source,
+        "Rows of each source in the pool": pools,
         "How many seeds would show a difference": power,
     }
     return "\n\n".join(f"#### {title}\n\n{make(lines)}" for title, make in parts.items())
