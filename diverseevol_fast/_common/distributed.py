@@ -4,6 +4,7 @@ Processes share the rows by batch, and each computes the bounds of the rows that
 bounds every process picks the same rows, without further messages.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,13 +49,16 @@ def job() -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
+    # Imported later, by DDP, its functions would have this group as a default argument, and nothing could end it.
+    from torch.distributed.nn import functional  # noqa: F401
+
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
     yield  # no try/finally: after a failure the peers are gone and the barrier would hang
-    # A process that leaves early would break its peers' connections. It must be dist.barrier, which has no tensors:
-    # gloo's threads, which DDP keeps alive, free those of the last all_reduce late, and if the interpreter has ended by
-    # then, the process aborts.
-    dist.barrier()
+    dist.barrier()  # a process that leaves early would break its peers' connections
     dist.destroy_process_group()
+    # gloo's threads free the tensors of reductions late; if the interpreter has ended by then, the process aborts. They
+    # end with the last reference to the group, and the cycles of DDP's modules hold some.
+    gc.collect()
 
 
 def barrier() -> None:
