@@ -9,6 +9,7 @@ _HOME = {
     "Embeddings": ".embedding.embed_tokens",
     "InputError": "._common.errors",
     "KCenterStream": ".selection.stream",
+    "LazyTraversal": ".selection.lazy",
     "RunError": "._common.errors",
     "diversity": ".evaluate.diversity",
     "embed": ".embedding.embed",
@@ -26,6 +27,7 @@ __all__ = [
     "Embeddings",
     "InputError",
     "KCenterStream",
+    "LazyTraversal",
     "RunError",
     "__version__",
     "diversity",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from .evaluate.report.report import report as report
     from .loop import run as run
     from .ops.masked_mean_pool import masked_mean_pool as masked_mean_pool
+    from .selection.lazy import LazyTraversal as LazyTraversal
     from .selection.stream import KCenterStream as KCenterStream
     from .selection.traversal import kcenter as kcenter
     from .subset import select as select

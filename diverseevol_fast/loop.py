@@ -50,7 +50,7 @@ def run(config: str | Path | Mapping[str, Any] | Config, *, restart: bool = Fals
             pool += state.selected(r) or []
             if distributed.is_first():
                 if not config.keep_embeddings:
-                    state.remove_embeddings(r, config.n_round)
+                    state.remove_embeddings(r, config.n_round, config.lazy_rounds)
                 write_pool_files(state, r, inputs, pool)
             model = None
             gc.collect()  # mixed precision leaves a reference cycle on the model; the next one needs its memory

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -79,6 +80,21 @@ def lowest(values: torch.Tensor) -> torch.Tensor:
     if world() > 1:
         dist.all_reduce(values, dist.ReduceOp.MIN)
     return values
+
+
+def indices_of_first(indices: np.ndarray | None) -> np.ndarray | None:
+    """The first process's indices, int64 [B], or its None, in every process; those of the others do not count."""
+    if world() == 1:
+        return indices
+    count = torch.tensor([-1 if indices is None else len(indices)])
+    dist.broadcast(count, 0)
+    if int(count) < 0:
+        return None
+    values = torch.zeros(int(count), dtype=torch.int64)
+    if is_first():
+        values.copy_(torch.from_numpy(indices))
+    dist.broadcast(values, 0)
+    return values.numpy()
 
 
 @contextmanager

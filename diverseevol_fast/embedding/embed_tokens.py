@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,38 @@ def embed_tokens(
     provenance: what a file must be made from, beside `first` and its shape, to be continued or read. replace: a
     finished file that is damaged, or was made from something else, is begun anew instead of being refused.
     """
+    first = np.asarray([] if first is None else first, dtype=np.int64)
+    with opened_store(
+        encoder, tokens, row_ids, store, provenance, store_dtype, first, max_tokens_per_batch, replace
+    ) as (target, budget):
+        if target.complete:
+            return Embeddings(target, {}, first.tolist(), None)
+        engine = Engine(encoder, tokens, row_ids, target, budget)
+        metrics = engine.run(first, progress)
+    log.info("embedded %s", describe(metrics))
+    return Embeddings(target, metrics, first.tolist(), engine.stream)
+
+
+@contextlib.contextmanager
+def opened_store(
+    encoder: Encoder,
+    tokens: Tokens,
+    row_ids: np.ndarray,
+    store: str | Path,
+    provenance: dict[str, Any],
+    store_dtype: str,
+    first: np.ndarray,
+    max_tokens_per_batch: int | str,
+    replace: bool,
+) -> Iterator[tuple[FileStore | MemoryStore, int]]:
+    """A store that is new, to be continued, or complete, and a batch's tokens; a file is locked while it is written.
+
+    The arguments are those of embed_tokens.
+    """
     if store_dtype not in DTYPES:
         raise InputError(f"store_dtype: expected {', '.join(DTYPES)}, got {store_dtype!r}")
     path = None if store in ("host", "device") else _npy(store, store_dtype)
     check_vocabulary(encoder.body, int(tokens.ids.max()))
-    first = np.asarray([] if first is None else first, dtype=np.int64)
     budget = _budget(encoder, int(tokens.lengths()[row_ids].max()), max_tokens_per_batch)
     budget = int(distributed.lowest(torch.tensor(budget)))  # every process plans the same batches
     shape = (len(row_ids), encoder.dim)
@@ -105,12 +133,7 @@ def embed_tokens(
             first_sha256 = hashlib.sha256(json.dumps(first.tolist()).encode()).hexdigest()
             provenance = provenance | {"first_sha256": first_sha256, "shares_prefixes": shares_prefixes(encoder)}
             target = FileStore(path, *shape, provenance, budget, torch_dtype(store_dtype), replace)
-        if target.complete:
-            return Embeddings(target, {}, first.tolist(), None)
-        engine = Engine(encoder, tokens, row_ids, target, budget)
-        metrics = engine.run(first, progress)
-    log.info("embedded %s", describe(metrics))
-    return Embeddings(target, metrics, first.tolist(), engine.stream)
+        yield target, budget
 
 
 def _locked_while_written(path: Path | None, replace: bool) -> contextlib.AbstractContextManager:

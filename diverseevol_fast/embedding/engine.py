@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from ..models.token_budget import TokenBudget
 from ..ops.masked_mean_pool import checked_states, launch_masked_mean_pool
 from ..selection.stream import CandidateError, KCenterStream
 from .encoder import Encoder
-from .forward import Forward, batchable_parts
+from .forward import Batchable, Forward
 from .packing import packed
 from .prefix import Group, Prefix, can_share_prefixes, group_rows
 from .store import FileStore, MemoryStore
@@ -74,6 +74,7 @@ class Engine:
         self.sharing = share_prefixes and shares_prefixes(encoder)
         self.pack = pack and encoder.pool is None
         self.counts = Counts()
+        self._planned = 0  # batches so far
         self.stream: KCenterStream | None = None
         self._writer = _AsyncWriter(store, row_ids, self.device)
 
@@ -84,47 +85,66 @@ class Engine:
         Batches that the store has from an earlier start are not computed again. Under torch.distributed each process
         runs its share of the batches.
 
-        Returns the metrics that docs/reference/files.md explains.
+        Returns the metrics.
 
         Raises:
             RunError: an embedding is not finite; the message names the row, and finished batches stay stored.
         """
-        matrix_rate = throughput.matrix_rate(self.device, self.encoder.dtype) * distributed.world()
-        flops_per_token = throughput.flops_per_token(self.body)
-        began = time.perf_counter()
-        throughput.reset_peak_memory(self.device)
         others = np.setdiff1d(np.arange(len(self.row_ids)), first)
-        first_batches = self._plan(first, 0)
-        other_batches = self._plan(others, len(first_batches))
-        plan = first_batches + other_batches
-        self._stored = {batch.number for batch in plan if self.store.has(batch.number, batch.indices)}
-        distributed.barrier()  # no process may write before all have read what is stored
-        pack = packed(self.body, self.sharing) if self.pack else contextlib.nullcontext()
-        with Progress("embed", int(self.lengths.sum()), "token", shown=progress) as self.bar, pack as packing:
-            self.forward = Forward(self.body, self.tokens, packing)
-            try:
-                self._run(first_batches)
-                if len(first):
-                    self._begin_stream(first, backend)
-                self._run(other_batches)
-            finally:
-                self.store.flush()
+        with self.running(), Progress("embed", int(self.lengths.sum()), "token", shown=progress) as bar:
+            self.embed(first, bar)
+            if len(first):
+                self._begin_stream(first, backend)
+            self.embed(others, bar)
         self.store.finish()
         if self.stream:
             self.stream.share()
-        return self._metrics(time.perf_counter() - began, flops_per_token, matrix_rate)
+        return self.metrics()
 
-    def _plan(self, indices: np.ndarray, number: int) -> list[Batch]:
-        """The batches of the rows at these indices; the first has this number."""
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Prepare the model; inside, rows can be embedded. Batches that are finished at the end stay stored."""
+        self._matrix_rate = throughput.matrix_rate(self.device, self.encoder.dtype) * distributed.world()
+        self._began = time.perf_counter()
+        throughput.reset_peak_memory(self.device)
+        self._batchable = Batchable(self.body)
+        with packed(self.body, self.sharing) if self.pack else contextlib.nullcontext() as packing:
+            self.forward = Forward(self.body, self.tokens, packing)
+            try:
+                yield
+            finally:
+                self.store.flush()
+
+    def embed(self, indices: np.ndarray, bar: Progress) -> None:
+        """Embed the rows at these indices, int64, which were not embedded before; each process runs its share.
+
+        Batches that the store has from an earlier start, which embedded the same rows in the same order, are only
+        bounded.
+        """
+        plan = self._plan(indices)
+        stored = {batch.number for batch in plan if self.store.has(batch.number, batch.indices)}
+        distributed.barrier()  # no process may write before all have read what is stored
+        share = slice(distributed.rank(), None, distributed.world())
+        for batch in [batch for batch in plan if batch.number in stored][share]:
+            self._bound_stored(batch.indices)
+            bar.update(int(self.lengths[batch.indices].sum()))
+        for batch in [batch for batch in plan if batch.number not in stored][share]:
+            self._run_batch(batch)
+            bar.update(int(self.lengths[batch.indices].sum()))
+        self._writer.settle()
+
+    def _plan(self, indices: np.ndarray) -> list[Batch]:
+        """The batches of the rows at these indices; their numbers go on from those before."""
         plan = []
-        for part in batchable_parts(self.body, indices, self.lengths[indices]):
+        for part in self._batchable.parts(indices, self.lengths[indices]):
             if self.sharing:
                 groups = group_rows(self.tokens, self.row_ids[part], self.store.budget)
             else:
                 groups = [Group(NO_PREFIX, token_budget_batches(self.lengths[part], self.store.budget))]
             for group in groups:
                 for batch in group.batches:
-                    plan.append(Batch(number + len(plan), group, part[batch]))
+                    plan.append(Batch(self._planned + len(plan), group, part[batch]))
+        self._planned += len(plan)
         return plan
 
     def _begin_stream(self, first: np.ndarray, backend: str) -> None:
@@ -136,20 +156,10 @@ class Engine:
             centers, len(self.row_ids), store=values, exclude=first, backend=backend, progress=True
         )
 
-    def _run(self, plan: list[Batch]) -> None:
-        """Run this process's share of the batches; a stored batch is only bounded."""
-        share = slice(distributed.rank(), None, distributed.world())
-        for batch in [batch for batch in plan if batch.number in self._stored][share]:
-            self._bound_stored(batch.indices)
-        for batch in [batch for batch in plan if batch.number not in self._stored][share]:
-            self._run_batch(batch)
-        self._writer.settle()
-
     def _bound_stored(self, indices: np.ndarray) -> None:
         if self.stream:
             values = self.store.values
             self.stream.bound_embeddings(values[torch.from_numpy(indices).to(values.device)], rows=indices)
-        self.bar.update(int(self.lengths[indices].sum()))
 
     def _run_batch(self, batch: Batch) -> None:
         indices, prefix = batch.indices, self.forward.prefix_of(batch.group)
@@ -158,7 +168,6 @@ class Engine:
         tokens = int(self.lengths[indices].sum())
         self.counts.embedded += tokens
         self.counts.run += tokens - len(indices) * (prefix.length if prefix else 0)
-        self.bar.update(tokens)
 
     @torch.inference_mode()
     def _embed(self, indices: np.ndarray, prefix: Prefix | None) -> torch.Tensor:
@@ -181,7 +190,12 @@ class Engine:
         self.counts.padded += padded
         return values.to(dtype)
 
-    def _metrics(self, seconds: float, flops_per_token: float, matrix_rate: float) -> dict[str, float]:
+    def metrics(self, seconds_elsewhere: float = 0.0) -> dict[str, float]:
+        """Of what this start embedded, by all processes: docs/reference/files.md explains them.
+
+        seconds_elsewhere: since `running` began, not spent on embedding.
+        """
+        seconds = time.perf_counter() - self._began - seconds_elsewhere
         prefixes = self.forward.prefix_tokens
         counts = [self.counts.embedded, self.counts.run + prefixes, self.counts.padded + prefixes]
         embedded, run, padded = distributed.total(torch.tensor(counts, dtype=torch.int64)).tolist()
@@ -191,8 +205,8 @@ class Engine:
             "tokens_per_second": embedded / seconds,
             "padding": 1 - run / padded if padded else 0.0,
             "prefix_share": 1 - run / embedded if embedded else 0.0,
-            "flops_per_second": run * flops_per_token / seconds,
-            "matrix_rate": matrix_rate,
+            "flops_per_second": run * throughput.flops_per_token(self.body) / seconds,
+            "matrix_rate": self._matrix_rate,
             "peak_memory": throughput.peak_memory(self.device),
             "tokens_per_batch": self.budget.tokens,
         }

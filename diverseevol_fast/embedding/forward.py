@@ -63,18 +63,22 @@ class Forward:
         return hidden, {"mask": mask} | pool_kwargs, ids.numel()
 
 
-def batchable_parts(body: "PreTrainedModel", indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """The indices of rows of these lengths, in parts whose rows may share a batch without changing their states.
+class Batchable:
+    """Which rows may share a batch without changing their states.
 
-    Most models have one part. Where padding changes a row's states (FNet), a part holds rows of one length. Where long
-    rows have other rotary frequencies (LongRoPE), and give them to the short rows of their batch, long and short rows
-    are two parts.
+    Most models take all. Where padding changes a row's states (FNet), rows of one length do. Where long rows have other
+    rotary frequencies (LongRoPE), and give them to the short rows of their batch, long and short rows are apart.
     """
-    if not _ignores_padding(body):
-        return [indices[lengths == length] for length in np.unique(lengths)[::-1]]
-    longest_plain = _longest_plain(body)
-    parts = [indices[lengths > longest_plain], indices[lengths <= longest_plain]]
-    return [part for part in parts if len(part)]
+
+    def __init__(self, body: "PreTrainedModel"):
+        self._ignores_padding, self._longest_plain = _ignores_padding(body), _longest_plain(body)
+
+    def parts(self, indices: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        """The indices of rows of these lengths, in parts whose rows may share a batch."""
+        if not self._ignores_padding:
+            return [indices[lengths == length] for length in np.unique(lengths)[::-1]]
+        parts = [indices[lengths > self._longest_plain], indices[lengths <= self._longest_plain]]
+        return [part for part in parts if len(part)]
 
 
 @torch.inference_mode()

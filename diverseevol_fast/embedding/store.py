@@ -183,8 +183,8 @@ class FileStore:
             self.done |= {int(line) for line in whole.split("\n")[1:] if line.isdecimal()}
 
     def _create(self, rows: int, dim: int) -> None:
-        for path in progress_files(self.path):
-            path.unlink()
+        for path in (rounds_of(self.path), *progress_files(self.path)):
+            path.unlink(missing_ok=True)
         try:
             array = np.lib.format.open_memmap(self.partial, mode="w+", dtype=self.dtype, shape=(rows, dim))
             with open(self.partial, "rb+") as file:  # a write to a sparse file on a full disk would kill the process
@@ -233,6 +233,15 @@ class FileStore:
         distributed.barrier()
         self.complete = True
 
+    def fill(self, indices: np.ndarray, values: torch.Tensor, rounds: np.ndarray) -> None:
+        """Store values [B, D] that no batch embedded, at the indices, int64 [B]; one process calls this, before finish.
+
+        rounds: [N] int32, the round in which each row of the file was embedded; it becomes the file of `rounds_of`.
+        """
+        self.map[indices] = values.numpy()
+        with atomic_path(rounds_of(self.path)) as partial, open(partial, "wb") as file:
+            np.save(file, rounds)
+
     def flush(self) -> None:
         """Make the batches written so far survive a crash."""
         if self._pending:
@@ -256,10 +265,19 @@ def read_whole_npy(path: Path) -> np.ndarray | None:
         return None
 
 
+def rounds_of(path: Path) -> Path:
+    """The file beside the embeddings at `path` that says in which round each row was embedded.
+
+    Only embeddings of lazy rounds have it: rows of earlier rounds are predicted (selection/lazy.py).
+    """
+    return path.with_name(path.name + ".rounds.npy")
+
+
 def remove_embeddings(path: Path) -> None:
     """Delete a store's files, finished or not."""
     for suffix in ("", ".json", ".part"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+    rounds_of(path).unlink(missing_ok=True)
     for progress in progress_files(path):
         progress.unlink()
 

@@ -175,3 +175,43 @@ def kcenter(x: torch.Tensor, k: int, centers: list[int]) -> tuple[list[int], lis
         nearest = torch.minimum(nearest, sqdist_to(x, x[farthest]))
         nearest[farthest] = -1.0
     return picks, sqdists
+
+
+def lazy_kcenter(
+    predicted: torch.Tensor, new: torch.Tensor, k: int, centers: list[int], allowance: float
+) -> tuple[list[int], list[float], list[int]]:
+    """kcenter of `new`, reading only the rows that can be picked if no row is farther than predicted by more.
+
+    A row that has not been read is bounded by its distance in `predicted`, from the nearest center in `new`, plus the
+    allowance. The row with the largest bound is read, until a row that has been read is farther than every bound; that
+    row is picked, and becomes a center. Where a row may be read or picked, it is read.
+
+    predicted, new: [N, D]; centers: at least one index, rows that have been read; allowance: a distance, not squared.
+    Returns the picks, each one's squared distance to its nearest center when picked, and the indices of the rows read,
+    in the order in which they were, without the centers.
+    """
+    nearest = torch.full((new.shape[0],), float("inf"), dtype=torch.float64)  # squared
+    for center in centers:
+        nearest = torch.minimum(nearest, sqdist_to(predicted, new[center]))
+    unread = torch.ones(new.shape[0], dtype=torch.bool)
+    nearest[centers], unread[centers] = -1.0, False
+    picks: list[int] = []
+    sqdists: list[float] = []
+    read: list[int] = []
+    while len(picks) < k:
+        widened = (nearest.clamp(min=0.0).sqrt() + allowance).square()
+        bound = torch.where(unread, torch.maximum(widened, nearest), nearest)  # rounding must not lower it
+        contenders = (bound == bound.max()).nonzero()[:, 0]
+        row = int(min(contenders, key=lambda index: (not unread[index], int(index))))
+        if unread[row]:
+            read.append(row)
+            unread[row] = False
+            distances = [float(sqdist_to(new[row : row + 1], new[center])) for center in centers + picks]
+            nearest[row] = min(distances)
+            continue
+        picks.append(row)
+        sqdists.append(float(nearest[row]))
+        distances = sqdist_to(torch.where(unread[:, None], predicted, new), new[row])
+        nearest = torch.where(nearest < 0, nearest, torch.minimum(nearest, distances))
+        nearest[row] = -1.0
+    return picks, sqdists, read

@@ -3,10 +3,12 @@
 import gc
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._common import distributed
+from ..embedding.embed_lazily import Earlier, LazyPicks, embed_lazily, read_earlier
 from ..embedding.embed_tokens import Embeddings, embed_tokens
 from ..embedding.encoder import Encoder, encoder_of, uncertainty_encoder
 from ..embedding.precision import in_dtype
@@ -50,6 +52,42 @@ class Candidates:
         model_sha256, encoder = self._previous_sha256(), encoder_of(self._load_previous())
         return self._embed(encoder, model_sha256, self.state.embeddings_file(self.r), self.pool, compared=self.r == 1)
 
+    def picked_lazily(self, k: int) -> LazyPicks | None:
+        """The k picks of a lazy round; None where no embeddings of an earlier round are there to begin with."""
+        earlier = self._earlier() if self.r > 1 else None
+        if earlier is None:
+            return None
+        config, model_sha256, encoder = self.config, self._previous_sha256(), encoder_of(self._load_previous())
+        log.info("round %d: embedding the rows that can be picked, of %d", self.r, len(self))
+        encoder, _ = in_dtype(encoder, config.embed_dtype, self.inputs.tokens, self.inputs.candidates, compared=False)
+        settings = {"bound": config.lazy_bound, "probe": config.lazy_probe, "audit": config.lazy_audit}
+        picks = embed_lazily(
+            encoder,
+            self.inputs.tokens,
+            self.inputs.candidates,
+            k,
+            r=self.r,
+            earlier=earlier,
+            store=self.state.embeddings_file(self.r),
+            provenance=self._provenance(model_sha256),
+            first=self.pool,
+            settings=settings | {"seed": config.seed},
+            max_tokens_per_batch=config.max_tokens_per_batch,
+        )
+        if picks.metrics:
+            self.state.record_metrics(self.r, embed=picks.metrics)
+        return picks
+
+    def _earlier(self) -> Earlier | None:
+        """The embeddings of the round before."""
+        path, earlier = self.state.embeddings_file(self.r - 1), None
+        with distributed.first_then_others():
+            provenance = self._provenance(self.state.model_sha256(self.r - 2, loaded=False))
+            earlier = read_earlier(path, self.r - 1, provenance)
+        if earlier is None:
+            log.warning("%s: is not there to predict embeddings of round %d: embedding all rows", path, self.r)
+        return earlier
+
     def embedded_by_base(self) -> torch.Tensor:
         """[N, D] by the base model, which embeds once in a run."""
         base, store = self.inputs.base, self.state.base_embeddings_file
@@ -78,13 +116,12 @@ class Candidates:
         inputs, config = self.inputs, self.config
         log.info("round %d: embedding %d rows", self.r, len(self))
         encoder, changes = in_dtype(encoder, config.embed_dtype, inputs.tokens, inputs.candidates, compared=compared)
-        provenance = {key: value for key, value in inputs.provenance.items() if key not in NOT_OF_EMBEDDINGS}
         embedded = embed_tokens(
             encoder,
             inputs.tokens,
             inputs.candidates,
             store=store,
-            provenance=provenance | {"model_sha256": model_sha256, "tokens_sha256": inputs.tokens.sha256()},
+            provenance=self._provenance(model_sha256),
             first=first,
             replace=True,
             max_tokens_per_batch=config.max_tokens_per_batch,
@@ -93,3 +130,9 @@ class Candidates:
             self.state.record_metrics(self.r, embed=embedded.metrics | changes)
         log.info("round %d: selecting among %d rows, %d of them in the pool", self.r, len(self), len(self.pool))
         return embedded
+
+    def _provenance(self, model_sha256: str) -> dict[str, Any]:
+        """What embeddings of the candidates by this model are made from."""
+        inputs = self.inputs
+        provenance = {key: value for key, value in inputs.provenance.items() if key not in NOT_OF_EMBEDDINGS}
+        return provenance | {"model_sha256": model_sha256, "tokens_sha256": inputs.tokens.sha256()}

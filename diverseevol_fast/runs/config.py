@@ -19,7 +19,9 @@ from ..strategies import STRATEGIES
 
 LARGEST_EXACT = 1 << 53  # JSON readers turn whole numbers into floats, which hold larger ones inexactly
 LOWEST = {"model_max_length": 8, "val_set_size": 0, "init_label_num": 1, "n_round": 0, "n_query": 1, "seed": 0}
+LOWEST |= {"lazy_probe": 1, "lazy_audit": 0}
 HIGHEST = {"model_max_length": 1 << 30, "max_random_times": 100_000, "seed": (1 << 32) - 1}  # the seed is numpy's
+LAZY_BOUNDS = ("residual", "drift")
 EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 2e-5 as a text
 
 
@@ -56,6 +58,10 @@ class Config:
     skip_broken: bool = False  # leave out broken lines and malformed rows; indices count the remaining rows
     skip_empty: bool = False  # leave out rows with an empty instruction or output instead of refusing them
     keep_embeddings: bool = False
+    lazy_rounds: bool = False  # from round 2 on, embed only the rows that can be picked
+    lazy_bound: str = "residual"  # what rows are bounded by, or "drift"
+    lazy_probe: int = 256  # rows that say how far the others may be from where they were
+    lazy_audit: int = 256  # rows that are embedded to see whether they would have been picked
     trust_remote_code: bool = False
 
     @property
@@ -204,6 +210,8 @@ def _check_values(config: Config) -> None:
             raise InputError(f"{location}: expected texts or numbers, got {shown(repr(kinds))}")
     if config.dtype not in (*DTYPES, "auto"):
         raise InputError(f"config: dtype: expected one of {', '.join(DTYPES)}, auto, got '{shown(config.dtype)}'")
+    if config.lazy_bound not in LAZY_BOUNDS:
+        raise InputError(f"config: lazy_bound: expected {' or '.join(LAZY_BOUNDS)}, got '{shown(config.lazy_bound)}'")
     if config.embed_dtype not in (None, *DTYPES):
         raise InputError(f"config: embed_dtype: expected {', '.join(DTYPES)}, got '{shown(config.embed_dtype)}'")
     check_tokens_per_batch("config: max_tokens_per_batch", config.max_tokens_per_batch, config.model_max_length)

@@ -33,7 +33,7 @@ from ..models.load import (
 from ..ops import backends
 from ..strategies import STRATEGIES, Strategy
 from .config import FREE_KEYS, Config
-from .state import RunState, check_provenance, record_provenance
+from .state import LAZY_KEYS, RunState, check_provenance, record_provenance
 from .training import lora_config, training_arguments, translate_train_args
 
 if TYPE_CHECKING:
@@ -239,7 +239,9 @@ def _set_pad_token(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
 
 def _provenance(config: Config, data: Data, base: Path) -> dict[str, Any]:
     template = templates.PROMPT + templates.PROMPT_WITH_INPUT
-    settings = {f"config.{key}": value for key, value in asdict(config).items() if key not in FREE_KEYS}
+    # Without lazy rounds their settings are left out, as in the records of runs that did not know them.
+    left_out = FREE_KEYS if config.lazy_rounds else FREE_KEYS.union(LAZY_KEYS)
+    settings = {f"config.{key}": value for key, value in asdict(config).items() if key not in left_out}
     return settings | {
         "data_sha256": data.sha256(),
         "template_sha256": hashlib.sha256(template.encode()).hexdigest(),

@@ -12,6 +12,7 @@ COLUMNS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("train loss", lambda m: m["train"]["train_loss"], ".4f"),
     ("radius", lambda m: m["select"]["radius"], ".4g"),
     ("train s", lambda m: m["train"]["seconds"], ".1f"),
+    ("embedded", lambda m: m["select"]["share_embedded"], ".1%"),
     ("embed s", lambda m: m["embed"]["seconds"], ".1f"),
     ("tokens/s", lambda m: m["embed"]["tokens_per_second"], ",.0f"),
     ("select s", lambda m: m["select"]["seconds"], ".2f"),

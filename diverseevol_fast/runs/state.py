@@ -34,7 +34,8 @@ log = logging.getLogger("diverseevol_fast")
 HASHED_AT_START = 1 << 30  # bytes; of a larger model only the file sizes are compared before it is loaded
 # Settings that may change until round 1 is selected, which is the first to use them.
 STRATEGY_KEYS = ("evol_schedule_name", "whiten_n_components", "max_random_times", "vendi_argmax_rank")
-FREE_UNTIL_SELECTED = {f"config.{key}" for key in (*STRATEGY_KEYS, "n_query", "embed_dtype")}
+LAZY_KEYS = ("lazy_rounds", "lazy_bound", "lazy_probe", "lazy_audit")
+FREE_UNTIL_SELECTED = {f"config.{key}" for key in (*STRATEGY_KEYS, *LAZY_KEYS, "n_query", "embed_dtype")}
 
 OLDER_NAMES = {"made_from": "provenance", "config.unseen": "config.held_out_groups"}  # version 0.1's keys of records
 for metric in ("loss", "interval", "seconds"):
@@ -71,9 +72,14 @@ class RunState:
     def base_embeddings_file(self) -> Path:
         return self.folder / "state" / "base_embeddings.npy"
 
-    def remove_embeddings(self, r: int, last: int) -> None:
-        """Remove the embeddings and statistics that selected round r; after the last round the base model's too."""
+    def remove_embeddings(self, r: int, last: int, lazy: bool) -> None:
+        """Remove the embeddings and statistics that selected round r; after the last round the base model's too.
+
+        lazy: those of round r are kept for the next round, and those of the round before are removed.
+        """
         files = [self.embeddings_file(r), self.statistics_file(r)]
+        if lazy and r > 0:
+            files = [self.embeddings_file(r - 1)] + (files if r == last else [])
         for path in files + ([self.base_embeddings_file] if r == last else []):
             remove_embeddings(path)
 

@@ -54,13 +54,20 @@ class Bounds:
         """
         first = centers[:FIRST_CENTERS]
         self.offset = self.rows.mean()
-        self.bad_row = self.rows.screen(first, self.offset, self.bound)
+        self.bad_row = self.lower(first)
         if not self.rows.asynchronous:
             check_row(int(self.bad_row))
         self.centers_applied.fill_(len(first))
         self.min_centers_applied = self.max_centers_applied = len(first)
         self.rows_read += len(self.rows)
         self.audit(centers)
+
+    def lower(self, centers: torch.Tensor, indices: torch.Tensor | None = None) -> torch.Tensor:
+        """Lower the bounds of all rows, or of those at `indices`, to what these centers make them.
+
+        Returns the first row that is not finite, int64 [1] on the device; -1 for none.
+        """
+        return self.rows.screen(centers, self.offset, self.bound, indices)
 
     def audit(self, centers: torch.Tensor, tightened: torch.Tensor | None = None) -> None:
         """Hold the bounds of some rows, drawn at random, against float64 distances; `violation` holds a failed row.
@@ -109,7 +116,7 @@ class Bounds:
 
     def tighten(self, indices: torch.Tensor, centers: torch.Tensor, applied: int) -> None:
         """Apply the centers from `applied` on to these rows, which include the ones before and were finite then."""
-        bad = self.rows.screen(centers[applied:], self.offset, self.bound, indices)
+        bad = self.lower(centers[applied:], indices)
         self.bad_row = torch.where(self.bad_row < 0, bad, self.bad_row)
         self.centers_applied.index_fill_(0, indices, len(centers))
         self.max_centers_applied = len(centers)

@@ -12,4 +12,5 @@ class OneShotKCenterSampling(KCenterSampling):
 
     name = "OneShotKCenterSampling"
     title = "one-shot K-Center"
+    has_lazy_rounds = False
     picks_all_rounds_at_once = True

@@ -14,6 +14,7 @@ class StaticKCenterSampling(KCenterSampling):
 
     name = "StaticKCenterSampling"
     title = "static K-Center"
+    has_lazy_rounds = False
 
     def pick(self, candidates: Candidates, k: int) -> Picks:
         """As KCenterSampling, in the base model's embeddings."""

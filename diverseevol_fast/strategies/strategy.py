@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._common.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
+    from ..embedding.embed_lazily import LazyPicks
     from ..embedding.embed_tokens import Embeddings
 
 
@@ -25,6 +26,16 @@ class Settings(Protocol):
     def max_random_times(self) -> int: ...
     @property
     def vendi_argmax_rank(self) -> int: ...
+    @property
+    def lazy_rounds(self) -> bool: ...
+    @property
+    def lazy_probe(self) -> int: ...
+    @property
+    def init_label_num(self) -> int: ...
+    @property
+    def n_round(self) -> int: ...
+    @property
+    def n_query(self) -> int: ...
 
 
 class Candidates(Protocol):
@@ -37,6 +48,7 @@ class Candidates(Protocol):
     def config(self) -> Settings: ...
     def __len__(self) -> int: ...
     def embedded(self) -> Embeddings: ...
+    def picked_lazily(self, k: int) -> LazyPicks | None: ...
     def embedded_by_base(self) -> torch.Tensor: ...
     def logit_statistics(self) -> torch.Tensor: ...
 
@@ -46,7 +58,7 @@ class Picks:
     """What a strategy picked."""
 
     positions: list[int]  # among the candidates, in pick order
-    metrics: dict[str, float | str]  # seconds without the embedding, and what else the strategy measured
+    metrics: dict[str, Any]  # seconds without the embedding, and what else the strategy measured
     sqdist: list[float] | None = None  # K-Center: each pick's squared distance to its nearest center when picked
 
 
@@ -63,6 +75,8 @@ class Strategy(ABC):
         """Raises InputError for a setting that this strategy does not take."""
         if config.whiten_n_components > 0:
             raise InputError(f"config: whiten_n_components: {self.name} takes no embeddings to whiten")
+        if config.lazy_rounds:
+            raise InputError(f"config: lazy_rounds: {self.name} has none; expected false, or KCenterSampling")
 
     def check_size(self, config: Settings, candidates: int, width: int) -> None:  # noqa: B027 (most fit any number)
         """Raises InputError where the settings do not fit this number of candidates in `width` dimensions."""

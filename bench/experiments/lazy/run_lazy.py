@@ -1,0 +1,199 @@
+"""Lazy rounds against embedding all rows, on a real model: the configs beside this file, seed by seed.
+
+    python bench/experiments/lazy/run_lazy.py [--arms full lora high] [--seeds 0 1 2]
+
+Each arm and seed is run the full way, which embeds all rows in every round. LazyTraversal then selects every round
+again, from the same pool, in the same embeddings: rows that it asks for are read from those of the full way, and what
+it does not embed is predicted from the round before, as in a run. So all multiples, probes and draws are compared on
+the same four rounds. An arm and seed that is through adds its lines to bench/results/lazy.jsonl, and is not run again;
+what a stop interrupts goes on with the same command. lazy_tables.py makes the tables.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT / "bench" / "experiments"), str(ROOT / "bench" / "experiments" / "pretrained")]
+from run_experiments import environment  # noqa: E402
+from run_pretrained import processor  # noqa: E402
+
+from diverseevol_fast import LazyTraversal, embed, kcenter  # noqa: E402
+from diverseevol_fast.cli.main import main as diverseevol  # noqa: E402
+from diverseevol_fast.data.tokens import Tokens  # noqa: E402
+from diverseevol_fast.runs.finished import FinishedRun, read_run  # noqa: E402
+from diverseevol_fast.runs.training import load_model  # noqa: E402
+
+CONFIGS = Path(__file__).resolve().parent
+OUTPUT = ROOT / "evol_res" / "experiments-lazy"
+RESULTS = ROOT / "bench" / "results" / "lazy.jsonl"
+ARMS = ("full", "lora", "high", "quickstart")
+SEEDS = (0, 1, 2)
+ROUNDS = 4
+BOUNDS = {"residual": (1.0, 1.5, 2.0), "drift": (1.0, 1.1)}  # and their multiples
+PROBES = (64, 128, 256)
+AUDIT = 128
+DRAWS = 5
+
+
+class Rounds:
+    """One run's rounds 1 to ROUNDS: the pool before each, and all rows' embeddings; those of round 0 are the base's."""
+
+    def __init__(self, pools: list[list[int]], embeddings: list[np.ndarray], lengths: np.ndarray):
+        self.pools, self.embeddings, self.lengths = pools, embeddings, lengths
+        self.n_query = len(pools[2]) - len(pools[1])
+        self.full = {r: kcenter(embeddings[r], self.n_query, pools[r]) for r in range(1, len(embeddings))}
+
+
+def rounds_of(run: FinishedRun, base: np.ndarray) -> Rounds:
+    """The rounds of a run whose candidates are all rows; the last one's embeddings are made here."""
+    embeddings = [base] + [np.load(run.state.embeddings_file(r)) for r in range(1, run.rounds)]
+    last = run.folder / "last-embeddings.npy"
+    if len(embeddings) <= ROUNDS:
+        embeddings.append(last_embeddings(run, last))
+    pools = [[], *(run.pool(r) for r in range(ROUNDS))]
+    return Rounds(pools, embeddings, Tokens.load(run.state.tokens_file).lengths())
+
+
+def last_embeddings(run: FinishedRun, file: Path) -> np.ndarray:
+    """All rows by the last round's model, which would select the next round."""
+    if not file.exists():
+        model = load_model(run.model_folder(run.rounds - 1), run.config, run.base_model())
+        embedded_by(run, model, file)
+    return np.load(file)
+
+
+def base_embeddings(run: FinishedRun, file: Path) -> np.ndarray:
+    """All rows by the model that training begins with."""
+    if not file.exists():
+        embedded_by(run, load_model(run.base_model(), run.config, run.base_model()), file)
+    return np.load(file)
+
+
+def embedded_by(run: FinishedRun, model, file: Path) -> None:
+    from diverseevol_fast.models.load import load_tokenizer
+
+    config = run.config
+    tokenizer = load_tokenizer(run.base_model())
+    kwargs = {"template": config.template, "max_length": config.model_max_length}
+    embed(config.full_data_path, model, tokenizer, store=file, **kwargs)
+
+
+def replayed(rounds: Rounds, seed: int, **settings) -> list[dict]:
+    """A line for each round: what LazyTraversal picked and embedded, against greedy on all embeddings."""
+    lines = []
+    # Round 1 from the base model's embeddings; round 2 as in a run, whose round 1 embeds all rows.
+    earlier = {1: rounds.embeddings[0], 2: rounds.embeddings[1]}
+    for r in range(1, ROUNDS + 1):
+        new, full = rounds.embeddings[r], rounds.full[r]
+        lazy = LazyTraversal(
+            earlier[r], lambda rows, new=new: new[rows], rounds.pools[r], seed=seed, audit=AUDIT, **settings
+        )
+        result = lazy.select(rounds.n_query)
+        if r > 1:
+            earlier[r + 1] = lazy.values
+        common = len(np.intersect1d(result.indices, full.indices))
+        lines.append(
+            {
+                "round": r,
+                "draw": seed,
+                "missed": rounds.n_query - common,
+                "same_order": bool(np.array_equal(result.indices, full.indices)),
+                "radius_ratio": radius_of(new, rounds.pools[r], result.indices)
+                / radius_of(new, rounds.pools[r], full.indices),
+                "share_embedded": result.share_embedded,
+                "share_of_tokens": float(rounds.lengths[result.embedded].sum() / rounds.lengths.sum()),
+                "audits": [audit.passed for audit in result.audits],
+                "allowance": result.allowance,
+                "largest_seen": result.largest_seen,
+                "seconds": result.seconds,
+            }
+            | settings
+        )
+    return lines
+
+
+def radius_of(x: np.ndarray, pool: list[int], picks: np.ndarray) -> float:
+    """The largest distance of a row from its nearest center, when the picks have joined the pool."""
+    selected = [*pool, *picks.tolist()]
+    return float(kcenter(x, 1, selected).sqdist[0] ** 0.5)
+
+
+def movement(rounds: Rounds) -> list[dict]:
+    """A line for each round: how far embeddings moved, and what earlier embeddings would have picked instead."""
+    lines, base = [], rounds.embeddings[0]
+    at_once = kcenter(base, ROUNDS * rounds.n_query, rounds.pools[1]).indices
+    for r in range(1, ROUNDS + 1):
+        old, new = rounds.embeddings[r - 1].astype(np.float64), rounds.embeddings[r].astype(np.float64)
+        moved = new - old
+        own = moved - moved.mean(axis=0)
+        evolved = [*rounds.pools[r][len(rounds.pools[1]) :], *rounds.full[r].indices.tolist()]
+        lines.append(
+            {
+                "round": r,
+                "relative_movement": float(np.linalg.norm(moved, axis=1).mean() / np.linalg.norm(new, axis=1).mean()),
+                "own_movement": float(np.linalg.norm(own, axis=1).mean() / np.linalg.norm(new, axis=1).mean()),
+                "in_common_with_base": in_common(rounds.full[r], base, rounds.pools[r]),
+                "in_common_with_last": in_common(rounds.full[r], rounds.embeddings[r - 1], rounds.pools[r]),
+                "in_common_with_base_at_once": len(np.intersect1d(at_once[: r * rounds.n_query], evolved)),
+                "picks": rounds.n_query,
+            }
+        )
+    return lines
+
+
+def in_common(full, embeddings: np.ndarray, pool: list[int]) -> int:
+    """How many of a round's picks other embeddings would pick, too, from the same pool."""
+    return len(np.intersect1d(kcenter(embeddings, len(full.indices), pool).indices, full.indices))
+
+
+def lines_of(arm: str, seed: int, rounds: Rounds) -> list[dict]:
+    """All lines of an arm and seed."""
+    shared = {"arm": arm, "seed": seed, "rows": len(rounds.lengths), "processor": processor()} | environment()
+    lines = [{"experiment": "movement"} | shared | line for line in movement(rounds)]
+    for bound, multiples in BOUNDS.items():
+        for multiple, probe, draw in itertools.product(multiples, PROBES, range(DRAWS)):
+            found = replayed(rounds, draw, bound=bound, multiple=multiple, probe=probe)
+            lines += [{"experiment": "lazy"} | shared | line for line in found]
+    return lines
+
+
+def finished() -> set[tuple[str, int]]:
+    """The arms and seeds that have lines."""
+    texts = RESULTS.read_text("utf-8").splitlines() if RESULTS.exists() else []
+    return {(line["arm"], line["seed"]) for line in map(json.loads, texts)}
+
+
+def run_arm(arm: str, seed: int) -> None:
+    folder = OUTPUT / f"{arm}-{seed}"
+    arguments = ["run", str(CONFIGS / f"{arm}.yml"), "--seed", str(seed), "--output_dir", str(folder), "--quiet"]
+    if diverseevol(arguments):
+        sys.exit(f"{arm}, seed {seed}: failed; the same command goes on")
+    run = read_run(folder)
+    base = OUTPUT / (f"base-{seed}.npy" if arm == "quickstart" else "base.npy")
+    rounds = rounds_of(run, base_embeddings(run, base))
+    lines = lines_of(arm, seed, rounds)
+    with open(RESULTS, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    shutil.rmtree(folder / "output")
+    print(f"{arm}, seed {seed}: {len(lines)} lines", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    args = parser.parse_args()
+    for seed, arm in itertools.product(args.seeds, args.arms):
+        if (arm, seed) not in finished():
+            run_arm(arm, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""LazyTraversal: K-Center greedy by a new model's embeddings, of which only those that can decide are computed.
+
+From one round of fine-tuning to the next, embeddings hardly move. Those of the last round therefore predict how far a
+row is from the pool in this round, and a row whose predicted distance is small cannot be picked.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._common.device_copies import copy_to_device
+from ..ops.audit import sqdist_from_below
+from ..ops.checks import first_not_finite
+from ..ops.min_sqdist import LARGEST_DIM
+from .arguments import as_count, as_device, as_indices, as_rows, as_seed, shown
+from .bounds import spread_first
+from .device_rows import choose_backends, row_mean
+from .host_rows import rows_on
+from .lazy_bounds import LazyGreedy
+from .traversal import LARGEST_BLOCK
+
+MULTIPLES = {"residual": 1.5, "drift": 1.1}  # of the largest one seen
+LARGEST_MULTIPLE = 1000
+MOVING = 64  # rows at least whose mean movement is that of all
+MOST_EMBEDDED = 0.6  # when so many of the rows are embedded, the others are at once: it costs less than going on
+CONFIDENCE = 0.95
+
+Embed = Callable[[np.ndarray], Any]  # from indices to embeddings
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Rows drawn at random among those that were not embedded, and embedded to see whether they would be picked."""
+
+    drawn_from: int  # the rows that were not embedded
+    rows: int  # of these, how many were drawn
+    passed: bool  # no row was picked, and none was beyond its allowance
+
+
+@dataclass(frozen=True)
+class LazyResult:
+    """The result of LazyTraversal.select."""
+
+    indices: np.ndarray  # [picks] int64, in pick order
+    sqdist: np.ndarray  # [picks] float64: each pick's squared distance to its nearest center when picked
+    embedded: np.ndarray  # [N] bool: the rows that were embedded, the centers among them
+    bound: str  # "residual" or "drift"
+    multiple: float
+    probe: int  # rows whose residuals or drifts gave the allowance
+    largest_seen: float  # the largest residual or drift of a row that was embedded
+    allowance: float  # what bounds allow beyond the predicted distance, at the end
+    audits: list[Audit]  # the last one passed, unless all rows are embedded
+    backend: str  # of the screen
+    seconds: float  # without embedding
+
+    @property
+    def share_embedded(self) -> float:
+        """The share of all rows that were embedded."""
+        return float(self.embedded.mean())
+
+    @property
+    def guarantee(self) -> str:
+        """What is known of the picks, in words."""
+        if self.embedded.all():
+            return "All rows were embedded: the picks are those of K-Center greedy."
+        seen = f"{self.multiple:g} times the largest {self.bound} of {self.probe} rows drawn at random"
+        condition = (
+            f"is farther from a center than predicted by more than {self.allowance:.4g}"
+            if self.bound == "residual"
+            else f"has moved from its predicted embedding by more than {self.allowance:.4g}"
+        )
+        text = [
+            f"The picks are those of K-Center greedy if no row that was not embedded {condition}: {seen}, or more "
+            f"where a row exceeded that. A row drawn at random exceeds the largest of {self.probe} with a probability "
+            f"of at most 1/{self.probe + 1}."
+        ]
+        if self.audits:
+            last = self.audits[-1]
+            share = 1 - ((1 - CONFIDENCE) / len(self.audits)) ** (1 / last.rows)  # Bonferroni's, of all audits
+            text.append(
+                f"Of {last.drawn_from} rows that were not embedded, {last.rows} were drawn and embedded: none of them "
+                f"would have been picked, so that with {CONFIDENCE:.0%} confidence fewer than {share:.2%} of these "
+                "rows would."
+            )
+        return " ".join(text)
+
+    def __repr__(self) -> str:
+        return (
+            f"LazyResult({len(self.indices)} picks; {self.share_embedded:.1%} embedded, allowance "
+            f"{self.allowance:.4g}, {len(self.audits)} audits; {self.seconds:.3g} s)"
+        )
+
+
+class LazyTraversal:
+    """K-Center greedy in embeddings by a new model, from those by an older one and a function that embeds rows.
+
+        lazy = LazyTraversal(old_embeddings, lambda rows: embed_by_new_model(texts, rows), centers=pool)
+        result = lazy.select(100)
+        print(result.share_embedded, result.guarantee)
+
+    1. The centers, and a random probe of the other rows, are embedded. The mean movement of the centers (of MOVING rows
+       at least) is added to the old embeddings: the predicted embeddings.
+    2. A row's predicted distance is that of its predicted embedding to the new embeddings of the centers. Its residual
+       is its true distance less the predicted one; its drift is how far its new embedding is from the predicted one.
+    3. No row is taken to be farther than its predicted distance plus the allowance, a multiple of the largest residual
+       (or drift) of the probe. Greedy embeds rows in the order of that bound, until a row that is embedded is farther
+       than all bounds; it is picked, and becomes a center. A row that is embedded and exceeds the allowance widens it,
+       and greedy begins again.
+    4. An audit embeds rows drawn at random among the others. Where one of them would be picked, or exceeds the
+       allowance, the allowance is widened, greedy begins again, and another audit follows.
+
+    The specification is lazy_kcenter in ops/reference.py. The picks are those of kcenter on all new embeddings, in
+    order, if no row that was not embedded exceeds the allowance; LazyResult.guarantee says what is known of that. One
+    more row drawn at random exceeds the largest residual of m with a probability of at most 1 / (m + 1), as all are
+    exchangeable (conformal prediction: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005).
+
+    Where rows move too unevenly, many are embedded; when more than MOST_EMBEDDED of them are, all are.
+    """
+
+    def __init__(
+        self,
+        old: Any,
+        embed: Embed,
+        centers: Sequence[int] | np.ndarray | torch.Tensor,
+        *,
+        bound: str = "residual",
+        multiple: float | None = None,
+        probe: int = 256,
+        audit: int = 256,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+    ):
+        """
+        Args:
+            old: [N, D] embeddings by an earlier model of the same width, or the `values` of the last LazyTraversal;
+                any array that kcenter takes. A float32 copy is made.
+            embed: a function from indices, int64 [B], to the new model's embeddings [B, D]. No index comes twice.
+            centers: the rows already selected, as indices or a mask; at least one.
+            bound: "residual"; or "drift", which embeds more rows and assumes less: by the triangle inequality no row
+                is farther than predicted by more than its drift, whatever becomes a center.
+            multiple: of the largest residual or drift seen; at least 1. None: 1.5, or 1.1 of the drift.
+            probe: how many rows to draw.
+            audit: how many rows an audit draws; 0 for no audit.
+            seed: of the draws.
+            device: as kcenter.
+
+        Raises:
+            TypeError, ValueError: as kcenter; a probe of more rows than there are besides centers.
+        """
+        old = as_rows(old, "old")
+        n, dim = old.shape
+        if dim >= LARGEST_DIM:
+            raise ValueError(f"old: expected fewer than {LARGEST_DIM} columns, for which bounds hold; use kcenter")
+        bad = first_not_finite(old)
+        if bad >= 0:
+            raise ValueError(f"old: row {bad} holds a value that is not finite")
+        if not callable(embed):
+            raise TypeError(f"embed: expected a function from indices to embeddings, got {type(embed).__name__}")
+        self._embed = embed
+        pool = as_indices(centers, n)
+        self._centers = np.array([pool[i] for i in spread_first(len(pool))], dtype=np.int64)
+        if not len(self._centers):
+            raise ValueError("centers: expected at least one row, got none")
+        if bound not in MULTIPLES:
+            raise ValueError(f"bound: expected {' or '.join(map(repr, MULTIPLES))}, got {shown(bound)}")
+        self.bound = bound
+        self.multiple = MULTIPLES[bound] if multiple is None else _as_multiple(multiple)
+        self.probe = _as_size("probe", probe, 1, n - len(self._centers))
+        self.audit = _as_size("audit", audit, 0, None)
+        self._draws = np.random.default_rng(as_seed(seed))
+        self._device = as_device(device, old.device)
+        self._chosen = choose_backends(self._device, "auto", torch.float32)
+        self.values = old.to(torch.float32, copy=True)  # [N, D]: new embeddings, and predicted ones
+        self.embedded = np.zeros(n, dtype=bool)  # [N]: which rows of `values` are new
+        self.allowance = self.largest_seen = 0.0
+
+    def select(self, k: int) -> LazyResult:
+        """Pick k rows, once.
+
+        Raises:
+            TypeError, ValueError: k is out of range; embeddings of another shape, or not finite (the row is named).
+            BoundViolationError: as kcenter.
+        """
+        if self.embedded.any():
+            raise ValueError("select: has picked already; the next round is another LazyTraversal")
+        wanted = as_count(k, len(self.values) - len(self._centers), None)
+        self._began, self._seconds_embedding = time.perf_counter(), 0.0
+        self._begin()
+        greedy, audits = self._greedy(wanted), []
+        while self.audit and not self.embedded.all():
+            before, unread = self.allowance, np.flatnonzero(~self.embedded)
+            drawn = np.sort(self._draws.permutation(unread)[: self.audit])
+            within = self._read(torch.from_numpy(drawn), greedy.centers)
+            again = self._greedy(wanted)
+            passed = within and again.picks == greedy.picks
+            audits.append(Audit(len(unread), len(drawn), passed))
+            if passed:
+                break
+            greedy = again
+            if self.allowance == before:  # a row exceeded it between two picks, not at the last
+                self.allowance *= self.multiple
+                greedy = self._greedy(wanted)
+        return LazyResult(
+            indices=np.array(greedy.picks, dtype=np.int64),
+            sqdist=np.array(greedy.sqdist, dtype=np.float64),
+            embedded=self.embedded.copy(),
+            bound=self.bound,
+            multiple=self.multiple,
+            probe=self.probe,
+            largest_seen=self.largest_seen,
+            allowance=self.allowance,
+            audits=audits,
+            backend=self._chosen["min_sqdist"],
+            seconds=time.perf_counter() - self._began - self._seconds_embedding,
+        )
+
+    def _begin(self) -> None:
+        """Embed centers and probe, predict the other rows, and find the allowance."""
+        others = self._draws.permutation(np.setdiff1d(np.arange(len(self.values)), self._centers))
+        probe, others = others[: self.probe], others[self.probe :]
+        moving = np.concatenate([self._centers, others[: max(0, MOVING - len(self._centers))]])
+        new = self._embedded(torch.from_numpy(np.concatenate([moving, probe])))
+        movement = (new[: len(moving)].to(torch.float64) - self.values[moving]).mean(dim=0)
+        self.values += movement.to(torch.float32)
+        self.values[moving], self.embedded[moving] = new[: len(moving)], True
+        self._put(torch.from_numpy(probe), new[len(moving) :], new[: len(self._centers)].to(self._device))
+
+    def _greedy(self, k: int) -> LazyGreedy:
+        """Greedy with all its k picks; it begins again when a row that it embeds exceeds the allowance."""
+        centers = copy_to_device(torch.from_numpy(self._centers), self._device)
+        most_read = int(MOST_EMBEDDED * len(self.values))
+        while True:
+            rows = rows_on(self.values, self._device, self._chosen, None, len(centers) + k, LARGEST_BLOCK)
+            allowance = torch.full((len(self.values),), self.allowance, dtype=torch.float64)
+            allowance[torch.from_numpy(self.embedded)] = -1.0
+            greedy = LazyGreedy(rows, rows.gather(centers), copy_to_device(allowance, self._device))
+            greedy.bounds.exclude(centers)
+            if greedy.run_lazily(k, self._read, most_read):
+                return greedy
+
+    def _read(self, indices: torch.Tensor, centers: torch.Tensor) -> bool:
+        """Embed the rows at these indices; whether none exceeds the allowance, which is widened otherwise.
+
+        centers: [M, D] float32 on the device.
+        """
+        host = indices.cpu()
+        return self._put(host, self._embedded(host), centers)
+
+    def _embedded(self, indices: torch.Tensor) -> torch.Tensor:
+        """The new embeddings [B, D] of the rows at these indices, int64 in host memory, where `values` are."""
+        began = time.perf_counter()
+        new = as_rows(self._embed(indices.numpy()), "embed").to(self.values.device, torch.float32)
+        self._seconds_embedding += time.perf_counter() - began
+        if new.shape != (len(indices), self.values.shape[1]):
+            wanted = (len(indices), self.values.shape[1])
+            raise ValueError(f"embed: expected embeddings of shape {wanted}, as wide as old, got {tuple(new.shape)}")
+        bad = first_not_finite(new)
+        if bad >= 0:
+            raise ValueError(f"embed: the embedding of row {int(indices[bad])} is not finite")
+        return new
+
+    def _put(self, indices: torch.Tensor, new: torch.Tensor, centers: torch.Tensor) -> bool:
+        """Replace predicted embeddings by new ones [B, D]; result as _read."""
+        predicted = self.values[indices]
+        if self.bound == "drift":
+            seen = torch.linalg.vector_norm(new.to(torch.float64) - predicted, dim=1)
+        else:
+            seen = self._distances(new, centers) - self._distances(predicted, centers)
+        self.values[indices] = new
+        self.embedded[indices.numpy()] = True
+        largest = float(seen.max())
+        self.largest_seen = max(self.largest_seen, largest)
+        within = largest <= self.allowance
+        if not within:
+            self.allowance = self.multiple * largest
+        return within
+
+    def _distances(self, x: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """[B] float64: the distance, not squared, of each row of x [B, D] to its nearest center."""
+        x = x.to(self._device)
+        return sqdist_from_below(x, centers, row_mean(x)).clamp(min=0.0).sqrt()
+
+
+def _as_multiple(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"multiple: expected a number, got {type(value).__name__}")
+    if not 1 <= value <= LARGEST_MULTIPLE:
+        raise ValueError(f"multiple: expected 1 to {LARGEST_MULTIPLE}, got {shown(value)}")
+    return float(value)
+
+
+def _as_size(name: str, value: Any, least: int, most: int | None) -> int:
+    """value, which messages call `name`, as a number of rows."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected a number of rows, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {shown(value)}")
+    if most is not None and value > most:
+        raise ValueError(f"{name}: expected at most {most}, the rows that are not centers, got {shown(value)}")
+    return int(value)
