@@ -33,7 +33,8 @@ def of_embeddings(path: Path, rows: int) -> dict[str, Any]:
     """The provenance of a .npy file of `rows` embeddings, from the <path>.json that `embed` writes beside it.
 
     Raises:
-        InputError: <path>.json is about another number of embeddings, or about some of a data set's rows.
+        InputError: <path>.json is about another number of embeddings, or about some of a data set's rows; or most rows
+            are predicted, not embedded by the model.
     """
     sidecar = sidecar_of(path)
     provenance = of_file(sidecar)
@@ -41,6 +42,11 @@ def of_embeddings(path: Path, rows: int) -> dict[str, Any]:
         raise InputError(
             f"{sidecar}: is about {provenance['rows']} embeddings, but {path.name} has {rows}: that is another file; "
             "remove the .json file if the embeddings are right"
+        )
+    if "lazy" in provenance:
+        raise InputError(
+            f"{path}: was made by a run with lazy_rounds, and holds predicted embeddings of the rows that were not "
+            "embedded; embed all rows with diverseevol embed"
         )
     if provenance.get("data_rows", rows) != rows:
         raise InputError(

@@ -14,6 +14,7 @@ from ..embedding.encoder import Encoder, encoder_of, uncertainty_encoder
 from ..embedding.precision import in_dtype
 from ..embedding.store import read_whole_npy
 from ..models.load import folder_sha256
+from ..selection.lazy import LazyResult
 from .config import Config
 from .inputs import RunInputs
 from .state import FREE_UNTIL_SELECTED, RunState
@@ -76,7 +77,20 @@ class Candidates:
         )
         if picks.metrics:
             self.state.record_metrics(self.r, embed=picks.metrics)
+        if picks.result is not None:
+            self._say(picks.result)
         return picks
+
+    def _say(self, result: LazyResult) -> None:
+        """Log what is known of a lazy round's picks."""
+        log.info("round %d: %.1f%% of the rows were embedded. %s", self.r, 100 * result.share_embedded, result.guarantee)
+        if not all(audit.passed for audit in result.audits):
+            log.warning(
+                "round %d: an audit found rows beyond their bounds, which were widened. If it does in every round, "
+                "embeddings move too unevenly to be predicted: a larger lazy_probe, lazy_bound: drift or a lower "
+                "learning_rate may help; lazy_rounds: false embeds all rows",
+                self.r,
+            )
 
     def _earlier(self) -> Earlier | None:
         """The embeddings of the round before."""

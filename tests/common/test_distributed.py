@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.config import write_config
+from support.config import write_config, write_rows
 from support.runs import SLOWED
 
 from diverseevol_fast.cli.main import main
+from diverseevol_fast.demo.rows import generate_rows
 from diverseevol_fast.strategies import STRATEGIES
 
 pytestmark = pytest.mark.slow
@@ -97,6 +98,25 @@ def test_every_strategy_picks_what_one_process_does(tmp_path, settings):
             for schedule, folder in folders.items()
         }
     assert found[1] == found[2]
+
+
+@pytest.mark.timeout(300)
+def test_lazy_rounds_embed_and_pick_what_one_process_does(tmp_path, tiny_model):
+    data = write_rows(tmp_path / "rows.jsonl", generate_rows(300, seed=3))
+    found = {}
+    for processes in (1, 2, 3):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        job = launch(processes, JOB.with_name("lazy_job.py"), str(folder), str(tiny_model), str(data))
+        _, errors = job.communicate(timeout=90)
+        assert job.returncode == 0, errors
+        picks = [np.load(folder / f"picks-{rank}.npy").tolist() for rank in range(processes)]
+        assert picks == [picks[0]] * processes
+        found[processes] = picks[0], np.load(folder / "second.npy"), np.load(folder / "second.npy.rounds.npy")
+    assert 0.1 < (found[1][2] == 2).mean() < 0.6
+    for processes in (2, 3):
+        for one, other in zip(found[1], found[processes], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_a_process_that_dies_ends_the_job_and_keeps_what_is_finished(tmp_path, data_file, tiny_model):

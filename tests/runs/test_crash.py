@@ -15,17 +15,25 @@ from support.runs import SLOWED
 pytestmark = pytest.mark.slow
 
 STAGES = ["training", "embedding", "selecting", "embedding", "training", "selecting"]
+# Lazy rounds pool without bounding, and select between batches.
+SLOWED_LAZILY = SLOWED.replace(
+    "stream.KCenterStream.bound = slowly(stream.KCenterStream.bound, 0.03)",
+    "import diverseevol_fast.embedding.engine as engine, diverseevol_fast.selection.lazy as lazy\n"
+    "engine.launch_masked_mean_pool = slowly(engine.launch_masked_mean_pool, 0.1)\n"
+    "lazy.LazyTraversal._greedy = slowly(lazy.LazyTraversal._greedy, 0.2)\n"
+    "store.FileStore.finish = slowly(store.FileStore.finish, 0.3)",
+)
 
 
-def start(config, out, slowed=False):
-    program = ["-c", SLOWED] if slowed else ["-m", "diverseevol_fast"]
+def start(config, out, slowed=None):
+    program = ["-c", slowed] if slowed else ["-m", "diverseevol_fast"]
     command = [sys.executable, *program, "run", str(config), "--output_dir", str(out)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
 
 
-def kill_in(stage, config, out, wait):
+def kill_in(stage, config, out, wait, slowed=SLOWED):
     """Start the run, wait until it enters `stage`, call wait(round), SIGKILL. Returns the round it was in."""
-    process = start(config, out, slowed=True)
+    process = start(config, out, slowed)
     for line in process.stderr:
         if f": {stage} " in line and line.startswith("round"):
             wait(int(line.split()[1].rstrip(":")))
@@ -114,6 +122,33 @@ def test_sigkill_under_other_strategies(schedule, tmp_path, settings):
     assert selections(killed, 2) == selections(alone, 2)
     names = {path.name for path in killed.rglob("*") if path.suffix == ".npy" or ".partial" in path.name}
     assert names <= {"base_embeddings.npy"}
+
+
+@pytest.mark.timeout(400)
+def test_sigkill_in_lazy_rounds(tmp_path, settings):
+    """The same picks, and the same rows embedded."""
+    settings |= {"n_round": 3, "max_tokens_per_batch": 256, "keep_embeddings": True}
+    settings |= {"lazy_rounds": True, "lazy_probe": 8, "lazy_audit": 8}
+    settings["train_args"]["learning_rate"] = 2e-4
+    config = write_config(tmp_path, settings)
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    finish(config, alone)
+    seed = os.environ.get("DIVERSEEVOL_CRASH_SEED", str(random.randrange(1000)))
+    print("DIVERSEEVOL_CRASH_SEED", seed)  # pytest shows it when the test fails
+    moments, rounds = random.Random(seed), []
+    assert SLOWED_LAZILY != SLOWED
+    while len(rounds) < 8:
+        stage, delay = moments.choice(["training", "embedding", "embedding"]), moments.uniform(0.0, 2.5)
+        rounds.append(kill_in(stage, config, killed, lambda _, delay=delay: time.sleep(delay), SLOWED_LAZILY))
+        if rounds[-1] == 3:
+            break
+    finish(config, killed)
+    assert selections(killed, 3) == selections(alone, 3)
+    for r in (2, 3):
+        name = f"state/rd_{r}/embeddings.npy"
+        assert (killed / name).read_bytes() == (alone / name).read_bytes()
+        assert (killed / f"{name}.rounds.npy").read_bytes() == (alone / f"{name}.rounds.npy").read_bytes()
+    assert [path.name for path in killed.rglob("*") if ".part" in path.name or "progress" in path.name] == []
 
 
 def test_two_processes_cannot_share_a_run(tmp_path, settings):
