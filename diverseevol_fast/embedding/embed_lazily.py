@@ -114,7 +114,8 @@ def embed_lazily(
         assert isinstance(target, FileStore)
 
         def select(embed: Callable[[np.ndarray], torch.Tensor]) -> tuple[LazyTraversal, LazyResult]:
-            lazy = LazyTraversal(earlier.values, embed, first, device=encoder.device, **settings)
+            ages = r - earlier.rounds
+            lazy = LazyTraversal(earlier.values, embed, first, ages=ages, device=encoder.device, **settings)
             return lazy, lazy.select(k)
 
         if target.complete:  # a stop came between embedding and the record of the picks

@@ -83,7 +83,9 @@ class Candidates:
 
     def _say(self, result: LazyResult) -> None:
         """Log what is known of a lazy round's picks."""
-        log.info("round %d: %.1f%% of the rows were embedded. %s", self.r, 100 * result.share_embedded, result.guarantee)
+        log.info(
+            "round %d: %.1f%% of the rows were embedded. %s", self.r, 100 * result.share_embedded, result.guarantee
+        )
         if not all(audit.passed for audit in result.audits):
             log.warning(
                 "round %d: an audit found rows beyond their bounds, which were widened. If it does in every round, "

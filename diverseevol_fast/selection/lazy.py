@@ -16,7 +16,7 @@ from .._common.device_copies import copy_to_device
 from ..ops.audit import sqdist_from_below
 from ..ops.checks import first_not_finite
 from ..ops.min_sqdist import LARGEST_DIM
-from .arguments import as_count, as_device, as_indices, as_rows, as_seed, shown
+from .arguments import as_count, as_device, as_indices, as_integers, as_rows, as_seed, shown
 from .bounds import spread_first
 from .device_rows import choose_backends, row_mean
 from .host_rows import rows_on
@@ -27,6 +27,9 @@ MULTIPLES = {"residual": 1.5, "drift": 1.1}  # of the largest one seen
 LARGEST_MULTIPLE = 1000
 MOVING = 64  # rows at least whose mean movement is that of all
 MOST_EMBEDDED = 0.6  # when so many of the rows are embedded, the others are at once: it costs less than going on
+SMALLEST_READ = 32  # rows that are embedded at once, so that they fill a batch
+READ_SHARE = 100  # or one row in so many
+FORESEEN_SHARE = 8  # where nothing is embedded yet, an eighth of that is asked for at a time: fewer rows too many
 CONFIDENCE = 0.95
 
 Embed = Callable[[np.ndarray], Any]  # from indices to embeddings
@@ -42,6 +45,25 @@ class Audit:
 
 
 @dataclass(frozen=True)
+class AgeGroup:
+    """Rows that were last embedded about as long ago, and share an allowance."""
+
+    ages: tuple[int, int]  # from, to, in rounds
+    rows: int  # without the centers
+    probe: int  # of these, how many were drawn
+    largest_seen: float  # the largest residual or drift of a row that was embedded; at least 0
+    allowance: float  # what bounds allow beyond the predicted distance, at the end
+
+    @property
+    def when(self) -> str:
+        """Since when the rows have been predicted, in words."""
+        first, last = self.ages
+        if last == 1:
+            return "embedded in the round before"
+        return f"embedded {last} rounds ago" if first == last else f"embedded {first} to {last} rounds ago"
+
+
+@dataclass(frozen=True)
 class LazyResult:
     """The result of LazyTraversal.select."""
 
@@ -50,9 +72,7 @@ class LazyResult:
     embedded: np.ndarray  # [N] bool: the rows that were embedded, the centers among them
     bound: str  # "residual" or "drift"
     multiple: float
-    probe: int  # rows whose residuals or drifts gave the allowance
-    largest_seen: float  # the largest residual or drift of a row that was embedded
-    allowance: float  # what bounds allow beyond the predicted distance, at the end
+    groups: list[AgeGroup]  # the youngest first
     audits: list[Audit]  # the last one passed, unless all rows are embedded
     backend: str  # of the screen
     seconds: float  # without embedding
@@ -67,16 +87,17 @@ class LazyResult:
         """What is known of the picks, in words."""
         if self.embedded.all():
             return "All rows were embedded: the picks are those of K-Center greedy."
-        seen = f"{self.multiple:g} times the largest {self.bound} of {self.probe} rows drawn at random"
-        condition = (
-            f"is farther from a center than predicted by more than {self.allowance:.4g}"
-            if self.bound == "residual"
-            else f"has moved from its predicted embedding by more than {self.allowance:.4g}"
-        )
+        condition = {
+            "residual": "is, at some pick, farther from its nearest center than predicted by more than",
+            "drift": "is farther from its predicted embedding than",
+        }[self.bound]
+        limits = ", ".join(f"{group.allowance:.4g} ({group.when})" for group in self.groups)
+        drawn = ", ".join(str(group.probe) for group in self.groups)
         text = [
-            f"The picks are those of K-Center greedy if no row that was not embedded {condition}: {seen}, or more "
-            f"where a row exceeded that. A row drawn at random exceeds the largest of {self.probe} with a probability "
-            f"of at most 1/{self.probe + 1}."
+            f"The picks are those of K-Center greedy unless a row that was not embedded {condition} {limits}:",
+            f"{self.multiple:g} times the largest {self.bound} of {drawn} rows drawn at random, or of a row that exceeded",
+            "that. Before the first pick, one more such row exceeds the largest of m with a probability of at most",
+            "1 / (m + 1).",
         ]
         if self.audits:
             last = self.audits[-1]
@@ -89,9 +110,10 @@ class LazyResult:
         return " ".join(text)
 
     def __repr__(self) -> str:
+        allowances = ", ".join(f"{group.allowance:.4g}" for group in self.groups)
         return (
-            f"LazyResult({len(self.indices)} picks; {self.share_embedded:.1%} embedded, allowance "
-            f"{self.allowance:.4g}, {len(self.audits)} audits; {self.seconds:.3g} s)"
+            f"LazyResult({len(self.indices)} picks; {self.share_embedded:.1%} embedded, allowances {allowances}, "
+            f"{len(self.audits)} audits; {self.seconds:.3g} s)"
         )
 
 
@@ -109,7 +131,7 @@ class LazyTraversal:
     3. No row is taken to be farther than its predicted distance plus the allowance, a multiple of the largest residual
        (or drift) of the probe. Greedy embeds rows in the order of that bound, until a row that is embedded is farther
        than all bounds; it is picked, and becomes a center. A row that is embedded and exceeds the allowance widens it,
-       and greedy begins again.
+       and greedy begins again. The rows that it would embed if all were as predicted are embedded first, at once.
     4. An audit embeds rows drawn at random among the others. Where one of them would be picked, or exceeds the
        allowance, the allowance is widened, greedy begins again, and another audit follows.
 
@@ -127,6 +149,7 @@ class LazyTraversal:
         embed: Embed,
         centers: Sequence[int] | np.ndarray | torch.Tensor,
         *,
+        ages: Any = None,
         bound: str = "residual",
         multiple: float | None = None,
         probe: int = 256,
@@ -140,10 +163,13 @@ class LazyTraversal:
                 any array that kcenter takes. A float32 copy is made.
             embed: a function from indices, int64 [B], to the new model's embeddings [B, D]. No index comes twice.
             centers: the rows already selected, as indices or a mask; at least one.
+            ages: [N] integers: how many rounds ago a row of `old` was embedded, at least 1; before that it was
+                predicted. Rows of ages 1, 2, 3 to 4, 5 to 8 and so on have a probe and an allowance for each group.
+                None: all of age 1.
             bound: "residual"; or "drift", which embeds more rows and assumes less: by the triangle inequality no row
                 is farther than predicted by more than its drift, whatever becomes a center.
             multiple: of the largest residual or drift seen; at least 1. None: 1.5, or 1.1 of the drift.
-            probe: how many rows to draw.
+            probe: how many rows to draw, in equal parts of the groups of ages.
             audit: how many rows an audit draws; 0 for no audit.
             seed: of the draws.
             device: as kcenter.
@@ -176,7 +202,9 @@ class LazyTraversal:
         self._chosen = choose_backends(self._device, "auto", torch.float32)
         self.values = old.to(torch.float32, copy=True)  # [N, D]: new embeddings, and predicted ones
         self.embedded = np.zeros(n, dtype=bool)  # [N]: which rows of `values` are new
-        self.allowance = self.largest_seen = 0.0
+        self._group = _groups(ages, n)  # [N]
+        self._allowances, self._largest_seen = np.zeros((2, int(self._group.max()) + 1))
+        self._most_embedded = int(MOST_EMBEDDED * n)
 
     def select(self, k: int) -> LazyResult:
         """Pick k rows, once.
@@ -192,7 +220,7 @@ class LazyTraversal:
         self._begin()
         greedy, audits = self._greedy(wanted), []
         while self.audit and not self.embedded.all():
-            before, unread = self.allowance, np.flatnonzero(~self.embedded)
+            before, unread = self._allowances.copy(), np.flatnonzero(~self.embedded)
             drawn = np.sort(self._draws.permutation(unread)[: self.audit])
             within = self._read(torch.from_numpy(drawn), greedy.centers)
             again = self._greedy(wanted)
@@ -201,8 +229,8 @@ class LazyTraversal:
             if passed:
                 break
             greedy = again
-            if self.allowance == before:  # a row exceeded it between two picks, not at the last
-                self.allowance *= self.multiple
+            if np.array_equal(self._allowances, before):  # a row exceeded it between two picks, not at the last
+                self._allowances *= self.multiple
                 greedy = self._greedy(wanted)
         return LazyResult(
             indices=np.array(greedy.picks, dtype=np.int64),
@@ -210,9 +238,7 @@ class LazyTraversal:
             embedded=self.embedded.copy(),
             bound=self.bound,
             multiple=self.multiple,
-            probe=self.probe,
-            largest_seen=self.largest_seen,
-            allowance=self.allowance,
+            groups=self._age_groups(),
             audits=audits,
             backend=self._chosen["min_sqdist"],
             seconds=time.perf_counter() - self._began - self._seconds_embedding,
@@ -221,7 +247,8 @@ class LazyTraversal:
     def _begin(self) -> None:
         """Embed centers and probe, predict the other rows, and find the allowance."""
         others = self._draws.permutation(np.setdiff1d(np.arange(len(self.values)), self._centers))
-        probe, others = others[: self.probe], others[self.probe :]
+        probe = self._probe = self._drawn(others)
+        others = others[~np.isin(others, probe)]
         moving = np.concatenate([self._centers, others[: max(0, MOVING - len(self._centers))]])
         new = self._embedded(torch.from_numpy(np.concatenate([moving, probe])))
         movement = (new[: len(moving)].to(torch.float64) - self.values[moving]).mean(dim=0)
@@ -229,18 +256,47 @@ class LazyTraversal:
         self.values[moving], self.embedded[moving] = new[: len(moving)], True
         self._put(torch.from_numpy(probe), new[len(moving) :], new[: len(self._centers)].to(self._device))
 
+    def _drawn(self, others: np.ndarray) -> np.ndarray:
+        """The probe: the first of `others`, which are in random order, as many of each age group as there are."""
+        of_groups = [others[self._group[others] == group] for group in np.unique(self._group[others])]
+        drawn, remaining = [], self.probe
+        for left, rows in zip(range(len(of_groups), 0, -1), sorted(of_groups, key=len), strict=True):
+            drawn.append(rows[: remaining // left])
+            remaining -= len(drawn[-1])
+        return np.concatenate(drawn)
+
     def _greedy(self, k: int) -> LazyGreedy:
         """Greedy with all its k picks; it begins again when a row that it embeds exceeds the allowance."""
-        centers = copy_to_device(torch.from_numpy(self._centers), self._device)
-        most_read = int(MOST_EMBEDDED * len(self.values))
+        n = len(self.values)
         while True:
-            rows = rows_on(self.values, self._device, self._chosen, None, len(centers) + k, LARGEST_BLOCK)
-            allowance = torch.full((len(self.values),), self.allowance, dtype=torch.float64)
-            allowance[torch.from_numpy(self.embedded)] = -1.0
-            greedy = LazyGreedy(rows, rows.gather(centers), copy_to_device(allowance, self._device))
-            greedy.bounds.exclude(centers)
-            if greedy.run_lazily(k, self._read, most_read):
+            asked = self._foreseen(k)
+            if len(asked) and not self._read(asked, self._attempt(k).centers):
+                continue
+            greedy = self._attempt(k)
+            if greedy.run_lazily(k, self._read, max(SMALLEST_READ, n // READ_SHARE), self._most_embedded):
                 return greedy
+
+    def _foreseen(self, k: int) -> torch.Tensor:
+        """The indices of the rows that greedy would ask for if all were as predicted: they are embedded at once."""
+        asked = [torch.empty(0, dtype=torch.int64, device=self._device)]
+
+        def read(indices: torch.Tensor, centers: torch.Tensor) -> bool:
+            asked.append(indices)
+            return True
+
+        finer = max(SMALLEST_READ, len(self.values) // READ_SHARE) // FORESEEN_SHARE
+        self._attempt(k).run_lazily(k, read, finer, self._most_embedded)
+        return torch.cat(asked).sort().values
+
+    def _attempt(self, k: int) -> LazyGreedy:
+        """Greedy that has not begun, with the allowance as it is."""
+        centers = copy_to_device(torch.from_numpy(self._centers), self._device)
+        rows = rows_on(self.values, self._device, self._chosen, None, len(centers) + k, LARGEST_BLOCK)
+        allowance = torch.from_numpy(self._allowances[self._group])
+        allowance[torch.from_numpy(self.embedded)] = -1.0
+        greedy = LazyGreedy(rows, rows.gather(centers), copy_to_device(allowance, self._device))
+        greedy.bounds.exclude(centers)
+        return greedy
 
     def _read(self, indices: torch.Tensor, centers: torch.Tensor) -> bool:
         """Embed the rows at these indices; whether none exceeds the allowance, which is widened otherwise.
@@ -272,17 +328,48 @@ class LazyTraversal:
             seen = self._distances(new, centers) - self._distances(predicted, centers)
         self.values[indices] = new
         self.embedded[indices.numpy()] = True
-        largest = float(seen.max())
-        self.largest_seen = max(self.largest_seen, largest)
-        within = largest <= self.allowance
-        if not within:
-            self.allowance = self.multiple * largest
-        return within
+        group, seen = self._group[indices.numpy()], seen.cpu().numpy()
+        exceeding = seen > self._allowances[group]
+        np.maximum.at(self._largest_seen, group, seen)
+        np.maximum.at(self._allowances, group[exceeding], self.multiple * seen[exceeding])
+        np.maximum.accumulate(self._allowances, out=self._allowances)  # older rows have moved as far
+        return not exceeding.any()
+
+    def _age_groups(self) -> list[AgeGroup]:
+        others = np.setdiff1d(np.arange(len(self.values)), self._centers)
+        groups = []
+        for group in np.unique(self._group[others]).tolist():
+            groups.append(
+                AgeGroup(
+                    ages=(2 ** (group - 1) + 1 if group else 1, 2**group),
+                    rows=int((self._group[others] == group).sum()),
+                    probe=int((self._group[self._probe] == group).sum()),
+                    largest_seen=float(self._largest_seen[group]),
+                    allowance=float(self._allowances[group]),
+                )
+            )
+        return groups
 
     def _distances(self, x: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
         """[B] float64: the distance, not squared, of each row of x [B, D] to its nearest center."""
         x = x.to(self._device)
         return sqdist_from_below(x, centers, row_mean(x)).clamp(min=0.0).sqrt()
+
+
+def _groups(ages: Any, n: int) -> np.ndarray:
+    """The group of each row, [N] int64: 0 for an age of 1, 1 for 2, 2 for 3 and 4, 3 for 5 to 8.
+
+    Raises:
+        TypeError, ValueError: not n integers of at least 1.
+    """
+    if ages is None:
+        return np.zeros(n, dtype=np.int64)
+    ages = as_integers(ages, "ages")
+    if ages.dtype == np.bool_ or ages.shape != (n,):
+        raise ValueError(f"ages: expected {n} integers, got {ages.dtype} of shape {ages.shape}")
+    if ages.min() < 1:
+        raise ValueError(f"ages: expected at least 1, got {ages.min()}")
+    return np.ceil(np.log2(ages)).astype(np.int64)
 
 
 def _as_multiple(value: Any) -> float:

@@ -10,8 +10,7 @@ from .device_rows import DeviceRows
 from .host_rows import SMALLEST_BLOCK, HostRows
 from .traversal import LARGEST_BLOCK, Traversal
 
-SMALLEST_READ = 32  # rows that are embedded at once, so that they fill a batch
-READ_SHARE = 100  # or one row in so many
+Read = Callable[[torch.Tensor, torch.Tensor], bool]
 
 
 class LazyBounds(Bounds):
@@ -69,10 +68,10 @@ class LazyGreedy(Traversal):
         super().__init__(rows, centers, -1.0, progress=False)
         self.bounds = LazyBounds(rows, allowance)
 
-    def run_lazily(self, k: int, read: Callable[[torch.Tensor, torch.Tensor], bool], most_read: int) -> bool:
+    def run_lazily(self, k: int, read: Read, at_once: int, most_read: int) -> bool:
         """Pick k rows.
 
-        read(indices, centers) embeds the rows at these indices, int64 on the device, into the rows' values, and says
+        read(indices, centers) embeds the rows at these indices, int64 on the device, into the rows' values, and
         whether all were as near to these centers as their bounds say. When more than `most_read` rows are embedded, all
         are.
 
@@ -89,7 +88,7 @@ class LazyGreedy(Traversal):
                 predicted = self.bounds.is_predicted(members)
                 unread, embedded = members[predicted], members[~predicted]
                 if len(unread) and self._largest(unread) >= self._largest(embedded):
-                    if not self._read(read, most_read):
+                    if not self._read(read, at_once, most_read):
                         return False
                     continue
                 threshold = torch.maximum(outside, self._largest(unread))
@@ -106,15 +105,15 @@ class LazyGreedy(Traversal):
         bound = self.bounds.bound[indices].to(torch.float64)
         return torch.cat([bound, bound.new_full((1,), -float("inf"))]).max()[None]
 
-    def _read(self, read: Callable[[torch.Tensor, torch.Tensor], bool], most_read: int) -> bool:
+    def _read(self, read: Read, at_once: int, most_read: int) -> bool:
         n, unread = len(self.rows), int((self.bounds.allowance >= 0).sum())
-        count = unread if n - unread > most_read else max(SMALLEST_READ, n // READ_SHARE)
+        count = unread if n - unread > most_read else at_once
         indices = self.bounds.largest_predicted(count)
         within = read(indices, self.centers)
         self.bounds.renew(indices, self.centers)
         return within
 
-    def _pick_among_ties(self, k: int, read: Callable[[torch.Tensor, torch.Tensor], bool]) -> bool:
+    def _pick_among_ties(self, k: int, read: Read) -> bool:
         """More rows tie than a block holds: embed all and pick by the classical loop."""
         unread = (self.bounds.allowance >= 0).nonzero()[:, 0]
         if len(unread) and not read(unread, self.centers):

@@ -92,8 +92,8 @@ def _lazy_picks_of(picks: LazyPicks) -> Picks:
         "backend": result.backend,
         "share_embedded": result.share_embedded,
         "bound": result.bound,
-        "allowance": result.allowance,
-        "largest_seen": result.largest_seen,
+        "multiple": result.multiple,
+        "groups": [asdict(group) for group in result.groups],
         "audits": [asdict(audit) for audit in result.audits],
         "guarantee": result.guarantee,
     }

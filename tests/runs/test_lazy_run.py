@@ -74,9 +74,10 @@ def test_the_picks_of_a_run_that_embeds_all_rows(tmp_path, settings, bound):
     for r in (2, 3):
         metrics = finished.metrics(r)["select"]
         assert metrics["share_embedded"] < 0.6 and metrics["bound"] == bound
-        assert metrics["largest_seen"] <= metrics["allowance"]
+        assert all(group["largest_seen"] <= group["allowance"] for group in metrics["groups"])
+        assert sum(group["probe"] for group in metrics["groups"]) == 20
         assert metrics["audits"][-1]["passed"] and metrics["audits"][-1]["rows"] == 20
-        assert f"{metrics['allowance']:.4g}" in metrics["guarantee"]
+        assert f"{metrics['groups'][0]['allowance']:.4g}" in metrics["guarantee"]
         assert finished.metrics(r)["embed"]["tokens"] < 0.7 * full.metrics(r)["embed"]["tokens"]
     assert "share_embedded" not in finished.metrics(1)["select"]
     assert list((tmp_path / "lazy").rglob("*embeddings*")) == []
@@ -157,7 +158,10 @@ def damage_sidecar(state, **changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda state: damage_sidecar(state, model_sha256="0" * 64), r"expected the embeddings of round 2 \(model: other"),
+        (
+            lambda state: damage_sidecar(state, model_sha256="0" * 64),
+            r"expected the embeddings of round 2 \(model: other",
+        ),
         (lambda state: damage_sidecar(state, tokens_sha256="0" * 64), "tokens: other content"),
         (lambda state: damage_sidecar(state, data_sha256="0" * 64), "data: other content"),
         (lambda state: damage_sidecar(state, dim=16), "damaged, expected 290 x 16 numbers"),
@@ -230,7 +234,7 @@ def test_large_movements_embed_all_rows(settings, tmp_path):
 
 def test_an_audit_that_fails_says_what_to_do(caplog):
     from diverseevol_fast.runs.candidates import Candidates
-    from diverseevol_fast.selection.lazy import Audit, LazyResult
+    from diverseevol_fast.selection.lazy import AgeGroup, Audit, LazyResult
 
     result = LazyResult(
         indices=np.arange(2),
@@ -238,9 +242,7 @@ def test_an_audit_that_fails_says_what_to_do(caplog):
         embedded=np.array([True, False]),
         bound="residual",
         multiple=1.5,
-        probe=20,
-        largest_seen=1.0,
-        allowance=2.0,
+        groups=[AgeGroup((1, 1), 50, 20, 1.0, 2.0)],
         audits=[Audit(30, 10, False), Audit(20, 10, True)],
         backend="native",
         seconds=0.1,

@@ -14,10 +14,10 @@ import itertools
 import json
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "bench" / "experiments"), str(ROOT / "bench" / "experiments" / "pretrained")]
@@ -29,6 +29,7 @@ from diverseevol_fast.cli.main import main as diverseevol  # noqa: E402
 from diverseevol_fast.data.tokens import Tokens  # noqa: E402
 from diverseevol_fast.runs.finished import FinishedRun, read_run  # noqa: E402
 from diverseevol_fast.runs.training import load_model  # noqa: E402
+from diverseevol_fast.selection.lazy import MOVING  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parent
 OUTPUT = ROOT / "evol_res" / "experiments-lazy"
@@ -90,14 +91,18 @@ def replayed(rounds: Rounds, seed: int, **settings) -> list[dict]:
     lines = []
     # Round 1 from the base model's embeddings; round 2 as in a run, whose round 1 embeds all rows.
     earlier = {1: rounds.embeddings[0], 2: rounds.embeddings[1]}
+    embedded_in = np.ones(len(rounds.lengths), dtype=np.int64)
     for r in range(1, ROUNDS + 1):
         new, full = rounds.embeddings[r], rounds.full[r]
+        ages = None if r == 1 else r - embedded_in
         lazy = LazyTraversal(
-            earlier[r], lambda rows, new=new: new[rows], rounds.pools[r], seed=seed, audit=AUDIT, **settings
+            earlier[r], lambda rows, new=new: new[rows], rounds.pools[r], ages=ages, seed=seed, audit=AUDIT, **settings
         )
         result = lazy.select(rounds.n_query)
         if r > 1:
             earlier[r + 1] = lazy.values
+            embedded_in[result.embedded] = r
+        drawn = max(MOVING - len(rounds.pools[r]), 0) + settings["probe"] + sum(audit.rows for audit in result.audits)
         common = len(np.intersect1d(result.indices, full.indices))
         lines.append(
             {
@@ -109,9 +114,10 @@ def replayed(rounds: Rounds, seed: int, **settings) -> list[dict]:
                 / radius_of(new, rounds.pools[r], full.indices),
                 "share_embedded": result.share_embedded,
                 "share_of_tokens": float(rounds.lengths[result.embedded].sum() / rounds.lengths.sum()),
+                # the rows that greedy asked for: neither in the pool nor drawn
+                "share_read": (int(result.embedded.sum()) - len(rounds.pools[r]) - drawn) / len(new),
                 "audits": [audit.passed for audit in result.audits],
-                "allowance": result.allowance,
-                "largest_seen": result.largest_seen,
+                "groups": [asdict(group) for group in result.groups],
                 "seconds": result.seconds,
             }
             | settings
