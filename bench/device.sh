@@ -4,8 +4,8 @@
 # check: builds, checks the kernels as a user's first call does and then on large problems, times one shape of each, runs
 # the tests on the GPU.
 # measure: races and bad accesses, then all timings, whole selections, other projects' kernels, hardware counters.
-# embedding: a 7B model's embeddings, and one whole round. experiment: K-Center and random pools of a pretrained model, at
-# the paper's size, side by side.
+# embedding: a 7B model's embeddings, and one whole round. experiment: K-Center, K-Center with lazy rounds, and random pools
+# of a pretrained model, at the paper's size, side by side.
 # Lines go to RESULTS_FOLDER/<gpu>.jsonl (bench/results) as they come, what is printed to RESULTS_FOLDER/<piece>.log: a
 # machine that is taken away costs the step that it was at. Runs with what is installed: python3 with torch, triton,
 # pybind11, cmake, ninja, setuptools; nvcc, compute-sanitizer, ncu and pytest-xdist where they are there. git is not

@@ -1,4 +1,4 @@
-"""K-Center and random pools of a pretrained model on a GPU, at the paper's size, side by side.
+"""K-Center, K-Center with lazy rounds, and random pools of a pretrained model on a GPU, at the paper's size.
 
     python bench/device/device_experiment.py [--output FOLDER] [--seconds S]
 
@@ -27,10 +27,14 @@ sys.path += [str(ROOT / "examples"), *map(str, (ROOT / "bench" / "cache").glob("
 from fetch_smollm2 import SHA256
 
 CONFIG = ROOT / "bench" / "experiments" / "pretrained" / "paper.yml"
-ARMS = {"kcenter": "KCenterSampling", "random": "RandomSampling"}
+ARMS = {
+    "kcenter": {"evol_schedule_name": "KCenterSampling"},
+    "lazy": {"evol_schedule_name": "KCenterSampling", "lazy_rounds": True},
+    "random": {"evol_schedule_name": "RandomSampling"},
+}
 SEEDS = range(3)
 TINY = {"full_data_path": "builtin:quickstart", "model_name_or_path": "builtin:small-llama", "val_set_size": 10}
-TINY |= {"n_round": 1, "init_label_num": 10, "n_query": 5, "train_args.bf16": False}
+TINY |= {"n_round": 2, "init_label_num": 10, "n_query": 5, "train_args.bf16": False}
 
 
 def join_parts(model: Path) -> None:
@@ -68,11 +72,11 @@ def main() -> None:
     out, until = Lines(args.output), time.perf_counter() + args.seconds
     with tempfile.TemporaryDirectory() as folder:
         for seed in SEEDS if not args.tiny else [0]:
-            for arm, strategy in ARMS.items():
+            for arm, settings in ARMS.items():
                 if time.perf_counter() > until:
                     print(f"{arm}, seed {seed}: left out, the {args.seconds:.0f} s are over", flush=True)
                     continue
-                own = {"seed": seed, "evol_schedule_name": strategy, "output_dir": f"{folder}/{arm}-{seed}"}
+                own = settings | {"seed": seed, "output_dir": f"{folder}/{arm}-{seed}"}
                 for line in lines_of(arm, load_config(CONFIG, own | (TINY if args.tiny else {}))):
                     out.add(line)
                     print(line, flush=True)

@@ -95,9 +95,9 @@ class LazyResult:
         drawn = ", ".join(str(group.probe) for group in self.groups)
         text = [
             f"The picks are those of K-Center greedy unless a row that was not embedded {condition} {limits}:",
-            f"{self.multiple:g} times the largest {self.bound} of {drawn} rows drawn at random, or of a row that exceeded",
-            "that. Before the first pick, one more such row exceeds the largest of m with a probability of at most",
-            "1 / (m + 1).",
+            f"{self.multiple:g} times the largest {self.bound} of {drawn} rows drawn at random, or of a row that",
+            "exceeded that. Before the first pick, one more such row exceeds the largest of m with a probability of at",
+            "most 1 / (m + 1).",
         ]
         if self.audits:
             last = self.audits[-1]

@@ -293,13 +293,14 @@ def test_this_checkout_s_kernels_have_sources():
 
 @no_gpu
 def test_the_experiment_writes_a_line_for_each_round(tmp_path):
-    """On a small Llama, for a round."""
+    """On a small Llama, for two rounds, of which the second can be lazy."""
     command = [sys.executable, ROOT / "bench" / "device" / "device_experiment.py", "--tiny", "--output", tmp_path]
     subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     lines = [line for line in read(tmp_path) if line["what"] == "experiment"]
     assert [(line["case"], line["round"]) for line in lines] == [
-        (arm, r) for arm in ("kcenter", "random") for r in (0, 1)
+        (arm, r) for arm in ("kcenter", "lazy", "random") for r in (0, 1, 2)
     ]
+    assert [line["case"] for line in lines if "guarantee" in line["metrics"].get("select", {})] == ["lazy"]
     assert all("validation_loss" in line["metrics"]["train"] for line in lines)
 
 

@@ -73,10 +73,12 @@ def test_the_picks_of_a_run_that_embeds_all_rows(tmp_path, settings, bound):
     assert finished.pool(3) == full.pool(3)
     for r in (2, 3):
         metrics = finished.metrics(r)["select"]
-        assert metrics["share_embedded"] < 0.6 and metrics["bound"] == bound
+        assert metrics["share_embedded"] < 0.6
+        assert metrics["bound"] == bound
         assert all(group["largest_seen"] <= group["allowance"] for group in metrics["groups"])
         assert sum(group["probe"] for group in metrics["groups"]) == 20
-        assert metrics["audits"][-1]["passed"] and metrics["audits"][-1]["rows"] == 20
+        assert metrics["audits"][-1]["passed"]
+        assert metrics["audits"][-1]["rows"] == 20
         assert f"{metrics['groups'][0]['allowance']:.4g}" in metrics["guarantee"]
         assert finished.metrics(r)["embed"]["tokens"] < 0.7 * full.metrics(r)["embed"]["tokens"]
     assert "share_embedded" not in finished.metrics(1)["select"]
@@ -88,7 +90,8 @@ def test_the_table_says_how_many_rows_were_embedded(tmp_path, settings, capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
     header = next(line for line in lines if line[0] == "round")
     share = read_run(tmp_path / "out").metrics(2)["select"]["share_embedded"]
-    assert "embedded" in header and any(f"{share:.1%}" in line for line in lines)
+    assert "embedded" in header
+    assert any(f"{share:.1%}" in line for line in lines)
 
 
 def test_kept_embeddings_say_which_rows_are_whole(kept):
@@ -102,7 +105,8 @@ def test_kept_embeddings_say_which_rows_are_whole(kept):
     candidates = finished.candidates
     by_round, values = rounds(folder, 2), np.load(state.embeddings_file(2))
     anew = by_round == 2
-    assert 0.1 < anew.mean() < 0.6 and set(by_round) == {1, 2}
+    assert 0.1 < anew.mean() < 0.6
+    assert set(by_round) == {1, 2}
     assert anew.mean() == pytest.approx(finished.metrics(2)["select"]["share_embedded"])
     error = np.linalg.norm(values - all_rows[candidates], axis=1)
     assert error[anew].max() < 1e-4 < error[~anew].max() < 0.1
@@ -129,7 +133,8 @@ def test_a_stop_before_the_picks_were_recorded(copied, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("diverseevol_fast.embedding.embed_lazily.Engine", None)
         run_evol(settings)
-    assert picks(folder, 4) == before and np.array_equal(rounds(folder, 3), embedded)
+    assert picks(folder, 4) == before
+    assert np.array_equal(rounds(folder, 3), embedded)
     stored = rounds_of(RunState(folder).embeddings_file(3))
     (folder / "state" / "rd_3" / "selected.json").unlink()
     shutil.rmtree(folder / "output" / "rd_3")
@@ -146,7 +151,8 @@ def test_without_earlier_embeddings_a_round_embeds_all_rows(copied, caplog):
     with caplog.at_level(logging.WARNING, logger="diverseevol_fast"):
         run_evol(settings)
     assert "is not there to predict embeddings of round 3: embedding all rows" in caplog.text
-    assert read_run(folder).pool(3) == before and "share_embedded" not in read_run(folder).metrics(3)["select"]
+    assert read_run(folder).pool(3) == before
+    assert "share_embedded" not in read_run(folder).metrics(3)["select"]
 
 
 def damage_sidecar(state, **changes):
@@ -184,8 +190,8 @@ def test_earlier_embeddings_that_do_not_belong_here_are_refused(copied, damage, 
 
 
 def test_lazy_rounds_belong_to_what_a_run_is_made_from(copied):
-    folder, settings = copied
-    with pytest.raises(InputError, match="an output of another run.*lazy_rounds"):
+    _folder, settings = copied
+    with pytest.raises(InputError, match=r"an output of another run.*lazy_rounds"):
         run_evol(settings | {"lazy_rounds": False})
     with pytest.raises(InputError, match="lazy_probe: the run has 20, now 30"):
         run_evol(settings | {"lazy_probe": 30})

@@ -83,7 +83,9 @@ def test_the_specification_is_greedy_where_no_row_exceeds_the_allowance(problem,
     old = torch.from_numpy(new.astype(np.float64) + 0.99 * allowance * rng.random((len(new), 1)) * direction / length)
     picks, sqdist, read = reference.lazy_kcenter(old, torch.from_numpy(new), k, pool, allowance)
     assert (picks, sqdist) == reference.kcenter(torch.from_numpy(new), k, pool)
-    assert len(set(read)) == len(read) and not set(read) & set(pool) and set(picks) <= set(read)
+    assert len(set(read)) == len(read)
+    assert not set(read) & set(pool)
+    assert set(picks) <= set(read)
 
 
 def test_the_specification_reads_no_row_that_cannot_be_picked():
@@ -169,7 +171,8 @@ def test_ties_beyond_a_block(monkeypatch):
     monkeypatch.setattr(lazy_bounds, "LARGEST_BLOCK", 64)
     old = np.repeat(rows(4, 5, 0), 100, axis=0)
     result, holds = check(old, moved(old, "none", 0), [0], 50, probe=10, audit=0)
-    assert holds and result.embedded.all()
+    assert holds
+    assert result.embedded.all()
 
 
 def test_rows_in_host_memory_for_a_device(monkeypatch):
@@ -184,14 +187,17 @@ def test_rows_in_host_memory_for_a_device(monkeypatch):
 def test_old_embeddings_of_other_dtypes(dtype):
     old = rows(500, 12, 1)
     result, holds = check(torch.from_numpy(old).to(dtype), moved(old, "bounded", 1), [5, 9], 20, probe=50, audit=50)
-    assert holds and not result.embedded.all()
+    assert holds
+    assert not result.embedded.all()
 
 
 def test_the_common_movement_is_taken_out():
     old = rows(1000, 16, 3)
     new = old + np.float32(5.0)  # far more than rows are apart
     result, holds = check(old, new, [*range(20)], 20, probe=64, audit=64)
-    assert holds and result.groups[0].allowance < 1e-3 and result.embedded.sum() < 64 + 64 + 64 + 64 + 20
+    assert holds
+    assert result.groups[0].allowance < 1e-3
+    assert result.embedded.sum() < 64 + 64 + 64 + 64 + 20
 
 
 def test_the_same_seed_reads_the_same_rows():
@@ -209,7 +215,8 @@ def test_large_movements_embed_all_rows_in_few_calls():
     old, new = rows(2000, 16, 4), rows(2000, 16, 5)
     embedder = Embedder(new)
     result = LazyTraversal(old, embedder, [1, 2, 3], probe=64, audit=64).select(100)
-    assert result.embedded.all() and result.guarantee.startswith("All rows were embedded")
+    assert result.embedded.all()
+    assert result.guarantee.startswith("All rows were embedded")
     assert np.array_equal(result.indices, kcenter(new, 100, [1, 2, 3]).indices)
     assert len(embedder.calls) <= 4
 
@@ -246,7 +253,9 @@ def test_the_guarantee_says_what_was_measured():
     limit = f"by more than {result.groups[0].allowance:.4g} (embedded in the round before)"
     assert f"{limit}: 1.5 times the largest residual of 99 rows drawn at random" in text
     last = result.audits[-1]
-    assert f"Of {last.drawn_from} rows" in text and f"{1 - 0.05 ** (1 / 50):.2%}" == "5.82%" and "5.82%" in text
+    assert f"Of {last.drawn_from} rows" in text
+    assert f"{1 - 0.05 ** (1 / 50):.2%}" == "5.82%"
+    assert "5.82%" in text
     drift, _ = check(old, moved(old, "bounded", 3), [*range(70)], 20, probe=99, audit=0, bound="drift")
     assert "is farther from its predicted embedding than" in drift.guarantee
     assert "were drawn and embedded" not in drift.guarantee
@@ -279,7 +288,8 @@ def test_a_group_that_is_smaller_than_its_part_of_the_probe():
     ages = np.ones(500, dtype=np.int64)
     ages[:7] = 2
     result, holds = check(old, moved(old, "bounded", 3), [100], 20, probe=60, audit=20, ages=ages)
-    assert [group.probe for group in result.groups] == [53, 7] and holds
+    assert [group.probe for group in result.groups] == [53, 7]
+    assert holds
 
 
 # Bad input

@@ -18,7 +18,10 @@ from experiment_tables import mean_interval, table  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "lazy.jsonl"
 PAGE = ROOT / "docs" / "experiments.md"
-MARKS = "<!-- tables: written by bench/experiments/lazy/lazy_tables.py -->", "<!-- end of the tables on lazy rounds -->"
+MARKS = {
+    name: (f"<!-- {name}: written by bench/experiments/lazy/lazy_tables.py -->", f"<!-- end of {name} -->")
+    for name in ("lazy rounds", "evolving embeddings")
+}
 TITLES = {
     "full": "all weights, 2e-5",
     "lora": "LoRA, 1e-4",
@@ -79,7 +82,14 @@ def summary(lines: list[dict]) -> list[str]:
     ]
 
 
-HEADER = ["rounds with all picks equal", "picks missed", "embedded", "asked for", "largest radius ratio", "audits failed"]
+HEADER = [
+    "rounds with all picks equal",
+    "picks missed",
+    "embedded",
+    "asked for",
+    "largest radius ratio",
+    "audits failed",
+]
 
 
 def by_round(lines: list[dict]) -> str:
@@ -95,7 +105,9 @@ def by_round(lines: list[dict]) -> str:
 def by_setting(lines: list[dict]) -> str:
     """Each bound, multiple and probe, over all rounds of the real model."""
     lines = [line for line in lines if line["arm"] in ("full", "lora", "high")]
-    settings = sorted({(line["bound"], line["multiple"], line["probe"]) for line in lines}, key=lambda s: (s[0] == "drift", s))
+    settings = sorted(
+        {(line["bound"], line["multiple"], line["probe"]) for line in lines}, key=lambda s: (s[0] == "drift", s)
+    )
     rows = []
     for bound, multiple, probe in settings:
         found = chosen(lines, bound=bound, multiple=multiple, probe=probe)
@@ -124,24 +136,26 @@ def counts(lines: list[dict], key: str, rounds: int = 1) -> str:
     return f"{', '.join(values)} of {rounds * lines[0]['picks']}"
 
 
-def tables(lines: list[dict]) -> str:
+def tables(lines: list[dict]) -> dict[str, str]:
+    """The text between each pair of marks."""
     lazy, moved = chosen(lines, experiment="lazy"), chosen(lines, experiment="movement")
-    parts = {
-        "By training and round: 1.5 times the largest residual of 256 rows": by_round(lazy),
-        "By bound, multiple and probe, over all trainings of the pretrained model": by_setting(lazy),
-        "How far embeddings move, and picks in common with those of earlier embeddings": movement(moved),
+    by_training = "#### By training and round: 1.5 times the largest residual of 256 rows"
+    settings = "#### By bound, multiple and probe, over all trainings of the pretrained model"
+    return {
+        "lazy rounds": f"{by_training}\n\n{by_round(lazy)}\n\n{settings}\n\n{by_setting(lazy)}",
+        "evolving embeddings": movement(moved),
     }
-    return "\n\n".join(f"#### {title}\n\n{text}" for title, text in parts.items())
 
 
 def main() -> None:
     lines = [json.loads(line) for line in RESULTS.read_text("utf-8").splitlines()]
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    page = tables(lines)
-    PAGE.write_text(f"{before}{MARKS[0]}\n\n{page}\n\n{MARKS[1]}{after}", encoding="utf-8")
-    print(page)
+    page = PAGE.read_text(encoding="utf-8")
+    for name, text in tables(lines).items():
+        first, last = MARKS[name]
+        before, rest = page.split(first)
+        page = f"{before}{first}\n\n{text}\n\n{last}{rest.split(last)[1]}"
+        print(text)
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,6 @@ SEEDS = (0, 1, 2)
 ROUNDS = 4
 BOUNDS = {"residual": (1.0, 1.5, 2.0), "drift": (1.0, 1.1)}  # and their multiples
 PROBES = (64, 128, 256)
-AUDIT = 128
 DRAWS = 5
 
 
@@ -96,7 +95,7 @@ def replayed(rounds: Rounds, seed: int, **settings) -> list[dict]:
         new, full = rounds.embeddings[r], rounds.full[r]
         ages = None if r == 1 else r - embedded_in
         lazy = LazyTraversal(
-            earlier[r], lambda rows, new=new: new[rows], rounds.pools[r], ages=ages, seed=seed, audit=AUDIT, **settings
+            earlier[r], lambda rows, new=new: new[rows], rounds.pools[r], ages=ages, seed=seed, **settings
         )
         result = lazy.select(rounds.n_query)
         if r > 1:
