@@ -1,12 +1,13 @@
 # make demo | demo-pretrained | test | test-slow | test-all | lint | docs | wheel-test | test-anomalib | sanitize | bench |
-# bench-compare | bench-drop-in | experiments | experiments-pretrained. Everything runs in .venv, which the first target makes.
+# bench-compare | bench-drop-in | experiments | experiments-pretrained | experiments-lazy. Everything runs in
+# .venv, which the first target makes.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NATIVE := $(shell find csrc -type f)
 
 .PHONY: demo demo-pretrained test test-slow test-all lint docs wheel-test test-anomalib sanitize bench bench-compare bench-drop-in \
-  experiments experiments-pretrained clean
+  experiments experiments-pretrained experiments-lazy clean
 
 demo: $(STAMP)
 	$(BIN)/diverseevol run examples/quickstart.yml
@@ -76,6 +77,15 @@ experiments-pretrained: $(STAMP)
 	$(BIN)/python bench/experiments/pretrained/rows.py
 	$(BIN)/python bench/experiments/pretrained/run_pretrained.py
 	$(BIN)/python bench/experiments/pretrained/pretrained_tables.py
+
+# Lazy rounds against embedding all rows on a real model, about 20 minutes for each training and seed; what is finished stays.
+experiments-lazy: $(STAMP)
+	$(BIN)/python examples/fetch_smollm2.py
+	$(BIN)/python bench/experiments/lazy/rows.py
+	$(BIN)/python bench/experiments/lazy/run_lazy.py
+	$(BIN)/python bench/experiments/lazy/run_lazy.py --arms ten --seeds 0
+	$(BIN)/python bench/experiments/lazy/run_lazy.py --arms full --seeds 0 --runs
+	$(BIN)/python bench/experiments/lazy/lazy_tables.py
 
 # K-Center against the baselines on the quickstart model: bench/results/experiments.jsonl, docs/experiments.md.
 experiments: $(STAMP)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._common import distributed
 from ..embedding.embed_lazily import Earlier, LazyPicks, embed_lazily, read_earlier
 from ..embedding.embed_tokens import Embeddings, embed_tokens
 from ..embedding.encoder import Encoder, encoder_of, uncertainty_encoder
@@ -96,10 +95,8 @@ class Candidates:
 
     def _earlier(self) -> Earlier | None:
         """The embeddings of the round before."""
-        path, earlier = self.state.embeddings_file(self.r - 1), None
-        with distributed.first_then_others():
-            provenance = self._provenance(self.state.model_sha256(self.r - 2, loaded=False))
-            earlier = read_earlier(path, self.r - 1, provenance)
+        path = self.state.embeddings_file(self.r - 1)
+        earlier = read_earlier(path, self.r - 1, self._provenance(self.state.model_sha256(self.r - 2, loaded=False)))
         if earlier is None:
             log.warning("%s: is not there to predict embeddings of round %d: embedding all rows", path, self.r)
         return earlier

@@ -201,7 +201,10 @@ def _check_values(config: Config) -> None:
         raise InputError(
             f"config: evol_schedule_name: expected {' or '.join(STRATEGIES)}, got '{shown(config.evol_schedule_name)}'"
         )
-    STRATEGIES[config.evol_schedule_name].check_settings(config)
+    strategy = STRATEGIES[config.evol_schedule_name]
+    strategy.check_settings(config)
+    if config.lazy_rounds and not strategy.has_lazy_rounds:
+        raise InputError(f"config: lazy_rounds: {strategy.name} has none; expected false, or KCenterSampling")
     for key, kinds in (config.held_out_groups or {}).items():
         location = f"config: held_out_groups.{shown(key)}"
         if not isinstance(kinds, list) or not kinds:

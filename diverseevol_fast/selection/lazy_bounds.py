@@ -10,7 +10,7 @@ from .device_rows import DeviceRows
 from .host_rows import SMALLEST_BLOCK, HostRows
 from .traversal import LARGEST_BLOCK, Traversal
 
-Read = Callable[[torch.Tensor, torch.Tensor], bool]
+Read = Callable[[torch.Tensor, torch.Tensor], bool]  # as run_lazily takes it
 
 
 class LazyBounds(Bounds):
@@ -71,11 +71,14 @@ class LazyGreedy(Traversal):
     def run_lazily(self, k: int, read: Read, at_once: int, most_read: int) -> bool:
         """Pick k rows.
 
-        read(indices, centers) embeds the rows at these indices, int64 on the device, into the rows' values, and
-        whether all were as near to these centers as their bounds say. When more than `most_read` rows are embedded, all
-        are.
+        Args:
+            read: embeds the rows at some indices, int64 on the device, into the values of `rows`; also gets the centers
+                so far, and returns whether no row is farther from them than its bound says.
+            at_once: how many rows `read` is asked for.
+            most_read: when more rows than that are embedded, `read` is asked for all others.
 
-        Returns whether all picks were made; False when a row was farther than its bound: greedy has to begin again.
+        Returns:
+            Whether all picks were made; False after a row that was farther than its bound: greedy has to begin again.
         """
         with Progress("select", k, "pick", shown=False) as self.bar:
             self.bounds.screen(self.centers)

@@ -28,11 +28,9 @@ class KCenterSampling(Strategy):
     ops = ("min_sqdist", "update_argmax", "pick_block")
 
     def check_settings(self, config: Settings) -> None:
-        """Raises InputError for True, which is not a number of components, and for lazy rounds that cannot be."""
+        """Raises InputError for True, which is not a number of components, and for whitening in lazy rounds."""
         if config.whiten_n_components is True:
             raise InputError("config: whiten_n_components: expected the number of components, got True")
-        if config.lazy_rounds and not self.has_lazy_rounds:
-            raise InputError(f"config: lazy_rounds: {self.name} has none; expected false, or KCenterSampling")
         if config.lazy_rounds and config.whiten_n_components > 0:
             raise InputError("config: lazy_rounds: whitening needs all embeddings; expected one of the two, got both")
 

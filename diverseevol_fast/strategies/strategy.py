@@ -70,13 +70,12 @@ class Strategy(ABC):
     ops: tuple[str, ...] = ()  # the ops that it calls
     needs_logits = False  # whether the model's logits must be its head applied to the last hidden states
     picks_all_rounds_at_once = False  # whether round 1 picks for all rounds
+    has_lazy_rounds = False  # whether a round can embed only the rows that can be picked
 
     def check_settings(self, config: Settings) -> None:
         """Raises InputError for a setting that this strategy does not take."""
         if config.whiten_n_components > 0:
             raise InputError(f"config: whiten_n_components: {self.name} takes no embeddings to whiten")
-        if config.lazy_rounds:
-            raise InputError(f"config: lazy_rounds: {self.name} has none; expected false, or KCenterSampling")
 
     def check_size(self, config: Settings, candidates: int, width: int) -> None:  # noqa: B027 (most fit any number)
         """Raises InputError where the settings do not fit this number of candidates in `width` dimensions."""

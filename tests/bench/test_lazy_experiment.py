@@ -25,7 +25,7 @@ def rounds():
     embeddings = [x.astype(np.float32)]
     pool = rng.permutation(600)[:20].tolist()
     pools = [[], list(pool)]
-    for _ in range(run_lazy.ROUNDS):
+    for _ in range(4):
         embeddings.append((embeddings[-1] + 1.0 + 0.02 * rng.standard_normal(x.shape)).astype(np.float32))
         pool += kcenter(embeddings[-1], 10, pool).indices.tolist()
         pools.append(list(pool))
@@ -93,8 +93,9 @@ def test_the_tables(rounds):
 
 def test_the_configs_differ_in_what_their_first_lines_say():
     configs = {arm: load_config(run_lazy.CONFIGS / f"{arm}.yml") for arm in run_lazy.ARMS}
-    assert all(config.keep_embeddings and config.n_round == run_lazy.ROUNDS - 1 for config in configs.values())
+    assert all(config.keep_embeddings for config in configs.values())
+    assert {arm: config.n_round for arm, config in configs.items() if config.n_round != 3} == {"ten": 9}
     assert all(config.val_set_size == 0 for config in configs.values())  # all rows are candidates
     rates = {arm: config.train_args["learning_rate"] for arm, config in configs.items()}
-    assert rates == {"full": 2e-5, "lora": 1e-4, "high": 1e-4, "quickstart": 2e-3}
+    assert rates == {"full": 2e-5, "lora": 1e-4, "high": 1e-4, "quickstart": 2e-3, "ten": 2e-5}
     assert [arm for arm, config in configs.items() if config.peft] == ["lora"]

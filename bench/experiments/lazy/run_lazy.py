@@ -1,18 +1,18 @@
 """Lazy rounds against embedding all rows, on a real model: the configs beside this file, seed by seed.
 
-    python bench/experiments/lazy/run_lazy.py [--arms full lora high] [--seeds 0 1 2]
+    python bench/experiments/lazy/run_lazy.py [--arms full lora high] [--seeds 0 1 2] [--runs]
 
 Each arm and seed is run the full way, which embeds all rows in every round. LazyTraversal then selects every round
 again, from the same pool, in the same embeddings: rows that it asks for are read from those of the full way, and what
 it does not embed is predicted from the round before, as in a run. So all multiples, probes and draws are compared on
-the same four rounds. An arm and seed that is through adds its lines to bench/results/lazy.jsonl, and is not run again;
-what a stop interrupts goes on with the same command. lazy_tables.py makes the tables.
+the same rounds. With --runs, the arm is also run with lazy_rounds, for the seconds of both: nothing else should run on
+the machine then. An arm and seed that is through adds its lines to bench/results/lazy.jsonl, and is not run again; what
+a stop interrupts goes on with the same command. lazy_tables.py makes the tables.
 """
 
 import argparse
 import itertools
 import json
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -34,30 +34,28 @@ from diverseevol_fast.selection.lazy import MOVING  # noqa: E402
 CONFIGS = Path(__file__).resolve().parent
 OUTPUT = ROOT / "evol_res" / "experiments-lazy"
 RESULTS = ROOT / "bench" / "results" / "lazy.jsonl"
-ARMS = ("full", "lora", "high", "quickstart")
-SEEDS = (0, 1, 2)
-ROUNDS = 4
+ARMS = ("full", "lora", "high", "quickstart", "ten")
 BOUNDS = {"residual": (1.0, 1.5, 2.0), "drift": (1.0, 1.1)}  # and their multiples
 PROBES = (64, 128, 256)
 DRAWS = 5
 
 
 class Rounds:
-    """One run's rounds 1 to ROUNDS: the pool before each, and all rows' embeddings; those of round 0 are the base's."""
+    """One run's rounds from 1 on: the pool before each, and all rows' embeddings; those of round 0 are the base's."""
 
     def __init__(self, pools: list[list[int]], embeddings: list[np.ndarray], lengths: np.ndarray):
+        """pools, embeddings: of rounds 0, 1, ...; pools[0] is not used. lengths: [N], tokens of each row."""
         self.pools, self.embeddings, self.lengths = pools, embeddings, lengths
+        self.numbers = range(1, len(embeddings))
         self.n_query = len(pools[2]) - len(pools[1])
-        self.full = {r: kcenter(embeddings[r], self.n_query, pools[r]) for r in range(1, len(embeddings))}
+        self.full = {r: kcenter(embeddings[r], self.n_query, pools[r]) for r in self.numbers}
 
 
 def rounds_of(run: FinishedRun, base: np.ndarray) -> Rounds:
-    """The rounds of a run whose candidates are all rows; the last one's embeddings are made here."""
+    """The rounds of a run whose candidates are all rows, and the one that would follow."""
     embeddings = [base] + [np.load(run.state.embeddings_file(r)) for r in range(1, run.rounds)]
-    last = run.folder / "last-embeddings.npy"
-    if len(embeddings) <= ROUNDS:
-        embeddings.append(last_embeddings(run, last))
-    pools = [[], *(run.pool(r) for r in range(ROUNDS))]
+    embeddings.append(last_embeddings(run, run.folder / "last-embeddings.npy"))
+    pools = [[], *(run.pool(r) for r in range(run.rounds))]
     return Rounds(pools, embeddings, Tokens.load(run.state.tokens_file).lengths())
 
 
@@ -91,7 +89,7 @@ def replayed(rounds: Rounds, seed: int, **settings) -> list[dict]:
     # Round 1 from the base model's embeddings; round 2 as in a run, whose round 1 embeds all rows.
     earlier = {1: rounds.embeddings[0], 2: rounds.embeddings[1]}
     embedded_in = np.ones(len(rounds.lengths), dtype=np.int64)
-    for r in range(1, ROUNDS + 1):
+    for r in rounds.numbers:
         new, full = rounds.embeddings[r], rounds.full[r]
         ages = None if r == 1 else r - embedded_in
         lazy = LazyTraversal(
@@ -133,8 +131,8 @@ def radius_of(x: np.ndarray, pool: list[int], picks: np.ndarray) -> float:
 def movement(rounds: Rounds) -> list[dict]:
     """A line for each round: how far embeddings moved, and what earlier embeddings would have picked instead."""
     lines, base = [], rounds.embeddings[0]
-    at_once = kcenter(base, ROUNDS * rounds.n_query, rounds.pools[1]).indices
-    for r in range(1, ROUNDS + 1):
+    at_once = kcenter(base, len(rounds.numbers) * rounds.n_query, rounds.pools[1]).indices
+    for r in rounds.numbers:
         old, new = rounds.embeddings[r - 1].astype(np.float64), rounds.embeddings[r].astype(np.float64)
         moved = new - old
         own = moved - moved.mean(axis=0)
@@ -169,35 +167,60 @@ def lines_of(arm: str, seed: int, rounds: Rounds) -> list[dict]:
     return lines
 
 
-def finished() -> set[tuple[str, int]]:
+def finished(experiment: str) -> set[tuple[str, int]]:
     """The arms and seeds that have lines."""
     texts = RESULTS.read_text("utf-8").splitlines() if RESULTS.exists() else []
-    return {(line["arm"], line["seed"]) for line in map(json.loads, texts)}
+    lines = map(json.loads, texts)
+    return {(line["arm"], line["seed"]) for line in lines if line["experiment"] == experiment}
 
 
-def run_arm(arm: str, seed: int) -> None:
-    folder = OUTPUT / f"{arm}-{seed}"
+def made(arm: str, seed: int, *settings: str) -> FinishedRun:
+    """The arm's run, made now unless it was."""
+    folder = OUTPUT / "-".join([arm, str(seed), *(["lazy"] if settings else [])])
     arguments = ["run", str(CONFIGS / f"{arm}.yml"), "--seed", str(seed), "--output_dir", str(folder), "--quiet"]
-    if diverseevol(arguments):
-        sys.exit(f"{arm}, seed {seed}: failed; the same command goes on")
-    run = read_run(folder)
-    base = OUTPUT / (f"base-{seed}.npy" if arm == "quickstart" else "base.npy")
-    rounds = rounds_of(run, base_embeddings(run, base))
-    lines = lines_of(arm, seed, rounds)
+    if diverseevol([*arguments, *settings]):
+        sys.exit(f"{folder.name}: failed; the same command goes on")
+    return read_run(folder)
+
+
+def add(lines: list[dict]) -> None:
     with open(RESULTS, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
-    shutil.rmtree(folder / "output")
+
+
+def replay_arm(arm: str, seed: int) -> None:
+    """Make the run and its last embeddings, and add the lines of its replays."""
+    run = made(arm, seed)
+    rows = len(Tokens.load(run.state.tokens_file))
+    base = OUTPUT / (f"base-{seed}.npy" if arm == "quickstart" else f"base-{rows}.npy")
+    lines = lines_of(arm, seed, rounds_of(run, base_embeddings(run, base)))
+    add(lines)
     print(f"{arm}, seed {seed}: {len(lines)} lines", flush=True)
+
+
+def time_arm(arm: str, seed: int) -> None:
+    """Make the run both ways; a line for each round, with its metrics of both."""
+    full, lazy = made(arm, seed), made(arm, seed, "--lazy_rounds", "true")
+    shared = {"experiment": "runs", "arm": arm, "seed": seed, "rows": len(Tokens.load(full.state.tokens_file))}
+    shared |= {"processor": processor()} | environment()
+    lines = []
+    for r in range(1, full.rounds):
+        missed = len(np.setdiff1d(full.state.selected(r), lazy.state.selected(r)))
+        lines.append(shared | {"round": r, "missed": missed, "full": full.metrics(r), "lazy": lazy.metrics(r)})
+    add(lines)
+    print(f"{arm}, seed {seed}: both ways", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS[:-1]))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", action="store_true", help="run each arm both ways instead of replaying it")
     args = parser.parse_args()
+    experiment, work = ("runs", time_arm) if args.runs else ("lazy", replay_arm)
     for seed, arm in itertools.product(args.seeds, args.arms):
-        if (arm, seed) not in finished():
-            run_arm(arm, seed)
+        if (arm, seed) not in finished(experiment):
+            work(arm, seed)
 
 
 if __name__ == "__main__":
