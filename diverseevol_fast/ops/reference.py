@@ -183,35 +183,36 @@ def lazy_kcenter(
     """kcenter of `new`, reading only the rows that can be picked if no row is farther than predicted by more.
 
     A row that has not been read is bounded by its distance in `predicted`, from the nearest center in `new`, plus the
-    allowance. The row with the largest bound is read, until a row that has been read is farther than every bound; that
-    row is picked, and becomes a center. Where a row may be read or picked, it is read.
+    allowance. k times: the row with the largest bound is picked if it has been read; otherwise it is read, and greedy
+    begins again. Of rows with equal bounds, one that has not been read comes first, then the lowest index.
 
     predicted, new: [N, D]; centers: at least one index, rows that have been read; allowance: a distance, not squared.
     Returns the picks, each one's squared distance to its nearest center when picked, and the indices of the rows read,
     in the order in which they were, without the centers.
     """
-    nearest = torch.full((new.shape[0],), float("inf"), dtype=torch.float64)  # squared
-    for center in centers:
-        nearest = torch.minimum(nearest, sqdist_to(predicted, new[center]))
     unread = torch.ones(new.shape[0], dtype=torch.bool)
-    nearest[centers], unread[centers] = -1.0, False
-    picks: list[int] = []
-    sqdists: list[float] = []
+    unread[centers] = False
     read: list[int] = []
-    while len(picks) < k:
-        widened = (nearest.clamp(min=0.0).sqrt() + allowance).square()
-        bound = torch.where(unread, torch.maximum(widened, nearest), nearest)  # rounding must not lower it
-        contenders = (bound == bound.max()).nonzero()[:, 0]
-        row = int(min(contenders, key=lambda index: (not unread[index], int(index))))
-        if unread[row]:
-            read.append(row)
-            unread[row] = False
-            distances = [float(sqdist_to(new[row : row + 1], new[center])) for center in centers + picks]
-            nearest[row] = min(distances)
-            continue
-        picks.append(row)
-        sqdists.append(float(nearest[row]))
-        distances = sqdist_to(torch.where(unread[:, None], predicted, new), new[row])
-        nearest = torch.where(nearest < 0, nearest, torch.minimum(nearest, distances))
-        nearest[row] = -1.0
-    return picks, sqdists, read
+    while True:
+        x = torch.where(unread[:, None], predicted.to(new.dtype), new)
+        nearest = torch.full((new.shape[0],), float("inf"), dtype=torch.float64)  # squared
+        for center in centers:
+            nearest = torch.minimum(nearest, sqdist_to(x, new[center]))
+        nearest[centers] = -1.0
+        picks: list[int] = []
+        sqdists: list[float] = []
+        while len(picks) < k:
+            widened = (nearest.clamp(min=0.0).sqrt() + allowance).square()
+            bound = torch.where(unread, torch.maximum(widened, nearest), nearest)  # rounding must not lower it
+            contenders = (bound == bound.max()).nonzero()[:, 0].tolist()
+            row = min(contenders, key=lambda index: (not unread[index], index))
+            if unread[row]:
+                read.append(row)
+                unread[row] = False
+                break
+            picks.append(row)
+            sqdists.append(float(nearest[row]))
+            nearest = torch.where(nearest < 0, nearest, torch.minimum(nearest, sqdist_to(x, new[row])))
+            nearest[row] = -1.0
+        else:
+            return picks, sqdists, read

@@ -4,6 +4,7 @@ From one round of fine-tuning to the next, embeddings hardly move. Those of the 
 row is from the pool in this round, and a row whose predicted distance is small cannot be picked.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,9 +28,7 @@ MULTIPLES = {"residual": 1.5, "drift": 1.1}  # of the largest one seen
 LARGEST_MULTIPLE = 1000
 MOVING = 64  # rows at least whose mean movement is that of all
 MOST_EMBEDDED = 0.6  # when so many of the rows are embedded, the others are at once: it costs less than going on
-SMALLEST_READ = 32  # rows that are embedded at once, so that they fill a batch
-READ_SHARE = 100  # or one row in so many
-FORESEEN_SHARE = 8  # where nothing is embedded yet, an eighth of that is asked for at a time: fewer rows too many
+PATIENCE = 2  # after so many attempts, predictions are known to be poor: a quarter more rows are embedded each time
 CONFIDENCE = 0.95
 
 Embed = Callable[[np.ndarray], Any]  # from indices to embeddings
@@ -129,9 +128,10 @@ class LazyTraversal:
     2. A row's predicted distance is that of its predicted embedding to the new embeddings of the centers. Its residual
        is its true distance less the predicted one; its drift is how far its new embedding is from the predicted one.
     3. No row is taken to be farther than its predicted distance plus the allowance, a multiple of the largest residual
-       (or drift) of the probe. Greedy embeds rows in the order of that bound, until a row that is embedded is farther
-       than all bounds; it is picked, and becomes a center. A row that is embedded and exceeds the allowance widens it,
-       and greedy begins again. The rows that it would embed if all were as predicted are embedded first, at once.
+       (or drift) of the probe. Greedy picks a row that is embedded and farther than all bounds, and makes it a center.
+       Where a row that is not embedded has the largest bound, it is asked for, and taken to be as predicted from there
+       on. What was asked for is embedded at once, widens the allowance where it exceeds it, and greedy begins again,
+       until it asks for nothing.
     4. An audit embeds rows drawn at random among the others. Where one of them would be picked, or exceeds the
        allowance, the allowance is widened, greedy begins again, and another audit follows.
 
@@ -222,14 +222,14 @@ class LazyTraversal:
         while self.audit and not self.embedded.all():
             before, unread = self._allowances.copy(), np.flatnonzero(~self.embedded)
             drawn = np.sort(self._draws.permutation(unread)[: self.audit])
-            within = self._read(torch.from_numpy(drawn), greedy.centers)
+            within = self._read(torch.from_numpy(drawn))
             again = self._greedy(wanted)
             passed = within and again.picks == greedy.picks
             audits.append(Audit(len(unread), len(drawn), passed))
             if passed:
                 break
             greedy = again
-            if np.array_equal(self._allowances, before):  # a row exceeded it between two picks, not at the last
+            if np.array_equal(self._allowances, before):  # a row exceeded it after a pick, not before the first
                 self._allowances *= self.multiple
                 greedy = self._greedy(wanted)
         return LazyResult(
@@ -254,7 +254,7 @@ class LazyTraversal:
         movement = (new[: len(moving)].to(torch.float64) - self.values[moving]).mean(dim=0)
         self.values += movement.to(torch.float32)
         self.values[moving], self.embedded[moving] = new[: len(moving)], True
-        self._put(torch.from_numpy(probe), new[len(moving) :], new[: len(self._centers)].to(self._device))
+        self._put(torch.from_numpy(probe), new[len(moving) :])
 
     def _drawn(self, others: np.ndarray) -> np.ndarray:
         """The probe: the first of `others`, which are in random order, as many of each age group as there are."""
@@ -266,27 +266,17 @@ class LazyTraversal:
         return np.concatenate(drawn)
 
     def _greedy(self, k: int) -> LazyGreedy:
-        """Greedy with all its k picks; it begins again when a row that it embeds exceeds the allowance."""
-        n = len(self.values)
-        while True:
-            asked = self._foreseen(k)
-            if len(asked) and not self._read(asked, self._attempt(k).centers):
-                continue
+        """Greedy with all its k picks; what it asks for is embedded, until it asks for nothing."""
+        for attempt in itertools.count():
             greedy = self._attempt(k)
-            if greedy.run_lazily(k, self._read, max(SMALLEST_READ, n // READ_SHARE), self._most_embedded):
-                return greedy
-
-    def _foreseen(self, k: int) -> torch.Tensor:
-        """The indices of the rows that greedy would ask for if all were as predicted: they are embedded at once."""
-        asked = [torch.empty(0, dtype=torch.int64, device=self._device)]
-
-        def read(indices: torch.Tensor, centers: torch.Tensor) -> bool:
-            asked.append(indices)
-            return True
-
-        finer = max(SMALLEST_READ, len(self.values) // READ_SHARE) // FORESEEN_SHARE
-        self._attempt(k).run_lazily(k, read, finer, self._most_embedded)
-        return torch.cat(asked).sort().values
+            asked = greedy.run_lazily(k, self._most_embedded)
+            if not len(asked):
+                break
+            if attempt >= PATIENCE:
+                further = greedy.bounds.largest_predicted(int(self.embedded.sum()) // 4)
+                asked = torch.cat([asked, further])
+            self._read(asked.sort().values)
+        return greedy
 
     def _attempt(self, k: int) -> LazyGreedy:
         """Greedy that has not begun, with the allowance as it is."""
@@ -298,13 +288,10 @@ class LazyTraversal:
         greedy.bounds.exclude(centers)
         return greedy
 
-    def _read(self, indices: torch.Tensor, centers: torch.Tensor) -> bool:
-        """Embed the rows at these indices; whether none exceeds the allowance, which is widened otherwise.
-
-        centers: [M, D] float32 on the device.
-        """
+    def _read(self, indices: torch.Tensor) -> bool:
+        """Embed the rows at these indices; whether none exceeds the allowance, which is widened otherwise."""
         host = indices.cpu()
-        return self._put(host, self._embedded(host), centers)
+        return self._put(host, self._embedded(host))
 
     def _embedded(self, indices: torch.Tensor) -> torch.Tensor:
         """The new embeddings [B, D] of the rows at these indices, int64 in host memory, where `values` are."""
@@ -319,13 +306,13 @@ class LazyTraversal:
             raise ValueError(f"embed: the embedding of row {int(indices[bad])} is not finite")
         return new
 
-    def _put(self, indices: torch.Tensor, new: torch.Tensor, centers: torch.Tensor) -> bool:
+    def _put(self, indices: torch.Tensor, new: torch.Tensor) -> bool:
         """Replace predicted embeddings by new ones [B, D]; result as _read."""
         predicted = self.values[indices]
         if self.bound == "drift":
             seen = torch.linalg.vector_norm(new.to(torch.float64) - predicted, dim=1)
         else:
-            seen = self._distances(new, centers) - self._distances(predicted, centers)
+            seen = self._distances(new) - self._distances(predicted)
         self.values[indices] = new
         self.embedded[indices.numpy()] = True
         group, seen = self._group[indices.numpy()], seen.cpu().numpy()
@@ -350,9 +337,9 @@ class LazyTraversal:
             )
         return groups
 
-    def _distances(self, x: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-        """[B] float64: the distance, not squared, of each row of x [B, D] to its nearest center."""
-        x = x.to(self._device)
+    def _distances(self, x: torch.Tensor) -> torch.Tensor:
+        """[B] float64: the distance, not squared, of each row of x [B, D] to the nearest of the first centers."""
+        x, centers = x.to(self._device), self.values[torch.from_numpy(self._centers)].to(self._device)
         return sqdist_from_below(x, centers, row_mean(x)).clamp(min=0.0).sqrt()
 
 

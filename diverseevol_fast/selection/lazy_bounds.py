@@ -1,6 +1,4 @@
-"""Greedy among rows of which most are only predicted: the others are embedded when they could be picked."""
-
-from collections.abc import Callable
+"""Greedy among rows of which most are only predicted; it says which of these have to be embedded."""
 
 import torch
 
@@ -10,7 +8,8 @@ from .device_rows import DeviceRows
 from .host_rows import SMALLEST_BLOCK, HostRows
 from .traversal import LARGEST_BLOCK, Traversal
 
-Read = Callable[[torch.Tensor, torch.Tensor], bool]  # as run_lazily takes it
+SMALLEST_ASKED = 4  # rows that are asked for at once
+ASKED_SHARE = 8  # or an eighth of those so far: so many too many cost less than greedy in smaller steps
 
 
 class LazyBounds(Bounds):
@@ -41,7 +40,7 @@ class LazyBounds(Bounds):
         return top.indices[top.values > -float("inf")].sort().values
 
     def renew(self, indices: torch.Tensor, centers: torch.Tensor) -> None:
-        """Rows at `indices` have been embedded: bound them by their new values."""
+        """Rows at `indices` count as embedded from now on: bound them without an allowance."""
         self.allowance.index_fill_(0, indices, -1.0)
         self.bound.index_fill_(0, indices, float("inf"))
         self.tighten(indices, centers, 0)
@@ -59,7 +58,7 @@ def widen(sqdist: torch.Tensor, allowance: torch.Tensor) -> torch.Tensor:
 
 
 class LazyGreedy(Traversal):
-    """One attempt at greedy, with the allowances as they are."""
+    """Greedy as if rows that are not embedded were as predicted, and the rows for which that has to be found out."""
 
     bounds: LazyBounds
 
@@ -67,18 +66,19 @@ class LazyGreedy(Traversal):
         """centers: [M, D] float32, embedded; allowance: as LazyBounds takes it."""
         super().__init__(rows, centers, -1.0, progress=False)
         self.bounds = LazyBounds(rows, allowance)
+        self._asked: list[torch.Tensor] = []
 
-    def run_lazily(self, k: int, read: Read, at_once: int, most_read: int) -> bool:
-        """Pick k rows.
+    def run_lazily(self, k: int, most_embedded: int) -> torch.Tensor:
+        """Pick k rows, only among those that are embedded or asked for.
+
+        A row is asked for when its bound is the largest: the picks from there on assume that it is as predicted.
 
         Args:
-            read: embeds the rows at some indices, int64 on the device, into the values of `rows`; also gets the centers
-                so far, and returns whether no row is farther from them than its bound says.
-            at_once: how many rows `read` is asked for.
-            most_read: when more rows than that are embedded, `read` is asked for all others.
+            most_embedded: when more rows than that are embedded or asked for, all are.
 
         Returns:
-            Whether all picks were made; False after a row that was farther than its bound: greedy has to begin again.
+            The rows asked for, int64 on the device, in the order in which they were. Without one, the picks are those
+            of greedy if no row is farther than its bound says.
         """
         with Progress("select", k, "pick", shown=False) as self.bar:
             self.bounds.screen(self.centers)
@@ -88,38 +88,36 @@ class LazyGreedy(Traversal):
                 size = min(size, self.bounds.available)
                 self.bounds.refine(self.centers, size)
                 members, _, outside = self.bounds.largest(size)
-                predicted = self.bounds.is_predicted(members)
-                unread, embedded = members[predicted], members[~predicted]
-                if len(unread) and self._largest(unread) >= self._largest(embedded):
-                    if not self._read(read, at_once, most_read):
-                        return False
+                is_predicted = self.bounds.is_predicted(members)
+                predicted, embedded = members[is_predicted], members[~is_predicted]
+                if len(predicted) and self._largest(predicted) >= self._largest(embedded):
+                    self._ask(most_embedded)
                     continue
-                threshold = torch.maximum(outside, self._largest(unread))
-                picked, following, _ = self._pick_in(embedded, threshold, k)
+                picked, following, _ = self._pick_in(embedded, torch.maximum(outside, self._largest(predicted)), k)
                 k -= picked
                 if picked == 0 and following == float(outside):  # a row outside the block ties
                     if size >= largest_block:
-                        return self._pick_among_ties(k, read)
+                        self._pick_among_ties(k)
+                        break
                     size = min(2 * size, largest_block)
-            return True
+        return torch.cat([*self._asked, torch.empty(0, dtype=torch.int64, device=self.rows.device)])
 
     def _largest(self, indices: torch.Tensor) -> torch.Tensor:
         """The largest bound of the rows at these indices, float64 [1]; -infinity without one."""
         bound = self.bounds.bound[indices].to(torch.float64)
         return torch.cat([bound, bound.new_full((1,), -float("inf"))]).max()[None]
 
-    def _read(self, read: Read, at_once: int, most_read: int) -> bool:
-        n, unread = len(self.rows), int((self.bounds.allowance >= 0).sum())
-        count = unread if n - unread > most_read else at_once
-        indices = self.bounds.largest_predicted(count)
-        within = read(indices, self.centers)
+    def _ask(self, most_embedded: int) -> None:
+        """Ask for the rows with the largest bounds."""
+        predicted = int((self.bounds.allowance >= 0).sum())
+        count = max(SMALLEST_ASKED, sum(map(len, self._asked)) // ASKED_SHARE)
+        indices = self.bounds.largest_predicted(predicted if len(self.rows) - predicted > most_embedded else count)
+        self._asked.append(indices)
         self.bounds.renew(indices, self.centers)
-        return within
 
-    def _pick_among_ties(self, k: int, read: Read) -> bool:
-        """More rows tie than a block holds: embed all and pick by the classical loop."""
-        unread = (self.bounds.allowance >= 0).nonzero()[:, 0]
-        if len(unread) and not read(unread, self.centers):
-            return False
-        self.stream(k)
-        return True
+    def _pick_among_ties(self, k: int) -> None:
+        """More rows tie than a block holds: ask for all rows, or pick by the classical loop when all are embedded."""
+        predicted = (self.bounds.allowance >= 0).nonzero()[:, 0]
+        self._asked.append(predicted)
+        if not len(predicted):
+            self.stream(k)

@@ -101,28 +101,26 @@ def test_the_specification_reads_no_row_that_cannot_be_picked():
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("seed", range(6))
-def test_one_row_at_a_time_reads_the_rows_of_the_specification(seed, backend):
+def test_one_row_at_a_time_reads_the_rows_of_the_specification(seed, backend, monkeypatch):
+    monkeypatch.setattr(lazy_bounds, "SMALLEST_ASKED", 1)
     n, pool = 90, [3, 50, 7]
     old = rows(n, 6, seed)
     new = moved(old, "heavy-tailed", seed)  # rows exceed the allowance: the picks are then those of the specification
     predicted = old + np.float32(0.2)
     expected = reference.lazy_kcenter(torch.from_numpy(predicted), torch.from_numpy(new), 12, pool, 0.05)
-    values = torch.from_numpy(predicted.copy())
-    values[pool] = torch.from_numpy(new[pool])
-    allowance = torch.full((n,), 0.05, dtype=torch.float64)
-    allowance[pool] = -1.0
-    store = DeviceRows(values, choose_backends(values.device, backend, values.dtype))
-    greedy = LazyGreedy(store, values[pool], allowance)
-    greedy.bounds.exclude(torch.tensor(pool))
-    read = []
-
-    def embed(indices, centers):
-        read.extend(indices.tolist())
-        values[indices] = torch.from_numpy(new)[indices]
-        return True
-
-    assert greedy.run_lazily(12, embed, at_once=1, most_read=n)
-    assert (greedy.picks, greedy.sqdist, read) == expected
+    values, read = torch.from_numpy(predicted.copy()), list(pool)
+    while True:
+        values[read] = torch.from_numpy(new)[read]
+        allowance = torch.full((n,), 0.05, dtype=torch.float64)
+        allowance[read] = -1.0
+        backends_chosen = choose_backends(values.device, backend, values.dtype)
+        greedy = LazyGreedy(DeviceRows(values, backends_chosen), values[pool], allowance)
+        greedy.bounds.exclude(torch.tensor(pool))
+        asked = greedy.run_lazily(12, most_embedded=n)
+        if not len(asked):
+            break
+        read.append(next(iter(asked.tolist())))
+    assert (greedy.picks, greedy.sqdist, read[len(pool) :]) == expected
 
 
 def check(old, new, pool, k, **kwargs):
