@@ -87,7 +87,7 @@ class Candidates:
         )
         if not all(audit.passed for audit in result.audits):
             log.warning(
-                "round %d: an audit found rows beyond their bounds, which were widened. If it does in every round, "
+                "round %d: an audit found other picks, and bounds were widened. If it does in every round, "
                 "embeddings move too unevenly to be predicted: a larger lazy_probe, lazy_bound: drift or a lower "
                 "learning_rate may help; lazy_rounds: false embeds all rows",
                 self.r,

@@ -40,7 +40,7 @@ class Audit:
 
     drawn_from: int  # the rows that were not embedded
     rows: int  # of these, how many were drawn
-    passed: bool  # no row was picked, and none was beyond its allowance
+    passed: bool  # the picks stayed the same
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class LazyTraversal:
        Where a row that is not embedded has the largest bound, it is asked for, and taken to be as predicted from there
        on. What was asked for is embedded at once, widens the allowance where it exceeds it, and greedy begins again,
        until it asks for nothing.
-    4. An audit embeds rows drawn at random among the others. Where one of them would be picked, or exceeds the
-       allowance, the allowance is widened, greedy begins again, and another audit follows.
+    4. An audit embeds rows drawn at random among the others, and greedy begins again. Where that gives other picks, the
+       allowance is widened, and another audit follows.
 
     The specification is lazy_kcenter in ops/reference.py. The picks are those of kcenter on all new embeddings, in
     order, if no row that was not embedded exceeds the allowance; LazyResult.guarantee says what is known of that. One
@@ -222,9 +222,9 @@ class LazyTraversal:
         while self.audit and not self.embedded.all():
             before, unread = self._allowances.copy(), np.flatnonzero(~self.embedded)
             drawn = np.sort(self._draws.permutation(unread)[: self.audit])
-            within = self._read(torch.from_numpy(drawn))
+            self._read(torch.from_numpy(drawn))
             again = self._greedy(wanted)
-            passed = within and again.picks == greedy.picks
+            passed = again.picks == greedy.picks
             audits.append(Audit(len(unread), len(drawn), passed))
             if passed:
                 break
@@ -288,10 +288,10 @@ class LazyTraversal:
         greedy.bounds.exclude(centers)
         return greedy
 
-    def _read(self, indices: torch.Tensor) -> bool:
-        """Embed the rows at these indices; whether none exceeds the allowance, which is widened otherwise."""
+    def _read(self, indices: torch.Tensor) -> None:
+        """Embed the rows at these indices; those that exceed the allowance widen it."""
         host = indices.cpu()
-        return self._put(host, self._embedded(host))
+        self._put(host, self._embedded(host))
 
     def _embedded(self, indices: torch.Tensor) -> torch.Tensor:
         """The new embeddings [B, D] of the rows at these indices, int64 in host memory, where `values` are."""
@@ -306,8 +306,8 @@ class LazyTraversal:
             raise ValueError(f"embed: the embedding of row {int(indices[bad])} is not finite")
         return new
 
-    def _put(self, indices: torch.Tensor, new: torch.Tensor) -> bool:
-        """Replace predicted embeddings by new ones [B, D]; result as _read."""
+    def _put(self, indices: torch.Tensor, new: torch.Tensor) -> None:
+        """Replace predicted embeddings by new ones [B, D]; rows that exceed the allowance widen it."""
         predicted = self.values[indices]
         if self.bound == "drift":
             seen = torch.linalg.vector_norm(new.to(torch.float64) - predicted, dim=1)
@@ -320,7 +320,6 @@ class LazyTraversal:
         np.maximum.at(self._largest_seen, group, seen)
         np.maximum.at(self._allowances, group[exceeding], self.multiple * seen[exceeding])
         np.maximum.accumulate(self._allowances, out=self._allowances)  # older rows have moved as far
-        return not exceeding.any()
 
     def _age_groups(self) -> list[AgeGroup]:
         others = np.setdiff1d(np.arange(len(self.values)), self._centers)
