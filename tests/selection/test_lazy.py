@@ -173,8 +173,9 @@ def test_ties_beyond_a_block(monkeypatch):
     assert result.embedded.all()
 
 
-def test_rows_in_host_memory_for_a_device(monkeypatch):
-    monkeypatch.setattr(host_rows, "is_on", lambda x, device: False)
+@pytest.mark.parametrize("on_device", [True, False])
+def test_rows_of_a_device_that_the_host_does_not_wait_for(monkeypatch, on_device):
+    monkeypatch.setattr(host_rows, "is_on", lambda x, device: on_device)
     monkeypatch.setattr(device_rows, "is_synchronous", lambda device: False)
     old = rows(600, 12, 1)
     _, holds = check(old, moved(old, "bounded", 1), [5, 9], 20, probe=50, audit=50)
