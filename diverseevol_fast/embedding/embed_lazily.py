@@ -36,6 +36,12 @@ class Earlier:
 
     values: torch.Tensor  # [N, D], memory-mapped
     rounds: np.ndarray  # [N] int32: the round in which each row was embedded
+    was_lazy: bool = False  # whether that round began with predicted embeddings
+
+    @property
+    def was_in_vain(self) -> bool:
+        """Whether the round before, lazy as it was, embedded all rows after all."""
+        return self.was_lazy and bool((self.rounds == self.rounds.max()).all())
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,13 @@ def read_earlier(path: Path, r: int, provenance: dict[str, Any]) -> Earlier | No
     shape = recorded.get("rows"), recorded.get("dim")
     if values is None or values.shape != shape:
         raise InputError(f"{path}: damaged, expected {shape[0]} x {shape[1]} numbers{remedy}")
-    rounds = np.full(len(values), r, dtype=np.int32)
-    if "lazy" in recorded:
+    rounds, was_lazy = np.full(len(values), r, dtype=np.int32), "lazy" in recorded
+    if was_lazy:
         stored = read_whole_npy(rounds_of(path))
         if stored is None or stored.shape != rounds.shape or stored.dtype != rounds.dtype:
             raise InputError(f"{rounds_of(path)}: missing or damaged, expected {len(values)} numbers{remedy}")
         rounds = np.array(stored)
-    return Earlier(torch.from_numpy(values), rounds)
+    return Earlier(torch.from_numpy(values), rounds, was_lazy)
 
 
 def embed_lazily(

@@ -53,7 +53,11 @@ class Candidates:
         return self._embed(encoder, model_sha256, self.state.embeddings_file(self.r), self.pool, compared=self.r == 1)
 
     def picked_lazily(self, k: int) -> LazyPicks | None:
-        """The k picks of a lazy round; None where no embeddings of an earlier round are there to begin with."""
+        """The k picks of a lazy round; None where the round has to embed all rows.
+
+        That is so where no embeddings of the round before are there, or where it was lazy in vain: trying costs a few
+        per cent, so that only every other round does where embeddings move far.
+        """
         earlier = self._earlier() if self.r > 1 else None
         if earlier is None:
             return None
@@ -99,6 +103,9 @@ class Candidates:
         earlier = read_earlier(path, self.r - 1, self._provenance(self.state.model_sha256(self.r - 2, loaded=False)))
         if earlier is None:
             log.warning("%s: is not there to predict embeddings of round %d: embedding all rows", path, self.r)
+        elif earlier.was_in_vain:
+            log.info("round %d: the round before could leave out no row, so that this one embeds all at once", self.r)
+            return None
         return earlier
 
     def embedded_by_base(self) -> torch.Tensor:

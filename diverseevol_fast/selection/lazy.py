@@ -30,6 +30,7 @@ MOVING = 64  # rows at least whose mean movement is that of all
 MOST_EMBEDDED = 0.6  # when so many of the rows are embedded, the others are at once: it costs less than going on
 PATIENCE = 2  # after so many attempts, predictions are known to be poor: a quarter more rows are embedded each time
 CONFIDENCE = 0.95
+ALL_EMBEDDED = "All rows were embedded: the picks are those of K-Center greedy."
 
 Embed = Callable[[np.ndarray], Any]  # from indices to embeddings
 
@@ -85,7 +86,7 @@ class LazyResult:
     def guarantee(self) -> str:
         """What is known of the picks, in words."""
         if self.embedded.all():
-            return "All rows were embedded: the picks are those of K-Center greedy."
+            return ALL_EMBEDDED
         condition = {
             "residual": "is, at some pick, farther from its nearest center than predicted by more than",
             "drift": "is farther from its predicted embedding than",

@@ -58,7 +58,12 @@ class KCenterSampling(Strategy):
         embedded = candidates.embedded()
         if candidates.config.whiten_n_components > 0:
             return farthest(candidates, embedded.values, k)
-        return _picks_of(embedded.select(k))
+        picks = _picks_of(embedded.select(k))
+        if candidates.config.lazy_rounds:
+            from ..selection.lazy import ALL_EMBEDDED
+
+            picks.metrics.update(share_embedded=1.0, guarantee=ALL_EMBEDDED)
+        return picks
 
 
 def farthest(candidates: Candidates, x: torch.Tensor, k: int) -> Picks:

@@ -81,7 +81,7 @@ def test_the_picks_of_a_run_that_embeds_all_rows(tmp_path, settings, bound):
         assert metrics["audits"][-1]["rows"] == 20
         assert f"{metrics['groups'][0]['allowance']:.4g}" in metrics["guarantee"]
         assert finished.metrics(r)["embed"]["tokens"] < 0.7 * full.metrics(r)["embed"]["tokens"]
-    assert "share_embedded" not in finished.metrics(1)["select"]
+    assert finished.metrics(1)["select"]["share_embedded"] == 1.0
     assert list((tmp_path / "lazy").rglob("*embeddings*")) == []
 
 
@@ -152,7 +152,7 @@ def test_without_earlier_embeddings_a_round_embeds_all_rows(copied, caplog):
         run_evol(settings)
     assert "is not there to predict embeddings of round 3: embedding all rows" in caplog.text
     assert read_run(folder).pool(3) == before
-    assert "share_embedded" not in read_run(folder).metrics(3)["select"]
+    assert read_run(folder).metrics(3)["select"]["share_embedded"] == 1.0
 
 
 def damage_sidecar(state, **changes):
@@ -223,9 +223,12 @@ def test_settings_that_do_not_fit_are_refused_before_any_work(settings, changes,
         run_evol(settings | LAZY | changes)
 
 
-def test_the_largest_probe_and_no_audit(settings):
-    finished = run_evol(settings | LAZY | {"lazy_probe": 274, "lazy_audit": 0})
-    for r in (2, 3):
+def test_a_round_that_left_out_no_row_is_followed_by_one_that_does_not_try(settings, caplog):
+    with caplog.at_level(logging.INFO, logger="diverseevol_fast"):
+        finished = run_evol(settings | LAZY | {"lazy_probe": 269, "lazy_audit": 0, "n_round": 4})
+    assert [r for r in (1, 2, 3, 4) if "groups" in finished.metrics(r)["select"]] == [2, 4]
+    assert "round 3: the round before could leave out no row" in caplog.text
+    for r in (1, 2, 3, 4):
         assert finished.metrics(r)["select"]["share_embedded"] == 1.0
         assert finished.metrics(r)["select"]["guarantee"].startswith("All rows were embedded")
 
