@@ -27,7 +27,7 @@ from .traversal import LARGEST_BLOCK
 MULTIPLES = {"residual": 1.5, "drift": 1.1}  # of the largest one seen
 LARGEST_MULTIPLE = 1000
 MOVING = 64  # rows at least whose mean movement is that of all
-MOST_EMBEDDED = 0.6  # when so many of the rows are embedded, the others are at once: it costs less than going on
+MOST_EMBEDDED = 0.8  # when so many of the rows are embedded, the others are at once: it costs less than going on
 PATIENCE = 2  # after so many attempts, predictions are known to be poor: a quarter more rows are embedded each time
 CONFIDENCE = 0.95
 ALL_EMBEDDED = "All rows were embedded: the picks are those of K-Center greedy."
@@ -95,9 +95,9 @@ class LazyResult:
         drawn = ", ".join(str(group.probe) for group in self.groups)
         text = [
             f"The picks are those of K-Center greedy unless a row that was not embedded {condition} {limits}:",
-            f"{self.multiple:g} times the largest {self.bound} of {drawn} rows drawn at random, or of a row that",
-            "exceeded that. Before the first pick, one more such row exceeds the largest of m with a probability of at",
-            "most 1 / (m + 1).",
+            f"{self.multiple:g} times the largest {self.bound} of {drawn} rows drawn at random, or more where a row that",
+            "was embedded exceeded that. Before the first pick, one more such row exceeds the largest of m with a",
+            "probability of at most 1 / (m + 1).",
         ]
         if self.audits:
             last = self.audits[-1]
@@ -223,7 +223,7 @@ class LazyTraversal:
         while self.audit and not self.embedded.all():
             before, unread = self._allowances.copy(), np.flatnonzero(~self.embedded)
             drawn = np.sort(self._draws.permutation(unread)[: self.audit])
-            self._read(torch.from_numpy(drawn))
+            self._read(drawn, self.multiple)
             again = self._greedy(wanted)
             passed = again.picks == greedy.picks
             audits.append(Audit(len(unread), len(drawn), passed))
@@ -251,11 +251,11 @@ class LazyTraversal:
         probe = self._probe = self._drawn(others)
         others = others[~np.isin(others, probe)]
         moving = np.concatenate([self._centers, others[: max(0, MOVING - len(self._centers))]])
-        new = self._embedded(torch.from_numpy(np.concatenate([moving, probe])))
+        new = self._embedded(np.concatenate([moving, probe]))
         movement = (new[: len(moving)].to(torch.float64) - self.values[moving]).mean(dim=0)
         self.values += movement.to(torch.float32)
         self.values[moving], self.embedded[moving] = new[: len(moving)], True
-        self._put(torch.from_numpy(probe), new[len(moving) :])
+        self._put(probe, new[len(moving) :], self.multiple)
 
     def _drawn(self, others: np.ndarray) -> np.ndarray:
         """The probe: the first of `others`, which are in random order, as many of each age group as there are."""
@@ -276,7 +276,7 @@ class LazyTraversal:
             if attempt >= PATIENCE:
                 further = greedy.bounds.largest_predicted(int(self.embedded.sum()) // 4)
                 asked = torch.cat([asked, further])
-            self._read(asked.sort().values)
+            self._read(asked.sort().values.cpu().numpy(), 1.0)  # not drawn at random: they speak for themselves
         return greedy
 
     def _attempt(self, k: int) -> LazyGreedy:
@@ -289,37 +289,38 @@ class LazyTraversal:
         greedy.bounds.exclude(centers)
         return greedy
 
-    def _read(self, indices: torch.Tensor) -> None:
-        """Embed the rows at these indices; those that exceed the allowance widen it."""
-        host = indices.cpu()
-        self._put(host, self._embedded(host))
+    def _read(self, indices: np.ndarray, multiple: float) -> None:
+        """Embed the rows at these indices; what _put says of allowances."""
+        self._put(indices, self._embedded(indices), multiple)
 
-    def _embedded(self, indices: torch.Tensor) -> torch.Tensor:
-        """The new embeddings [B, D] of the rows at these indices, int64 in host memory, where `values` are."""
+    def _embedded(self, indices: np.ndarray) -> torch.Tensor:
+        """The new embeddings [B, D] of the rows at these indices, int64, on the device of `values`."""
         began = time.perf_counter()
-        new = as_rows(self._embed(indices.numpy()), "embed").to(self.values.device, torch.float32)
+        new = as_rows(self._embed(indices), "embed").to(self.values.device, torch.float32)
         self._seconds_embedding += time.perf_counter() - began
         if new.shape != (len(indices), self.values.shape[1]):
             wanted = (len(indices), self.values.shape[1])
             raise ValueError(f"embed: expected embeddings of shape {wanted}, as wide as old, got {tuple(new.shape)}")
         bad = first_not_finite(new)
         if bad >= 0:
-            raise ValueError(f"embed: the embedding of row {int(indices[bad])} is not finite")
+            raise ValueError(f"embed: the embedding of row {indices[bad]} is not finite")
         return new
 
-    def _put(self, indices: torch.Tensor, new: torch.Tensor) -> None:
-        """Replace predicted embeddings by new ones [B, D]; rows that exceed the allowance widen it."""
+    def _put(self, indices: np.ndarray, new: torch.Tensor, multiple: float) -> None:
+        """Replace predicted embeddings by new ones [B, D]; a row beyond its allowance widens it.
+
+        multiple: of that row's residual or drift, which the allowance becomes.
+        """
         predicted = self.values[indices]
         if self.bound == "drift":
             seen = torch.linalg.vector_norm(new.to(torch.float64) - predicted, dim=1)
         else:
             seen = self._distances(new) - self._distances(predicted)
-        self.values[indices] = new
-        self.embedded[indices.numpy()] = True
-        group, seen = self._group[indices.numpy()], seen.cpu().numpy()
+        self.values[indices], self.embedded[indices] = new, True
+        group, seen = self._group[indices], seen.cpu().numpy()
         exceeding = seen > self._allowances[group]
         np.maximum.at(self._largest_seen, group, seen)
-        np.maximum.at(self._allowances, group[exceeding], self.multiple * seen[exceeding])
+        np.maximum.at(self._allowances, group[exceeding], multiple * seen[exceeding])
         np.maximum.accumulate(self._allowances, out=self._allowances)  # older rows have moved as far
 
     def _age_groups(self) -> list[AgeGroup]:

@@ -150,7 +150,7 @@ def test_picks_are_those_of_greedy_where_no_row_exceeds_the_allowance(kind, boun
         held.append(holds)
         assert all(group.largest_seen <= group.allowance for group in result.groups)
         assert result.embedded.all() or result.audits[-1].passed
-    assert sum(held) >= {"none": 25, "bounded": 25, "heavy-tailed": 5, "adversarial": 5}[kind]
+    assert sum(held) >= {"none": 25, "bounded": 25, "heavy-tailed": 3, "adversarial": 5}[kind]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
