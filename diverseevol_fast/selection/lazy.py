@@ -95,8 +95,8 @@ class LazyResult:
         drawn = ", ".join(str(group.probe) for group in self.groups)
         text = [
             f"The picks are those of K-Center greedy unless a row that was not embedded {condition} {limits}:",
-            f"{self.multiple:g} times the largest {self.bound} of {drawn} rows drawn at random, or more where a row that",
-            "was embedded exceeded that. Before the first pick, one more such row exceeds the largest of m with a",
+            f"{self.multiple:g} times the largest {self.bound} of {drawn} rows drawn at random, or more where a row",
+            "that was embedded exceeded that. Before the first pick, one more such row exceeds the largest of m with a",
             "probability of at most 1 / (m + 1).",
         ]
         if self.audits:
