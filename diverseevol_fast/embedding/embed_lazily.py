@@ -134,7 +134,7 @@ def embed_lazily(
                 distributed.indices_of_first(None)  # no more rows
                 unread = np.flatnonzero(~result.embedded)
                 rounds = np.where(result.embedded, np.int32(r), earlier.rounds)
-                target.fill(unread, lazy.values[torch.from_numpy(unread)].cpu(), rounds)
+                target.fill(unread, lazy.values, rounds)
             else:
                 while (indices := distributed.indices_of_first(None)) is not None:
                     _embed(engine, indices)

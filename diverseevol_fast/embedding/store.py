@@ -18,6 +18,7 @@ from .._common.reading import parse_json
 from .prefix import BATCHING
 
 SECONDS_BETWEEN_FLUSHES = 2.0
+FILLED_AT_ONCE = 8192  # rows
 # These keys of a provenance say which rows a batch holds, and what was asked for: they do not change a finished file.
 NOT_COMPARED = ("first_sha256", "shares_prefixes", "batching", "request_sha256", "asked_sha256")
 FILE_DTYPES = {torch.float32: np.float32, torch.float16: np.float16}
@@ -234,11 +235,14 @@ class FileStore:
         self.complete = True
 
     def fill(self, indices: np.ndarray, values: torch.Tensor, rounds: np.ndarray) -> None:
-        """Store values [B, D] that no batch embedded, at the indices, int64 [B]; one process calls this, before finish.
+        """Store the rows of values [N, D] at the indices, int64 [B], which no batch embedded, before finish.
 
-        rounds: [N] int32, the round in which each row of the file was embedded; it becomes the file of `rounds_of`.
+        One process calls this. rounds: [N] int32, the round in which each row of the file was embedded; it becomes the
+        file of `rounds_of`.
         """
-        self.map[indices] = values.numpy()
+        for start in range(0, len(indices), FILLED_AT_ONCE):
+            part = indices[start : start + FILLED_AT_ONCE]
+            self.map[part] = values[torch.from_numpy(part)].cpu().numpy()
         with atomic_path(rounds_of(self.path)) as partial, open(partial, "wb") as file:
             np.save(file, rounds)
 
