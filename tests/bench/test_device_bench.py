@@ -300,7 +300,7 @@ def test_the_experiment_writes_a_line_for_each_round(tmp_path):
     assert [(line["case"], line["round"]) for line in lines] == [
         (arm, r) for arm in ("kcenter", "lazy", "random") for r in (0, 1, 2)
     ]
-    assert [line["case"] for line in lines if "guarantee" in line["metrics"].get("select", {})] == ["lazy"]
+    assert [line["case"] for line in lines if "groups" in line["metrics"].get("select", {})] == ["lazy"]
     assert all("validation_loss" in line["metrics"]["train"] for line in lines)
 
 

@@ -9,8 +9,10 @@ import sys
 import time
 
 import pytest
-from support.config import write_config
+from support.config import write_config, write_rows
 from support.runs import SLOWED
+
+from diverseevol_fast.demo.rows import generate_rows
 
 pytestmark = pytest.mark.slow
 
@@ -127,6 +129,7 @@ def test_sigkill_under_other_strategies(schedule, tmp_path, settings):
 @pytest.mark.timeout(400)
 def test_sigkill_in_lazy_rounds(tmp_path, settings):
     """The same picks, and the same rows embedded."""
+    settings["full_data_path"] = str(write_rows(tmp_path / "many.jsonl", generate_rows(250, seed=3)))
     settings |= {"n_round": 3, "max_tokens_per_batch": 256, "keep_embeddings": True}
     settings |= {"lazy_rounds": True, "lazy_probe": 8, "lazy_audit": 8}
     settings["train_args"]["learning_rate"] = 2e-4
