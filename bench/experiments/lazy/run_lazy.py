@@ -14,7 +14,6 @@ import argparse
 import itertools
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -107,15 +106,16 @@ def replayed(rounds: Rounds, seed: int, **settings) -> list[dict]:
                 "draw": seed,
                 "missed": rounds.n_query - common,
                 "same_order": bool(np.array_equal(result.indices, full.indices)),
-                "radius_ratio": radius_of(new, rounds.pools[r], result.indices)
-                / radius_of(new, rounds.pools[r], full.indices),
-                "share_embedded": result.share_embedded,
-                "share_of_tokens": float(rounds.lengths[result.embedded].sum() / rounds.lengths.sum()),
+                "radius_ratio": round(
+                    radius_of(new, rounds.pools[r], result.indices) / radius_of(new, rounds.pools[r], full.indices), 6
+                ),
+                "share_embedded": round(result.share_embedded, 6),
+                "share_of_tokens": round(float(rounds.lengths[result.embedded].sum() / rounds.lengths.sum()), 6),
                 # the rows that greedy asked for: neither in the pool nor drawn
-                "share_read": (int(result.embedded.sum()) - len(rounds.pools[r]) - drawn) / len(new),
+                "share_read": round((int(result.embedded.sum()) - len(rounds.pools[r]) - drawn) / len(new), 6),
                 "audits": [audit.passed for audit in result.audits],
-                "groups": [asdict(group) for group in result.groups],
-                "seconds": result.seconds,
+                "allowances": [round(group.allowance, 4) for group in result.groups],
+                "seconds": round(result.seconds, 4),
             }
             | settings
         )
@@ -157,9 +157,12 @@ def in_common(full, embeddings: np.ndarray, pool: list[int]) -> int:
 
 
 def lines_of(arm: str, seed: int, rounds: Rounds) -> list[dict]:
-    """All lines of an arm and seed."""
-    shared = {"arm": arm, "seed": seed, "rows": len(rounds.lengths), "processor": processor()} | environment()
-    lines = [{"experiment": "movement"} | shared | line for line in movement(rounds)]
+    """All lines of an arm and seed; those about movement say what they were made on."""
+    shared, machine = (
+        {"arm": arm, "seed": seed},
+        {"rows": len(rounds.lengths), "processor": processor()} | environment(),
+    )
+    lines = [{"experiment": "movement"} | shared | line | machine for line in movement(rounds)]
     for bound, multiples in BOUNDS.items():
         for multiple, probe, draw in itertools.product(multiples, PROBES, range(DRAWS)):
             found = replayed(rounds, draw, bound=bound, multiple=multiple, probe=probe)
