@@ -33,8 +33,8 @@ def of_embeddings(path: Path, rows: int) -> dict[str, Any]:
     """The provenance of a .npy file of `rows` embeddings, from the <path>.json that `embed` writes beside it.
 
     Raises:
-        InputError: <path>.json is about another number of embeddings, or about some of a data set's rows; or most rows
-            are predicted, not embedded by the model.
+        InputError: <path>.json is about another number of embeddings, or about some of a data set's rows; or rows are
+            predicted, not embedded by the model.
     """
     sidecar = sidecar_of(path)
     provenance = of_file(sidecar)
