@@ -170,7 +170,7 @@ class LazyTraversal:
             bound: "residual"; or "drift", which embeds more rows and assumes less: by the triangle inequality no row
                 is farther than predicted by more than its drift, whatever becomes a center.
             multiple: of the largest residual or drift seen; at least 1. None: 1.5, or 1.1 of the drift.
-            probe: how many rows to draw, in equal parts of the groups of ages.
+            probe: how many rows to draw, in equal parts of the groups of ages; of each group at least one.
             audit: how many rows an audit draws; 0 for no audit.
             seed: of the draws.
             device: as kcenter.
@@ -262,7 +262,7 @@ class LazyTraversal:
         of_groups = [others[self._group[others] == group] for group in np.unique(self._group[others])]
         drawn, remaining = [], self.probe
         for left, rows in zip(range(len(of_groups), 0, -1), sorted(of_groups, key=len), strict=True):
-            drawn.append(rows[: remaining // left])
+            drawn.append(rows[: max(1, remaining // left)])  # without a row nothing would be known of a group
             remaining -= len(drawn[-1])
         return np.concatenate(drawn)
 

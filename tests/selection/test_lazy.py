@@ -282,6 +282,14 @@ def test_rows_of_other_ages_have_their_own_allowance():
     assert result.embedded.sum() < together.embedded.sum()
 
 
+def test_every_group_has_a_row_in_the_probe():
+    old = rows(500, 8, 3)
+    ages = np.repeat([1, 2, 3, 5, 9], 100)
+    result, _ = check(old, moved(old, "bounded", 3), [100], 20, probe=2, audit=20, ages=ages)
+    assert len(result.groups) == 5
+    assert all(group.probe >= 1 for group in result.groups)
+
+
 def test_a_group_that_is_smaller_than_its_part_of_the_probe():
     old = rows(500, 8, 3)
     ages = np.ones(500, dtype=np.int64)
